@@ -1,0 +1,59 @@
+# Everything here needs Python 3.11 and pip only; whichever target runs first sets up .venv.
+#   make book [PROFILE=smoke|mini|preflight|a100] [CORES=2] [FRESH=1]
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PROFILE ?= mini
+CORES ?= 2
+FRESH ?=
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+
+VENV := .venv
+SETUP := $(VENV)/.installed-$(shell cksum < requirements.lock | tr ' ' '-')
+FORCE := $(if $(filter-out 0,$(FRESH)),--forceall)
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export FRESH
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: book test lint check-artefacts unlock clean help
+
+book: $(SETUP) ## execute the chapters of PROFILE and render the book
+	@snakemake --cores $(CORES) --config profile=$(PROFILE) $(FORCE) --rerun-incomplete \
+	  --max-checksum-file-size 100MB --quiet host progress reason rules
+	@echo "The book is at $$(cd runs/$(PROFILE)/site && pwd)/index.html"
+
+test: $(SETUP) ## run the unit tests (the slow ones: .venv/bin/pytest -m slow)
+	@python -m pytest -q
+
+lint: $(SETUP) ## check style, formatting and types
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+check-artefacts: $(SETUP) ## fail if a shipped artefact no longer matches what it was made from
+	@python -m rlfseg.stage check artefacts/mini
+
+unlock: $(SETUP) ## after a build was killed outright and the next one finds a lock
+	@snakemake --cores 1 --config profile=$(PROFILE) --unlock
+
+clean: ## remove what was made for PROFILE (.venv and the shipped artefacts stay)
+	@rm -rf runs/$(PROFILE)
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
+
+# One virtual environment with the lock's exact pins. Where torch's wheel wants companions of its
+# own (the CUDA libraries of a GPU build), `pip check` notices and pip adds them.
+$(SETUP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
+	  "Python 3.11 is needed, this is %d.%d: make PYTHON=<a python3.11>" % sys.version_info[:2])'
+	@echo "Setting up $(VENV) with $$(grep -c == $<) pinned packages, once"
+	@$(PYTHON) -m venv $(VENV)
+	@set -o pipefail; python -m pip install --no-deps --progress-bar off -r $< \
+	  | awk '/^(Collecting|Processing|Requirement already)/ && ++n % 40 == 0 {print "  found " n; fflush()} \
+	         /^Installing/ {print "  installing"; fflush()}'
+	@python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@python -m pip check || python -m pip install --quiet -r $<
+	@rm -f $(VENV)/.installed-* && touch $@

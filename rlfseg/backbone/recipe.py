@@ -1,0 +1,189 @@
+"""The mini backbone's recipe as two resumable stages, and the folder they end in.
+
+The folder has the hub's layout (`vae/ text_encoder/ tokenizer/ unet/ scheduler/`), so it is loaded
+by the code that loads Stable Diffusion 1.5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from torch import nn
+from tqdm.auto import tqdm
+
+from rlfseg.backbone.autoencoder import (
+    AutoencoderObjective,
+    autoencoder_batch,
+    small_autoencoder,
+)
+from rlfseg.backbone.corpus import draw_corpus
+from rlfseg.backbone.text2image import (
+    EncodedCorpus,
+    TextToImageObjective,
+    noise_schedule,
+    small_text_encoder,
+    small_tokenizer,
+    small_unet,
+    text_to_image_batch,
+)
+from rlfseg.config import OptimiserConfig
+from rlfseg.stage import Stage, run
+from rlfseg.train import fit, read_steps, recorded
+
+_CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Settings of the recipe; the defaults are those of the shipped backbone.
+
+    Attributes:
+        pixels: side of the drawn scenes.
+        scenes: how many are drawn for pretraining.
+        seed: of drawing, of the initial weights, and of every batch.
+    """
+
+    pixels: int = 128
+    scenes: int = 20480
+    seed: int = 0
+    vae_steps: int = 5000
+    vae_batch: int = 16
+    vae_lr: float = 1.2e-3
+    kl_weight: float = 3e-4
+    unet_steps: int = 9000
+    unet_batch: int = 32
+    unet_lr: float = 1e-3
+
+    def autoencoder(self) -> dict[str, Any]:
+        """The part of the settings that determines the autoencoder."""
+        return {k: v for k, v in asdict(self).items() if not k.startswith("unet_")}
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
+    """Makes a module whose initial weights depend on the seed; torch's own state is untouched."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
+
+
+def autoencoder_stage(config: BackboneConfig) -> Stage:
+    """The stage that trains the autoencoder."""
+    return Stage("autoencoder", 1, config.autoencoder())
+
+
+def backbone_stage(config: BackboneConfig) -> Stage:
+    """The stage that ends in the backbone's folder."""
+    inputs = {"autoencoder": autoencoder_stage(config)}
+    return Stage("backbone", 1, asdict(config), inputs)
+
+
+def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
+    """Finds or trains the autoencoder; returns its stage's folder (the model is in `vae/`)."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
+        vae = seeded(config.seed, lambda: small_autoencoder(pixels=config.pixels))
+        optimiser = OptimiserConfig(
+            steps=config.vae_steps,
+            lr=config.vae_lr,
+            warmup=min(100, config.vae_steps // 10 + 1),
+            schedule="cosine",
+            weight_decay=0.0,
+            beta2=0.99,
+        )
+        steps = fit(
+            AutoencoderObjective(vae, kl_weight=config.kl_weight),
+            lambda step: autoencoder_batch(corpus, step, size=config.vae_batch, seed=config.seed),
+            optimiser,
+            accelerator=Accelerator(mixed_precision="bf16"),
+            checkpoint=folder / _CHECKPOINT,
+        )
+        last = _run_to_end(steps, folder, config.vae_steps, "autoencoder")
+        vae.save_pretrained(folder / "vae")
+        (folder / _CHECKPOINT).unlink()
+        return last
+
+    return run(autoencoder_stage(config), make, profile=profile)
+
+
+def backbone(config: BackboneConfig, *, profile: str) -> Path:
+    """Finds or trains the backbone; returns a folder in the hub's layout.
+
+    The weights are kept in half precision, the size in which they ship.
+    """
+
+    def make(folder: Path) -> dict[str, Any]:
+        vae = AutoencoderKL.from_pretrained(autoencoder(config, profile=profile) / "vae").eval()
+        corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
+        tokenizer = small_tokenizer(corpus.captions)
+        latents = _encode(vae, torch.from_numpy(corpus.images))
+        vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
+        padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        encoded = EncodedCorpus(
+            latents * vae.config.scaling_factor,
+            tokenizer(list(corpus.captions), **padded).input_ids,
+            tokenizer("", **padded).input_ids[0],
+        )
+        text_encoder = seeded(config.seed + 1, lambda: small_text_encoder(tokenizer))
+        unet = seeded(config.seed + 2, lambda: small_unet(side=latents.shape[-1]))
+        optimiser = OptimiserConfig(
+            steps=config.unet_steps,
+            lr=config.unet_lr,
+            warmup=min(200, config.unet_steps // 10 + 1),
+            schedule="cosine",
+            beta2=0.99,
+        )
+        steps = fit(
+            TextToImageObjective(unet, text_encoder, noise_schedule()),
+            lambda i: text_to_image_batch(encoded, i, size=config.unet_batch, seed=config.seed),
+            optimiser,
+            accelerator=Accelerator(mixed_precision="bf16"),
+            checkpoint=folder / _CHECKPOINT,
+        )
+        last = _run_to_end(steps, folder, config.unet_steps, "text to image")
+        for name, model in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet)):
+            model.cpu().half().save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        noise_schedule().save_pretrained(folder / "scheduler")
+        classes = {
+            "_class_name": "StableDiffusionPipeline",
+            "vae": ["diffusers", "AutoencoderKL"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "requires_safety_checker": False,
+        }
+        (folder / "model_index.json").write_text(json.dumps(classes, indent=1) + "\n")
+        (folder / _CHECKPOINT).unlink()
+        return last
+
+    return run(backbone_stage(config), make, profile=profile)
+
+
+def _run_to_end(steps: Any, folder: Path, total: int, title: str) -> dict[str, Any]:
+    """Runs a training to its end and returns its mean loss over the last hundred steps."""
+    record = folder / "steps.jsonl"
+    for _ in recorded(steps, record, total=total, title=title):
+        pass
+    recent = [step.loss for step in read_steps(record)[-100:]]
+    return {"loss_last_100": sum(recent) / len(recent)}
+
+
+@torch.no_grad()
+def _encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
+    """Posterior modes (n, 4, h, w) of uint8 pictures (n, p, p, 3), unscaled."""
+    parts = [
+        vae.encode(images[i : i + 64].permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
+        for i in tqdm(range(0, len(images), 64), desc="encoding", leave=False)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,138 @@
+"""The mini backbone's second stage: text-to-image by noise prediction, with SD1.5's schedule.
+
+Deviation: SD1.5 takes its text encoder from CLIP; here it is trained together with the UNet.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from tokenizers import pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from rlfseg.train import Losses
+
+_BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
+_WIDTH = 128
+_TOKENS = 32
+
+
+def small_tokenizer(captions: tuple[str, ...]) -> CLIPTokenizer:
+    """A CLIPTokenizer (byte-level BPE) whose merges are learned from the captions."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    learner = CLIPTokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    backend = learner.backend_tokenizer
+    backend.train_from_iterator(sorted(set(captions)), trainer=trainer)
+    learned = [(left, right) for left, right in json.loads(backend.to_str())["model"]["merges"]]
+    words = [*alphabet, *(a + "</w>" for a in alphabet)]
+    words += [left + right for left, right in learned if left + right not in words]
+    vocabulary = {word: number for number, word in enumerate([*words, _BEGIN, _END])}
+    return CLIPTokenizer(vocab=vocabulary, merges=learned, model_max_length=_TOKENS)
+
+
+def small_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained CLIPTextModel for the tokenizer's vocabulary."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=_WIDTH,
+            intermediate_size=4 * _WIDTH,
+            projection_dim=_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def small_unet(*, side: int) -> UNet2DConditionModel:
+    """An untrained UNet2DConditionModel with SD1.5's block types, for latents (4, side, side)."""
+    return UNet2DConditionModel(
+        sample_size=side,
+        block_out_channels=(80, 128, 128),
+        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def noise_schedule() -> DDPMScheduler:
+    """SD1.5's scheduler settings."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+    )
+
+
+class Noised(NamedTuple):
+    """A batch: latents (b, 4, h, w), tokens (b, n), and the seed of noise and timesteps."""
+
+    latents: Tensor
+    tokens: Tensor
+    seed: int
+
+
+@dataclass(frozen=True)
+class EncodedCorpus:
+    """Latents (n, 4, h, w) in scaled units, token numbers (n, k), and those of the empty caption."""
+
+    latents: Tensor
+    tokens: Tensor
+    empty: Tensor
+
+
+class TextToImageObjective(nn.Module):
+    """Mean squared error of the predicted noise."""
+
+    def __init__(
+        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, schedule: DDPMScheduler
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+        self.schedule = schedule
+
+    def forward(self, batch: Noised) -> Losses:
+        """Draws noise and timesteps from the batch's seed and scores the prediction."""
+        latents = batch.latents
+        generator = torch.Generator().manual_seed(batch.seed)
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        steps = int(self.schedule.config.num_train_timesteps)
+        t = torch.randint(steps, (len(latents),), generator=generator).to(latents.device)
+        text = self.text_encoder(batch.tokens).last_hidden_state
+        noisy = self.schedule.add_noise(latents, noise, t)
+        predicted = self.unet(noisy, t, text).sample.float()
+        return Losses((predicted - noise).square().mean((1, 2, 3)))
+
+
+def text_to_image_batch(
+    corpus: EncodedCorpus, step: int, *, size: int, seed: int, drop: float = 0.1
+) -> Noised:
+    """A batch without replacement within an epoch; a tenth of the captions are emptied."""
+    per_epoch = len(corpus.latents) // size
+    epoch, place = divmod(step - 1, per_epoch)
+    order = np.random.default_rng([seed, 0, epoch]).permutation(len(corpus.latents))
+    chosen = torch.from_numpy(order[place * size : (place + 1) * size])
+    rng = np.random.default_rng([seed, 1, step])
+    tokens = corpus.tokens[chosen].clone()
+    tokens[torch.from_numpy(rng.random(size) < drop)] = corpus.empty
+    return Noised(corpus.latents[chosen], tokens, int(rng.integers(2**31)))

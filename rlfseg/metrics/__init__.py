@@ -1,0 +1,13 @@
+"""How good is a set of masks: additive counts, and every number the tables need read from them.
+
+`count` turns scores and masks into `Counts`; `Counts` of batches, processes and nodes add up; its
+methods are the readings: mIoU, oIoU, average precision under each protocol, and their intervals.
+"""
+
+from __future__ import annotations
+
+from rlfseg.metrics.counting import count
+from rlfseg.metrics.counts import BestIoU, Counts
+from rlfseg.metrics.grid import THRESHOLDS
+
+__all__ = ["THRESHOLDS", "BestIoU", "Counts", "count"]

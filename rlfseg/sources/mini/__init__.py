@@ -1,0 +1,1 @@
+"""The mini world: drawn scenes whose truth is known to the pixel."""

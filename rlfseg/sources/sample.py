@@ -1,0 +1,51 @@
+"""The one type that every data set is read into: a phrase, its image and its polygons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One phrase of one image, as the data set's own files state it.
+
+    Attributes:
+        image_id: the data set's id of the image.
+        image_path: the image file; it existed when the sample was read.
+        caption: the phrase, exactly as written.
+        split: name of the split that the sample was read from.
+        width: width of the image that the polygons refer to, in pixels.
+        height: height of the same image, in pixels.
+        polygons: `[instance][polygon]`, each a float array (n, 2) of x, y in pixels, y downwards.
+        ids: the data set's own ids and whatever else identifies the annotation.
+    """
+
+    image_id: str
+    image_path: Path
+    caption: str
+    split: str
+    width: int
+    height: int
+    polygons: tuple[tuple[np.ndarray, ...], ...]
+    ids: Mapping[str, Any]
+
+
+def by_image(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """Puts the samples of an image next to each other, as a packed file needs them.
+
+    Images keep the order of their first sample, and the samples of an image keep their own. A
+    data set's file need not be in such an order, so all samples (not their pixels) are held.
+
+    Yields:
+        The same samples, one image after another.
+    """
+    grouped: dict[str, list[Sample]] = {}
+    for sample in samples:
+        grouped.setdefault(sample.image_id, []).append(sample)
+    for group in grouped.values():
+        yield from group

@@ -1,0 +1,148 @@
+"""Content-addressed stages: a finished artefact with the same hash is found instead of made again.
+
+A stage's hash covers its name, a version number bumped by hand when its meaning changes, its
+configuration and its inputs' hashes; not its source text and not the machine. Artefacts shipped
+with the repository (`artefacts/<profile>/<name>`) are nothing but a cache filled beforehand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RECORD = "stage.json"
+_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What an artefact is made of.
+
+    Attributes:
+        name: also the name of its folder; `-` instead of `/`.
+        version: bumped by hand when the same configuration comes to mean something else.
+        config: JSON-able settings that determine the result.
+        inputs: the stages whose artefacts it reads, by role.
+    """
+
+    name: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that identify the result."""
+        inputs = {role: stage.hash for role, stage in self.inputs.items()}
+        text = json.dumps([self.name, self.version, self.config, inputs], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def repository() -> Path:
+    """The folder that holds `book/` and `params/`, looked for from the working folder upwards.
+
+    Raises:
+        FileNotFoundError: if the working folder is not inside the repository.
+    """
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "params").is_dir() and (folder / "book").is_dir():
+            return folder
+    raise FileNotFoundError(f"{here} is not inside the repository (no params/ and book/ above it)")
+
+
+def shipped(profile: str, stage: Stage) -> Path:
+    """Where the repository keeps this stage's artefact, if it ships one."""
+    return repository() / "artefacts" / profile / stage.name
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record that `run` wrote beside an artefact.
+
+    Raises:
+        FileNotFoundError: if the folder holds no finished artefact.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no finished artefact here")
+    return dict(json.loads(path.read_text()))
+
+
+def is_current(folder: Path, stage: Stage) -> bool:
+    """Whether the folder holds a finished artefact of exactly this stage."""
+    return (folder / RECORD).is_file() and read_record(folder)["hash"] == stage.hash
+
+
+def run(
+    stage: Stage,
+    make: Callable[[Path], Mapping[str, Any] | None],
+    *,
+    profile: str,
+) -> Path:
+    """Returns the folder of a stage's artefact, making it only if it is not there.
+
+    It is looked for among the shipped artefacts (unless the environment says `FRESH=1`), then in
+    `runs/<profile>/`. `make(folder)` fills a folder that survives an interruption, so that it can
+    resume from what it finds there, and returns figures to keep in the record.
+
+    Args:
+        stage: what is wanted.
+        make: writes the artefact into the folder it is given.
+        profile: `smoke`, `mini`, `preflight` or `a100`.
+
+    Returns:
+        The folder, holding what `make` wrote and `stage.json`.
+    """
+    kept = shipped(profile, stage)
+    if os.environ.get("FRESH", "") in ("", "0") and is_current(kept, stage):
+        return kept
+    final = repository() / "runs" / profile / "stages" / f"{stage.name}-{stage.hash}"
+    if is_current(final, stage):
+        return final
+    part = final.with_name(final.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    figures = make(part)
+    record = {
+        "name": stage.name,
+        "hash": stage.hash,
+        "version": stage.version,
+        "config": dict(stage.config),
+        "inputs": {role: s.hash for role, s in stage.inputs.items()},
+        "figures": dict(figures or {}),
+        "seconds": round(time.perf_counter() - started, 1),
+        **provenance(),
+    }
+    (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(part, final)
+    return final
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, library versions and machine of this run."""
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = "not installed"
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=repository(), capture_output=True, text=True, check=False
+    )
+    return {
+        "commit": git.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        "libraries": versions,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+    }

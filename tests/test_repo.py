@@ -1,0 +1,234 @@
+"""The repository keeps its own rules: floors, notebooks, parameters, pins."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "rlfseg"
+PROFILES = ("smoke", "mini", "preflight", "a100")
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+
+# An import may only go to a lower floor. Modules of one floor do not know each other.
+FLOORS = {
+    name: floor
+    for floor, names in enumerate(
+        (
+            "compat types config stage",
+            "flow metrics checkpoint",
+            "sampling train",
+            "latent model pack sources",
+            "cache data",
+            "backbone evaluate",
+            "paper figures",
+            "chapters",
+        )
+    )
+    for name in names.split()
+}
+# Some libraries belong to the modules that wrap them.
+OWNERS = {"matplotlib": {"figures"}, "h5py": {"pack"}, "peft": {"model"}}
+
+
+# --- imports run downwards ------------------------------------------------------------------
+
+
+def imported(source: str, package: str) -> set[str]:
+    """Dotted names of the modules that a source imports; `package` is where it lives."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*above, node.module or ""]).strip(".") if node.level else node.module
+            if base == "rlfseg":
+                names.update(f"rlfseg.{alias.name}" for alias in node.names)
+            else:
+                names.add(str(base))
+    return names
+
+
+def breaches(module: str, imports: set[str]) -> list[str]:
+    """What a module (its name below `rlfseg`) imports though it may not."""
+    found = []
+    for name in sorted(imports):
+        head, _, rest = name.partition(".")
+        if head != "rlfseg":
+            if module not in OWNERS.get(head, {module}):
+                found.append(f"{module} imports {head}, which belongs to {OWNERS[head]}")
+            continue
+        other = rest.split(".")[0]
+        if other != module and FLOORS.get(other, len(FLOORS)) >= FLOORS[module]:
+            found.append(f"{module} imports {name}, which is not on a lower floor")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "breached"),
+    [
+        ("from rlfseg.types import Latent", 0),
+        ("from rlfseg import types, sampling", 1),
+        ("from rlfseg.metrics import Counts", 1),
+        ("def f():\n    import rlfseg.train", 1),
+        ("from . import latent", 1),
+        ("from .model import x", 1),
+        ("import matplotlib.pyplot as plt", 1),
+    ],
+)
+def test_the_floor_check_sees_every_kind_of_import(source: str, breached: int) -> None:
+    assert len(breaches("flow", imported(source, "rlfseg"))) == breached
+
+
+def test_imports_run_downwards() -> None:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts == ("__init__",):
+            continue  # the package's own front door
+        assert parts[0] in FLOORS, f"give rlfseg/{parts[0]} a floor in {Path(__file__).name}"
+        package = ".".join(["rlfseg", *parts[:-1]])
+        found += breaches(parts[0], imported(path.read_text(), package))
+    assert not found, "\n".join(found)
+
+
+# --- notebooks ------------------------------------------------------------------------------
+
+
+def code_cells(notebook: dict) -> list[dict]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def parameters(notebook: dict) -> dict[str, object]:
+    """The names and values of the one `parameters` cell; fails on anything but literals."""
+    tagged = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{len(tagged)} cells are tagged `parameters`, not one"
+    values = {}
+    for statement in ast.parse("".join(tagged[0]["source"])).body:
+        assert isinstance(statement, ast.Assign), ast.unparse(statement)
+        (target,) = statement.targets
+        assert isinstance(target, ast.Name), ast.unparse(statement)
+        values[target.id] = ast.literal_eval(statement.value)
+    return values
+
+
+def pages(node: object) -> list[str]:
+    """The pages of a table of contents."""
+    if isinstance(node, list):
+        return [page for item in node for page in pages(item)]
+    if isinstance(node, dict):
+        here = [str(node[key]) for key in ("root", "file") if key in node]
+        return here + [page for value in node.values() for page in pages(value)]
+    return []
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def chapter(request: pytest.FixtureRequest) -> tuple[str, dict]:
+    return request.param.stem, json.loads(request.param.read_text())
+
+
+def test_notebook_is_committed_clean(chapter: tuple[str, dict]) -> None:
+    _, notebook = chapter
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) >= (4, 5)
+    for cell in code_cells(notebook):
+        assert cell["outputs"] == [] and cell["execution_count"] is None, cell["id"]
+
+
+def test_cell_ids_are_set_by_hand(chapter: tuple[str, dict]) -> None:
+    ids = [cell["id"] for cell in chapter[1]["cells"]]
+    assert len(set(ids)) == len(ids)
+    for name in ids:
+        assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name), name
+        assert not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f-]+)?", name), f"{name}: a random id"
+
+
+def test_cells_are_short_and_define_nothing(chapter: tuple[str, dict]) -> None:
+    for cell in code_cells(chapter[1]):
+        source = "".join(cell["source"])
+        assert len(source.splitlines()) <= 12, cell["id"]
+        for node in ast.walk(ast.parse(source)):
+            definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+            assert not isinstance(node, definition), cell["id"]
+
+
+def test_last_cell_asserts(chapter: tuple[str, dict]) -> None:
+    last = "".join(code_cells(chapter[1])[-1]["source"])
+    assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(last)))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_gives_the_parameters(chapter: tuple[str, dict], profile: str) -> None:
+    name, notebook = chapter
+    given = yaml.safe_load((ROOT / "params" / profile / f"{name}.yml").read_text())
+    assert set(given) == set(parameters(notebook))
+
+
+def test_book_and_parameters_hold_the_same_chapters() -> None:
+    names = {path.stem for path in NOTEBOOKS}
+    assert names
+    contents = pages(yaml.safe_load((ROOT / "book" / "_toc.yml").read_text()))
+    assert len(set(contents)) == len(contents)
+    assert names <= set(contents)
+    for page in set(contents) - names:
+        assert (ROOT / "book" / f"{page}.md").is_file(), page
+    assert {folder.name for folder in (ROOT / "params").iterdir()} == set(PROFILES)
+    for profile in PROFILES:
+        assert {path.stem for path in (ROOT / "params" / profile).iterdir()} == names
+
+
+# --- pins -----------------------------------------------------------------------------------
+
+
+def lock_lines() -> list[str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_lock_is_exact_and_names_no_place() -> None:
+    pins = lock_lines()
+    for line in pins:
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line), line
+    names = [normal(line.split("==")[0]) for line in pins]
+    assert len(set(names)) == len(names)
+    assert "torch==2.13.0" in pins
+
+
+def test_lock_satisfies_pyproject() -> None:
+    pins = {normal(name): version for name, version in (p.split("==") for p in lock_lines())}
+    extras = project()["project"]["optional-dependencies"].values()
+    wanted = [
+        *project()["build-system"]["requires"],
+        *project()["project"]["dependencies"],
+        *(requirement for extra in extras for requirement in extra),
+    ]
+    for requirement in map(Requirement, wanted):
+        if normal(requirement.name) == "rlfseg":
+            continue
+        version = pins[normal(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} against {version}"
+
+
+def test_conda_environment_has_the_same_pins() -> None:
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = (entry["pip"] for entry in entries if isinstance(entry, dict))
+    assert pip == lock_lines()
+    (python,) = (e.split("=")[1] for e in entries if isinstance(e, str) and "python=" in e)
+    assert SpecifierSet(project()["project"]["requires-python"]).contains(python)

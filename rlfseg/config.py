@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 def _positive(**values: float) -> None:
@@ -37,3 +38,99 @@ class OptimiserConfig:
         _positive(steps=self.steps, lr=self.lr, clip=self.clip, save_every=self.save_every)
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how large.
+
+    Attributes:
+        source: `mini` for drawn scenes, or a folder in PhraseCut's own format.
+        pixels: side of the packed images; of the drawn scenes too.
+        train: scenes to draw in the training split (`mini` only, as the next three).
+        val: scenes in the validation split.
+        test: scenes in the test split.
+        seed: of the drawing.
+    """
+
+    source: str = "mini"
+    pixels: int = 128
+    train: int = 4000
+    val: int = 100
+    test: int = 300
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(pixels=self.pixels, train=self.train, val=self.val, test=self.test)
+        if self.source != "mini" and not Path(self.source).is_dir():
+            raise FileNotFoundError(
+                f"data source {self.source!r} is no folder: give PhraseCut's folder, or 'mini'"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A rectified flow run; the defaults are the paper's (Table 8), for one process.
+
+    Attributes:
+        rank: of the LoRA; 0 trains all parameters.
+        targets: `attention` (its projections) or `everything` (feed-forward and convolutions too).
+        time: `uniform` on [0, 1] or `one` (only t = 1, where sampling starts).
+        batch: global batch size.
+    """
+
+    steps: int
+    rank: int = 64
+    targets: str = "attention"
+    time: str = "uniform"
+    batch: int = 64
+    lr: float = 1e-4
+    warmup: int = 0
+    schedule: str = "constant"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps, batch=self.batch, lr=self.lr)
+        if self.rank < 0:
+            raise ValueError(f"rank must be 0 (all parameters) or more, got {self.rank}")
+        for name, value, choices in (
+            ("targets", self.targets, ("attention", "everything")),
+            ("time", self.time, ("uniform", "one")),
+            ("schedule", self.schedule, ("constant", "cosine")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How a velocity field is turned into a mask latent.
+
+    Attributes:
+        name: `one` (Eq. 5), `steps` (Eq. 8), `aos` (Eqs. 6-7), `hss` (Eqs. 9-10) or `aos_signed`.
+        steps: of `steps` and of the reference in `hss`.
+        tol: the epsilon of Eqs. 6 and 9, in scaled latent units.
+    """
+
+    name: str = "aos"
+    steps: int = 5
+    tol: float = 0.2
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps, tol=self.tol)
+        choices = ("one", "steps", "aos", "hss", "aos_signed")
+        if self.name not in choices:
+            raise ValueError(f"sampler must be one of {choices}, got {self.name!r}")
+
+
+def backbone_location(backbone: str | Path) -> str:
+    """Checks that a backbone given as a folder is there; a hub id (`owner/name`) passes as it is."""
+    text = str(backbone)
+    if Path(text).is_dir():
+        return text
+    looks_local = isinstance(backbone, Path) or text.startswith((".", "/", "~"))
+    if looks_local or text.count("/") != 1:
+        raise FileNotFoundError(
+            f"backbone {text!r} is neither a folder here nor a hub id of the form owner/name"
+        )
+    return text

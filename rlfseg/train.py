@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -103,7 +104,8 @@ def fit(
         lr = learning_rate(config, step)
         for group in optimiser.param_groups:
             group["lr"] = lr
-        losses: Losses = model(batches(step))
+        batch = send_to_device(batches(step), accelerator.device)
+        losses: Losses = model(batch)
         loss = losses.loss.float().mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(

@@ -27,10 +27,11 @@ FLOORS = {
             "flow metrics checkpoint",
             "sampling train",
             "latent model pack sources",
-            "cache data",
-            "backbone evaluate",
-            "paper figures",
-            "chapters",
+            "cache",
+            "data evaluate",
+            "objective backbone",
+            "setting paper",
+            "figures",
         )
     )
     for name in names.split()

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from tqdm.auto import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlfseg.backbone.autoencoder import (
     AutoencoderObjective,
@@ -148,26 +149,39 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
             checkpoint=folder / _CHECKPOINT,
         )
         last = _run_to_end(steps, folder, config.unet_steps, "text to image")
-        for name, model in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet)):
-            model.cpu().half().save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / "tokenizer")
-        noise_schedule().save_pretrained(folder / "scheduler")
-        classes = {
-            "_class_name": "StableDiffusionPipeline",
-            "vae": ["diffusers", "AutoencoderKL"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "scheduler": ["diffusers", "DDPMScheduler"],
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-            "requires_safety_checker": False,
-        }
-        (folder / "model_index.json").write_text(json.dumps(classes, indent=1) + "\n")
+        halves = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+        save_backbone(folder, tokenizer, **{name: m.half() for name, m in halves.items()})
         (folder / _CHECKPOINT).unlink()
         return last
 
     return run(backbone_stage(config), make, profile=profile)
+
+
+def save_backbone(
+    folder: Path,
+    tokenizer: CLIPTokenizer,
+    *,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+) -> None:
+    """Writes a backbone in the hub's layout, as safetensors."""
+    for name, model in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet)):
+        model.cpu().save_pretrained(folder / name, safe_serialization=True)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    noise_schedule().save_pretrained(folder / "scheduler")
+    classes = {
+        "_class_name": "StableDiffusionPipeline",
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+    }
+    (folder / "model_index.json").write_text(json.dumps(classes, indent=1) + "\n")
 
 
 def _run_to_end(steps: Any, folder: Path, total: int, title: str) -> dict[str, Any]:

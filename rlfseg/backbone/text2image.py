@@ -16,6 +16,7 @@ from tokenizers import pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from rlfseg.data import batch_items
 from rlfseg.train import Losses
 
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
@@ -128,10 +129,7 @@ def text_to_image_batch(
     corpus: EncodedCorpus, step: int, *, size: int, seed: int, drop: float = 0.1
 ) -> Noised:
     """A batch without replacement within an epoch; a tenth of the captions are emptied."""
-    per_epoch = len(corpus.latents) // size
-    epoch, place = divmod(step - 1, per_epoch)
-    order = np.random.default_rng([seed, 0, epoch]).permutation(len(corpus.latents))
-    chosen = torch.from_numpy(order[place * size : (place + 1) * size])
+    chosen = torch.from_numpy(batch_items(len(corpus.latents), size, seed=seed, step=step))
     rng = np.random.default_rng([seed, 1, step])
     tokens = corpus.tokens[chosen].clone()
     tokens[torch.from_numpy(rng.random(size) < drop)] = corpus.empty

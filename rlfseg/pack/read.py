@@ -93,8 +93,11 @@ class Pack:
         """
         number = range(len(self))[number]
         image = int(self.item_image[number])
-        caption = self._index.captions[number]
-        return Item(self.image_ids[image], caption, self.image(image), *self.masks(number))
+        return Item(self.image_ids[image], self.caption(number), self.image(image), *self.masks(number))
+
+    def caption(self, number: int) -> str:
+        """Returns an item's caption, exactly."""
+        return self._index.captions[number]
 
     def image(self, number: int) -> np.ndarray:
         """Returns an image by its number among the images, uint8 (H, W, 3)."""

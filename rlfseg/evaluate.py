@@ -1,0 +1,123 @@
+"""From a velocity field and a packed file to scores and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from rlfseg.cache import LatentCache
+from rlfseg.config import SamplerConfig
+from rlfseg.metrics import Counts, count
+from rlfseg.sampling import Sampled, aos, aos_signed, hss, multi_step, one_step
+from rlfseg.types import Latent, PerSample, Score, Text, Velocity
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A batch of decoded masks: item numbers, scores (b, H, W), and gamma (b)."""
+
+    items: np.ndarray
+    scores: Score
+    gamma: PerSample
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Counts against the annotation and, where it is known, against the exact mask."""
+
+    annotation: Counts
+    truth: Counts | None
+
+
+def sample(config: SamplerConfig, v: Velocity, *, z1: Latent, c: Text, zb: Latent) -> Sampled:
+    """Runs the sampler that a configuration names."""
+    match config.name:
+        case "one":
+            return one_step(v, z1=z1, c=c)
+        case "steps":
+            return multi_step(v, z1=z1, c=c, steps=config.steps)
+        case "aos":
+            return aos(v, z1=z1, c=c, zb=zb, tol=config.tol)
+        case "aos_signed":
+            return aos_signed(v, z1=z1, c=c, zb=zb, tol=config.tol)
+        case _:
+            return hss(v, z1=z1, c=c, tol=config.tol, steps=config.steps)
+
+
+def predict(
+    v: Velocity,
+    cache: LatentCache,
+    items: Sequence[int],
+    config: SamplerConfig,
+    *,
+    captions: Sequence[str] | None = None,
+    batch: int = 32,
+) -> Iterator[Prediction]:
+    """Samples and decodes masks; every image is encoded once, whatever the number of phrases.
+
+    Args:
+        v: the field.
+        cache: latents of the packed file.
+        items: which of its items.
+        config: the sampler.
+        captions: said instead of the items' own captions, one for each.
+        batch: items at a time.
+    """
+    said = [cache.pack.caption(i) for i in items] if captions is None else list(captions)
+    zb = cache.frozen.black(cache.pixels)
+    for start in range(0, len(items), batch):
+        some = np.asarray(items[start : start + batch])
+        c = cache.frozen.text(said[start : start + batch])
+        sampled = sample(config, v, z1=cache.z1(some), c=c, zb=zb)
+        yield Prediction(some, cache.frozen.decode(sampled.z0), sampled.gamma)
+
+
+def evaluate(
+    v: Velocity,
+    cache: LatentCache,
+    items: Sequence[int],
+    config: SamplerConfig,
+    *,
+    captions: Sequence[str] | None = None,
+) -> Evaluation:
+    """Scores predictions against the packed masks; arguments as for `predict`."""
+    pack = cache.pack
+    against: tuple[list[Counts], list[Counts]] = ([], [])
+    with tqdm(total=len(items), desc=f"scoring {config.name}", leave=False) as bar:
+        for prediction in predict(v, cache, items, config, captions=captions):
+            masks = [pack.masks(int(i)) for i in prediction.items]
+            ids = [pack.image_ids[pack.item_image[i]] for i in prediction.items]
+            for kind, counts in enumerate(against):
+                if all(m[kind] is not None for m in masks):
+                    stack = torch.from_numpy(np.stack([m[kind] for m in masks]))
+                    counts.append(count(prediction.scores, stack, ids))
+            bar.update(len(prediction.items))
+    annotation, truth = (Counts.concatenate(parts) if parts else None for parts in against)
+    if annotation is None:
+        raise ValueError(f"{pack.path}: there are no items to score")
+    return Evaluation(annotation, truth)
+
+
+def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int], list[str]]:
+    """For each item whose image has one, the next caption whose mask differs from its own.
+
+    Returns:
+        The items that have such a caption, and the captions.
+    """
+    pack = cache.pack
+    kept, captions = [], []
+    for item in items:
+        image_id = pack.image_ids[pack.item_image[item]]
+        said = list(pack.captions(image_id))
+        place = said.index(pack.caption(item))
+        own = pack.masks(item)[0]
+        for caption in said[place + 1 :] + said[:place]:
+            if not np.array_equal(pack.masks(pack.find(image_id, caption))[0], own):
+                kept.append(item)
+                captions.append(caption)
+                break
+    return kept, captions

@@ -1,0 +1,116 @@
+"""The frozen parts of a latent diffusion model: autoencoder and text encoder.
+
+Latents are always in the autoencoder's scaled units (`vae.config.scaling_factor`) and are the
+posterior's mode. A mask is encoded as a picture: background black (-1), foreground white (+1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from rlfseg.config import backbone_location
+from rlfseg.types import Image, Latent, Mask, Score, Text
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Autoencoder, tokenizer and text encoder of a backbone, without gradients.
+
+    Attributes:
+        vae: between pictures in [-1, 1] and latents.
+        tokenizer: of the text encoder.
+        text_encoder: its last hidden state conditions the UNet.
+    """
+
+    vae: AutoencoderKL
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(self.vae.device)
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a latent position spans in each direction."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @torch.no_grad()
+    def encode(self, image: Image) -> Latent:
+        """Encodes pictures.
+
+        Args:
+            image: (b, 3, H, W) in [-1, 1]; H and W multiples of `factor`.
+
+        Returns:
+            (b, c, H / factor, W / factor), scaled, float32.
+
+        Raises:
+            ValueError: if a side is not a multiple of `factor`.
+        """
+        height, width = image.shape[-2:]
+        if height % self.factor or width % self.factor:
+            raise ValueError(f"sides must be multiples of {self.factor}, got {height} x {width}")
+        posterior = self.vae.encode(image.to(self.device, self.vae.dtype)).latent_dist
+        return posterior.mode().float() * self.vae.config.scaling_factor
+
+    def encode_mask(self, mask: Mask) -> Latent:
+        """Encodes masks (b, H, W) as black and white pictures."""
+        picture = mask.to(self.device, torch.float32)[:, None] * 2 - 1
+        return self.encode(picture.expand(-1, 3, -1, -1))
+
+    @torch.no_grad()
+    def decode(self, z: Latent) -> Score:
+        """Decodes mask latents to scores (b, H, W): the mean of RGB mapped to [0, 1], unclamped."""
+        picture = self.vae.decode(z.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+        return (picture.float().mean(1) + 1) / 2
+
+    @torch.no_grad()
+    def decode_image(self, z: Latent) -> Image:
+        """Decodes latents to pictures (b, 3, H, W), unclamped."""
+        picture = self.vae.decode(z.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+        return picture.float()
+
+    @torch.no_grad()
+    def text(self, captions: Sequence[str]) -> Text:
+        """The text encoder's last hidden state, (b, n, d); longer captions are cut at n tokens."""
+        tokens = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return self.text_encoder(tokens.to(self.device)).last_hidden_state.float()
+
+    def black(self, pixels: int) -> Latent:
+        """The latent zb of a black picture of `pixels` x `pixels`, (1, c, h, w) (Sec. 3.4)."""
+        return self.encode(torch.full((1, 3, pixels, pixels), -1.0))
+
+
+def load_frozen(backbone: str | Path, *, device: torch.device | str = "cpu") -> Frozen:
+    """Loads the frozen parts of a backbone in float32.
+
+    Args:
+        backbone: a folder in the diffusers layout, or a hub id of one.
+        device: where the weights go.
+
+    Raises:
+        FileNotFoundError: if `backbone` looks like a folder and is not there.
+    """
+    where = backbone_location(backbone)
+    vae = AutoencoderKL.from_pretrained(where, subfolder="vae", torch_dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(where, subfolder="tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(
+        where, subfolder="text_encoder", dtype=torch.float32
+    )
+    for model in (vae, text_encoder):
+        model.requires_grad_(False).eval().to(device)
+    return Frozen(vae, tokenizer, text_encoder)

@@ -1,0 +1,105 @@
+"""The UNet that becomes a velocity field: LoRA or full parameters, saving and loading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+from rlfseg.config import backbone_location
+from rlfseg.types import Latent, Text, Time, Velocity
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+EVERYTHING = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
+_TRAIN_TIMESTEPS = 1000
+
+
+def timestep(t: Time) -> Time:
+    """Maps flow time to the UNet's timesteps, for training and sampling alike: t -> 999 t.
+
+    t = 1, the image, where sampling starts, is the timestep at which the backbone starts too.
+
+    Deviation: the paper does not say how t enters the UNet.
+    """
+    return t * (_TRAIN_TIMESTEPS - 1)
+
+
+def load_unet(backbone: str | Path) -> UNet2DConditionModel:
+    """Loads a backbone's UNet in float32, frozen; `backbone` as for `load_frozen`."""
+    where = backbone_location(backbone)
+    unet = UNet2DConditionModel.from_pretrained(where, subfolder="unet", torch_dtype=torch.float32)
+    return unet.requires_grad_(False)
+
+
+def add_lora(
+    unet: UNet2DConditionModel, *, rank: int, targets: Sequence[str] = ATTENTION, seed: int
+) -> None:
+    """Adds trainable low-rank adapters, alpha = rank, in place; at first they change nothing.
+
+    Deviation: the paper names neither targets nor alpha; the attention projections are the common
+    choice for SD1.5.
+
+    Args:
+        unet: frozen.
+        rank: 64 in the paper.
+        targets: ends of the names of the layers that get an adapter.
+        seed: of the initial weights.
+
+    Raises:
+        ValueError: if the rank is not positive or a target matches no layer.
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
+    names = [name for name, _ in unet.named_modules()]
+    for target in targets:
+        if not any(name == target or name.endswith("." + target) for name in names):
+            raise ValueError(f"LoRA target {target!r} matches no layer of the UNet")
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet.add_adapter(config)
+
+
+def as_velocity(unet: UNet2DConditionModel) -> Velocity:
+    """The field v(z, t, c) that a UNet computes; c is the text encoder's hidden state."""
+
+    def v(z: Latent, t: Time, c: Text) -> Latent:
+        return unet(z, timestep(t), c).sample
+
+    return v
+
+
+def save_trained(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Writes what was trained: the adapter alone if there is one, else the whole UNet, in halves.
+
+    The adapter's file is the one diffusers' `load_lora_weights` reads.
+    """
+    if getattr(unet, "peft_config", None):
+        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+        state = {name: tensor.half().contiguous() for name, tensor in state.items()}
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state)
+    else:
+        unet.half().save_pretrained(folder / "unet")
+
+
+def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:
+    """Loads what `save_trained` wrote, on top of the backbone it was trained on; frozen, eval.
+
+    Raises:
+        FileNotFoundError: if the folder holds neither an adapter nor a UNet.
+    """
+    if (folder / "pytorch_lora_weights.safetensors").is_file():
+        unet = load_unet(backbone)
+        unet.load_lora_adapter(
+            folder, weight_name="pytorch_lora_weights.safetensors", prefix="unet"
+        )
+    elif (folder / "unet").is_dir():
+        unet = load_unet(folder)
+    else:
+        raise FileNotFoundError(f"{folder}: neither an adapter nor a UNet was saved here")
+    return unet.requires_grad_(False).eval()

@@ -59,10 +59,14 @@ def load_checkpoint(
             _check_config(path, json.loads(meta["config"]), asdict(config))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a checkpoint of this project ({error}); delete it") from error
-    missing = [name for name in parameters if f"weight/{name}" not in tensors]
-    if missing:
-        raise ValueError(f"{path}: holds no weights for {missing[:3]}; it is of another model")
+        raise ValueError(f"{path}: not one of our checkpoints ({error}); delete it") from error
+    unfit = [
+        name
+        for name, parameter in parameters.items()
+        if f"weight/{name}" not in tensors or tensors[f"weight/{name}"].shape != parameter.shape
+    ]
+    if unfit:
+        raise ValueError(f"{path}: holds no weights that fit {unfit[:3]}; it is of another model")
     state: dict[int, dict[str, Tensor]] = {}
     for number, (name, parameter) in enumerate(parameters.items()):
         with torch.no_grad():

@@ -124,7 +124,7 @@ class SamplerConfig:
 
 
 def backbone_location(backbone: str | Path) -> str:
-    """Checks that a backbone given as a folder is there; a hub id (`owner/name`) passes as it is."""
+    """Checks that a backbone given as a folder is there; a hub id (`owner/name`) passes."""
     text = str(backbone)
     if Path(text).is_dir():
         return text

@@ -44,7 +44,7 @@ def batch_items(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
 
 
 def draw_times(size: int, *, kind: str, seed: int, step: int) -> Time:
-    """Draws t for a batch: `uniform` on [0, 1] (the paper's) or always `one`, where sampling starts.
+    """Draws t for a batch: `uniform` on [0, 1] (the paper's), or always `one`.
 
     Raises:
         ValueError: for another kind.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
@@ -75,16 +75,16 @@ def as_velocity(unet: UNet2DConditionModel) -> Velocity:
 
 
 def save_trained(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Writes what was trained: the adapter alone if there is one, else the whole UNet, in halves.
+    """Writes what was trained: the adapter alone if there is one, else the whole UNet.
 
-    The adapter's file is the one diffusers' `load_lora_weights` reads.
+    The adapter keeps float32, so that it computes the same when loaded; its file is the one
+    diffusers' `load_lora_weights` reads. A whole UNet is written in half precision.
     """
     if getattr(unet, "peft_config", None):
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-        state = {name: tensor.half().contiguous() for name, tensor in state.items()}
+        state = get_peft_model_state_dict(unet)  # peft's names, which diffusers reads for all layers
         StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state)
     else:
-        unet.half().save_pretrained(folder / "unet")
+        copy.deepcopy(unet).half().save_pretrained(folder / "unet")
 
 
 def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers import UNet2DConditionModel
 
 from rlfseg.backbone.full_size import random_stable_diffusion, random_stage
@@ -157,7 +157,7 @@ class Setting:
 
     def frozen(self) -> Frozen:
         """Autoencoder and text encoder on this machine's device."""
-        return load_frozen(self.backbone_location(), device=Accelerator().device)
+        return load_frozen(self.backbone_location(), device=PartialState().device)
 
     def cache(self, split: str, frozen: Frozen) -> LatentCache:
         """The latent cache of a split."""
@@ -223,5 +223,7 @@ def _build(kind: type[_T], name: str, values: Mapping[str, Any]) -> _T:
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f"{name}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{name}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
     return kind(**values)

@@ -94,7 +94,7 @@ class Noised(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedCorpus:
-    """Latents (n, 4, h, w) in scaled units, token numbers (n, k), and those of the empty caption."""
+    """Latents (n, 4, h, w) in scaled units, token numbers (n, k), and the empty caption's."""
 
     latents: Tensor
     tokens: Tensor

@@ -93,7 +93,9 @@ class Pack:
         """
         number = range(len(self))[number]
         image = int(self.item_image[number])
-        return Item(self.image_ids[image], self.caption(number), self.image(image), *self.masks(number))
+        return Item(
+            self.image_ids[image], self.caption(number), self.image(image), *self.masks(number)
+        )
 
     def caption(self, number: int) -> str:
         """Returns an item's caption, exactly."""

@@ -26,7 +26,13 @@ SIZES = ("small", "medium", "large")
 GROUNDS = ("sky", "sand", "grass", "wood", "slate")
 #: Colour and shape never drawn together in the training split ("unseen combination").
 HELD_OUT = frozenset(
-    {("red", "star"), ("blue", "heart"), ("green", "circle"), ("yellow", "moon"), ("white", "cross")}
+    {
+        ("red", "star"),
+        ("blue", "heart"),
+        ("green", "circle"),
+        ("yellow", "moon"),
+        ("white", "cross"),
+    }
 )
 _RADIUS = {"small": (0.085, 0.115), "medium": (0.13, 0.16), "large": (0.175, 0.225)}
 _GROUND_TONES = {

@@ -111,7 +111,9 @@ def read_truth(root: Path) -> dict[str, Truth]:
     """The exact masks of a folder that `write_phrasecut` wrote, by task_id."""
     path = root / TRUTH_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: only the mini world has one; write it with write_phrasecut")
+        raise FileNotFoundError(
+            f"{path}: only the mini world has one; write it with write_phrasecut"
+        )
     return {
         task: Truth(coco.decode(entry["rle"]).astype(bool), entry["kind"], entry["unseen"])
         for task, entry in json.loads(path.read_text()).items()

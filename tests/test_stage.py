@@ -1,0 +1,170 @@
+"""Stages: found when they are there, made when they are not, and told apart by what they mean."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlfseg.stage import Stage, is_current, read_record, repository, run, shipped
+
+STAGE = Stage("thing", 1, {"a": 1, "b": {"c": [1, 2], "d": None}}, {"x": Stage("x", 1, {})})
+
+
+@pytest.fixture(autouse=True)
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty repository as the working folder."""
+    (tmp_path / "book").mkdir()
+    (tmp_path / "params").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FRESH", raising=False)
+    return tmp_path
+
+
+class Maker:
+    """Makes an artefact and counts how often."""
+
+    def __init__(self, text: str = "made") -> None:
+        self.text = text
+        self.calls = 0
+
+    def __call__(self, folder: Path) -> dict[str, int]:
+        self.calls += 1
+        (folder / "result.txt").write_text(self.text)
+        return {"calls": self.calls}
+
+
+def ship(stage: Stage, text: str) -> Path:
+    """Puts an artefact where the repository keeps those of the profile `mini`."""
+    made = run(stage, Maker(text), profile="elsewhere")
+    kept = shipped("mini", stage)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    return made.rename(kept)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), _json, max_size=5))
+def test_the_hash_ignores_the_order_of_keys(config: dict[str, object]) -> None:
+    def backwards(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: backwards(value[key]) for key in reversed(value)}
+        return [backwards(v) for v in value] if isinstance(value, list) else value
+
+    turned = backwards(config)
+    assert isinstance(turned, dict) and turned == config
+    assert Stage("n", 1, turned).hash == Stage("n", 1, config).hash
+
+
+def test_the_hash_changes_with_everything_that_determines_the_result() -> None:
+    others = [
+        STAGE,
+        replace(STAGE, name="other"),
+        replace(STAGE, version=2),
+        replace(STAGE, config={**STAGE.config, "a": 2}),
+        replace(STAGE, config={**STAGE.config, "b": {"c": [2, 1], "d": None}}),
+        replace(STAGE, inputs={}),
+        replace(STAGE, inputs={"y": STAGE.inputs["x"]}),
+        replace(STAGE, inputs={"x": Stage("x", 2, {})}),
+        replace(STAGE, inputs={"x": Stage("x", 1, {}, {"deep": Stage("z", 1, {})})}),
+        replace(STAGE, inputs={"x": Stage("x", 1, {}, {"deep": Stage("z", 2, {})})}),
+    ]
+    assert len({stage.hash for stage in others}) == len(others)
+    assert all(len(stage.hash) == 16 and int(stage.hash, 16) >= 0 for stage in others)
+
+
+def test_the_hash_is_the_same_on_every_day() -> None:
+    """Shipped artefacts are found by it: a change here makes all of them stale."""
+    assert Stage("backbone", 1, {"seed": 0}, {"x": Stage("x", 1, {})}).hash == "1b82ee04c579bb4e"
+
+
+def test_what_was_made_is_found(repo: Path) -> None:
+    make = Maker()
+    first, second = (run(STAGE, make, profile="mini") for _ in range(2))
+    assert make.calls == 1 and first == second
+    assert first == repo / "runs" / "mini" / "stages" / f"thing-{STAGE.hash}"
+    assert (first / "result.txt").read_text() == "made"
+    run(replace(STAGE, version=2), make, profile="mini")
+    run(STAGE, make, profile="smoke")
+    assert make.calls == 3
+
+
+def test_the_record_says_what_it_is_and_where_it_comes_from() -> None:
+    record = read_record(run(STAGE, Maker(), profile="mini"))
+    assert record["name"] == "thing" and record["hash"] == STAGE.hash and record["version"] == 1
+    assert record["config"] == STAGE.config
+    assert record["inputs"] == {"x": STAGE.inputs["x"].hash}
+    assert record["figures"] == {"calls": 1} and record["seconds"] >= 0
+    assert record["commit"] == "unknown"  # this folder is under no version control
+    assert record["libraries"]["torch"].startswith("2.") and record["python"].startswith("3.")
+    assert "CPU cores" in record["machine"]
+
+
+def test_a_shipped_artefact_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = ship(STAGE, "shipped")
+    make = Maker("made here")
+    assert run(STAGE, make, profile="mini") == kept and make.calls == 0
+    monkeypatch.setenv("FRESH", "0")
+    assert run(STAGE, make, profile="mini") == kept and make.calls == 0
+    monkeypatch.setenv("FRESH", "1")
+    fresh = run(STAGE, make, profile="mini")
+    assert fresh != kept and (fresh / "result.txt").read_text() == "made here"
+    assert run(STAGE, make, profile="mini") == fresh and make.calls == 1
+    assert (kept / "result.txt").read_text() == "shipped"
+
+
+def test_a_stale_shipped_artefact_is_not_used() -> None:
+    kept = ship(STAGE, "shipped")
+    newer = replace(STAGE, version=2)
+    assert is_current(kept, STAGE) and not is_current(kept, newer)
+    make = Maker()
+    assert run(newer, make, profile="mini") != kept and make.calls == 1
+
+
+def test_an_interrupted_make_resumes_in_its_folder() -> None:
+    def interrupted(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(STAGE, interrupted, profile="mini")
+
+    def rest(folder: Path) -> None:
+        (folder / "result.txt").write_text((folder / "half.txt").read_text() + " and half")
+
+    made = run(STAGE, rest, profile="mini")
+    assert (made / "result.txt").read_text() == "half and half"
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
+def test_a_folder_without_its_record_is_no_artefact() -> None:
+    made = run(STAGE, Maker("old"), profile="mini")
+    (made / "stage.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no finished artefact"):
+        read_record(made)
+    again = run(STAGE, Maker("new"), profile="mini")
+    assert again == made and (made / "result.txt").read_text() == "new"
+
+
+def test_the_repository_is_found_from_inside_it_only(
+    repo: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repo / "book")
+    assert repository() == repo
+    monkeypatch.chdir(tmp_path_factory.mktemp("outside"))
+    with pytest.raises(FileNotFoundError, match="not inside the repository"):
+        repository()
+
+
+def test_a_record_is_plain_json() -> None:
+    made = run(STAGE, Maker(), profile="mini")
+    assert json.loads((made / "stage.json").read_text()) == read_record(made)

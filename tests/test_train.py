@@ -1,0 +1,306 @@
+"""The training loop: interruption, clipping, schedules, refusals; and the flow objective."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tiny import latents, texts
+from torch import Tensor, nn
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.data import FlowBatch, batch_items, draw_times
+from rlfseg.flow import rf_loss, select
+from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.train import (
+    Losses,
+    NonFiniteLossError,
+    Step,
+    fit,
+    learning_rate,
+    read_steps,
+    recorded,
+)
+
+CONFIG = OptimiserConfig(steps=11, lr=1e-2, warmup=3, schedule="cosine", save_every=4)
+
+
+class Regression(nn.Module):
+    """A small network with a frozen part; its batch is (x, y)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.frozen = nn.Linear(3, 5).requires_grad_(False)
+            self.free = nn.Linear(5, 2)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Losses:
+        x, y = batch
+        error = (self.free(torch.tanh(self.frozen(x))) - y).square().mean(1)
+        return Losses(error, {"error": error, "large": error > 1})
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(6, 3, generator=generator), torch.randn(6, 2, generator=generator)
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def bare(steps: list[Step]) -> list[Step]:
+    """Steps without what the clock says."""
+    return [replace(step, seconds=0) for step in steps]
+
+
+def run(model: nn.Module, config: OptimiserConfig = CONFIG, **more: object) -> list[Step]:
+    return list(fit(model, batch, config, accelerator=Accelerator(), **more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 10])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
+    whole = Regression()
+    expected = run(whole)
+    file = tmp_path / "checkpoint.safetensors"
+    first = run(Regression(), checkpoint=file, until=stop)
+    second_model = Regression()
+    second = run(second_model, checkpoint=file)
+    assert bare(first + second) == bare(expected)
+    assert same(weights(second_model), weights(whole))
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_killed_run_goes_back_to_its_last_checkpoint(tmp_path: Path) -> None:
+    expected = run(Regression())
+    file, record = tmp_path / "checkpoint.safetensors", tmp_path / "steps.jsonl"
+
+    def steps() -> Iterator[Step]:
+        made = fit(Regression(), batch, CONFIG, accelerator=Accelerator(), checkpoint=file)
+        return recorded(made, record, total=CONFIG.steps, title="test")
+
+    for step in steps():
+        if step.step == 7:  # the last checkpoint is of step 4
+            break
+    assert [step.step for step in read_steps(record)] == [1, 2, 3, 4, 5, 6, 7]
+    again = list(steps())
+    assert [step.step for step in again] == list(range(5, 12))
+    assert bare(read_steps(record)) == bare(expected)
+    assert list(steps()) == []  # a finished run has nothing left to do, and its record stays
+    assert bare(read_steps(record)) == bare(expected)
+
+
+def test_the_record_holds_what_happened(tmp_path: Path) -> None:
+    record = tmp_path / "steps.jsonl"
+    model = Regression()
+    with torch.no_grad():
+        losses = model(batch(1))
+    made = recorded(run(model), record, total=11, title="test")  # type: ignore[arg-type]
+    steps = list(made)
+    assert read_steps(record) == steps
+    assert steps[0].loss == pytest.approx(losses.loss.mean().item())
+    assert steps[0].values["large"] == pytest.approx((losses.loss > 1).float().mean().item())
+    assert [step.lr for step in steps] == [learning_rate(CONFIG, n) for n in range(1, 12)]
+    assert read_steps(tmp_path / "none.jsonl") == []
+
+
+def test_a_linear_layer_learns_a_known_value() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.zeros(2))
+
+        def forward(self, batch: Tensor) -> Losses:
+            return Losses((self.value - batch).square().sum(1))
+
+    model = Constant()
+    config = OptimiserConfig(steps=400, lr=0.05, schedule="cosine", weight_decay=0.0, clip=10.0)
+    target = torch.tensor([[3.0, -1.0], [1.0, 2.0]])  # least squares: the mean, (2, 0.5)
+    steps = list(fit(model, lambda step: target, config, accelerator=Accelerator()))
+    torch.testing.assert_close(model.value.data, torch.tensor([2.0, 0.5]), atol=1e-3, rtol=0)
+    assert steps[0].loss == pytest.approx(7.5) and steps[-1].loss == pytest.approx(3.25, abs=1e-4)
+    assert steps[0].grad_norm == pytest.approx(math.hypot(4, 1))  # before clipping
+
+
+def test_only_what_requires_a_gradient_is_trained() -> None:
+    model = Regression()
+    frozen, free = weights(model.frozen), weights(model.free)
+    run(model)
+    assert same(weights(model.frozen), frozen) and not same(weights(model.free), free)
+    with pytest.raises(ValueError, match="nothing to train"):
+        run(Regression().requires_grad_(False))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(bad: float) -> None:
+    model = Regression()
+    before: list[list[Tensor]] = []
+
+    def spoilt(step: int) -> tuple[Tensor, Tensor]:
+        before.append(weights(model))
+        x, y = batch(step)
+        return x, y * bad if step == 3 else y
+
+    with pytest.raises(NonFiniteLossError, match="step 3"):
+        list(fit(model, spoilt, CONFIG, accelerator=Accelerator()))
+    assert len(before) == 3 and same(weights(model), before[2]) and not same(before[1], before[2])
+
+
+def test_a_checkpoint_of_other_settings_says_which(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    run(Regression(), checkpoint=file, until=2)
+    other = replace(CONFIG, lr=0.5, warmup=1)
+    with pytest.raises(ValueError, match=r"lr: 0.01 -> 0.5; warmup: 3 -> 1") as error:
+        run(Regression(), other, checkpoint=file)
+    assert str(file) in str(error.value) and "schedule" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    run(Regression(), checkpoint=file, until=2)
+    model = Regression()
+    model.more = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"more\.weight"):
+        run(model, checkpoint=file)
+    narrow = Regression()
+    narrow.free = nn.Linear(5, 1)  # the same names: weights would be broadcast or cut
+    with pytest.raises(ValueError, match=r"free\.weight"):
+        run(narrow, checkpoint=file)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.98])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, keep: float) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    run(Regression(), checkpoint=file, until=2)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not .*; delete it"):
+        run(Regression(), checkpoint=file)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    save_file({"x": torch.zeros(2)}, file)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not .*; delete it"):
+        run(Regression(), checkpoint=file)
+    save_file({"x": torch.zeros(2)}, file, metadata={"config": "{", "step": "3"})
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not .*; delete it"):
+        run(Regression(), checkpoint=file)
+
+
+def test_the_schedules_begin_and_end_where_they_should() -> None:
+    cosine = OptimiserConfig(steps=100, lr=2.0, warmup=10, schedule="cosine")
+    assert learning_rate(cosine, 1) == pytest.approx(0.2)
+    assert learning_rate(cosine, 10) == 2.0
+    assert learning_rate(cosine, 55) == pytest.approx(2 * (0.02 + 0.49))
+    assert learning_rate(cosine, 100) == pytest.approx(0.04)
+    falling = [learning_rate(cosine, n) for n in range(10, 101)]
+    assert falling == sorted(falling, reverse=True)
+    constant = OptimiserConfig(steps=100, lr=2.0, warmup=4)
+    assert [learning_rate(constant, n) for n in (1, 2, 4, 100)] == [0.5, 1.0, 2.0, 2.0]
+    assert learning_rate(OptimiserConfig(steps=5, lr=2.0), 1) == 2.0
+
+
+class Field(nn.Module):
+    """In a UNet's place: a field that depends on position, timestep and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, z: Tensor, t: Tensor, c: Tensor) -> SimpleNamespace:
+        shift = (t / 999)[:, None, None, None] + c.mean((1, 2))[:, None, None, None]
+        return SimpleNamespace(sample=self.scale * z + shift)
+
+
+def flow_batch(*, refined: bool) -> FlowBatch:
+    t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])
+    other = latents(5, 3) * torch.tensor([0.1, 2, 0.1, 2, 1])[:, None, None, None]
+    return FlowBatch(latents(5, 1), latents(5, 2), texts(5), t, other if refined else None)
+
+
+def by_hand(batch: FlowBatch, z0: Tensor, scale: Tensor) -> Tensor:
+    """The loss of each sample, in a loop."""
+    losses = []
+    for k, t in enumerate(batch.t):
+        zt = t * batch.z1[k] + (1 - t) * z0[k]
+        v = scale * zt + t + batch.c[k].mean()
+        losses.append(rf_loss(v_pred=v[None], z0=z0[k][None], z1=batch.z1[k][None])[0])
+    return torch.stack(losses)
+
+
+def test_without_refined_labels_the_objective_is_equation_2() -> None:
+    batch = flow_batch(refined=False)
+    losses = RectifiedFlowObjective(Field())(batch)
+    torch.testing.assert_close(losses.loss, by_hand(batch, batch.z0, torch.tensor(0.7)))
+    assert not losses.values
+
+
+def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss() -> None:
+    batch = flow_batch(refined=True)
+    assert batch.z0_refined is not None
+    objective = RectifiedFlowObjective(Field())
+    losses = objective(batch)
+    scale = torch.tensor(0.7, requires_grad=True)
+    both = [by_hand(batch, z0, scale) for z0 in (batch.z0, batch.z0_refined)]
+    wanted, picked = select(loss_original=both[0], loss_refined=both[1])
+    assert 0 < picked.sum() < 5  # the case decides something
+    assert torch.equal(losses.values["picked_original"], picked)
+    torch.testing.assert_close(losses.loss, wanted)
+    losses.loss.sum().backward()
+    wanted.sum().backward()
+    torch.testing.assert_close(objective.unet.scale.grad, scale.grad)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 99), st.integers(1, 200))
+def test_an_epoch_shows_each_item_at_most_once(count: int, size: int, seed: int, step: int) -> None:
+    if count < size:
+        with pytest.raises(ValueError, match=f"{count} items do not fill a batch of {size}"):
+            batch_items(count, size, seed=seed, step=step)
+        return
+    steps = count // size
+    start = (step - 1) // steps * steps + 1
+    epoch = [batch_items(count, size, seed=seed, step=start + k) for k in range(steps)]
+    seen = np.concatenate(epoch)
+    assert len(set(seen.tolist())) == len(seen) == steps * size
+    assert seen.min() >= 0 and seen.max() < count
+    again = batch_items(count, size, seed=seed, step=step)
+    assert np.array_equal(again, epoch[step - start])
+
+
+def test_seed_and_epoch_change_the_order() -> None:
+    def draw(seed: int, step: int) -> list[int]:
+        return batch_items(50, 50, seed=seed, step=step).tolist()
+
+    orders = [draw(0, 1), draw(0, 2), draw(1, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({json.dumps(order) for order in orders}) == 3
+
+
+def test_times_fill_the_unit_interval() -> None:
+    drawn = torch.cat([draw_times(500, kind="uniform", seed=1, step=step) for step in range(1, 9)])
+    assert drawn.dtype == torch.float32 and 0 <= drawn.min() and drawn.max() < 1
+    counts = torch.histc(drawn, 10, 0, 1)
+    assert 300 < counts.min() and counts.max() < 500  # 400 each on average, deviation 19
+    assert torch.equal(drawn[:500], draw_times(500, kind="uniform", seed=1, step=1))
+    assert not torch.equal(drawn[:500], drawn[500:1000])
+    assert draw_times(3, kind="one", seed=1, step=1).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="'often'"):
+        draw_times(3, kind="often", seed=1, step=1)

@@ -46,12 +46,12 @@ class LatentCache:
         self._has_image = _array(folder / "has_image.npy", (len(pack.image_ids),), np.bool_)
         self._has_mask = _array(folder / "has_mask.npy", (len(pack),), np.bool_)
 
-    def z1(self, items: Sequence[int]) -> Latent:
+    def z1(self, items: Sequence[int] | np.ndarray) -> Latent:
         """Image latents (b, c, h, w) of some items, scaled, float32."""
         images = self.pack.item_image[np.asarray(items)]
         return self._rows(self._images, self._has_image, images, self._encode_images)
 
-    def z0(self, items: Sequence[int]) -> Latent:
+    def z0(self, items: Sequence[int] | np.ndarray) -> Latent:
         """Latents (b, c, h, w) of the items' annotated masks, scaled, float32."""
         return self._rows(self._masks, self._has_mask, np.asarray(items), self._encode_masks)
 

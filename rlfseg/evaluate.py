@@ -92,8 +92,9 @@ def evaluate(
             masks = [pack.masks(int(i)) for i in prediction.items]
             ids = [pack.image_ids[pack.item_image[i]] for i in prediction.items]
             for kind, counts in enumerate(against):
-                if all(m[kind] is not None for m in masks):
-                    stack = torch.from_numpy(np.stack([m[kind] for m in masks]))
+                known = [mask for m in masks if (mask := m[kind]) is not None]
+                if len(known) == len(masks):
+                    stack = torch.from_numpy(np.stack(known))
                     counts.append(count(prediction.scores, stack, ids))
             bar.update(len(prediction.items))
     annotation, truth = (Counts.concatenate(parts) if parts else None for parts in against)

@@ -78,9 +78,11 @@ def lines(
 ) -> Figure:
     """Curves with a legend; `series` maps a name to its x and y values."""
     figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    marker = "o" if markers else ""
     for number, (name, (across, up)) in enumerate(series.items()):
-        style = {"marker": "o", "markersize": 4} if markers else {}
-        axis.plot(across, up, color=COLOURS[number % len(COLOURS)], label=name, lw=1.5, **style)
+        axis.plot(
+            across, up, color=COLOURS[number % len(COLOURS)], label=name, lw=1.5, marker=marker
+        )
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)

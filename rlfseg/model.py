@@ -81,7 +81,8 @@ def save_trained(unet: UNet2DConditionModel, folder: Path) -> None:
     diffusers' `load_lora_weights` reads. A whole UNet is written in half precision.
     """
     if getattr(unet, "peft_config", None):
-        state = get_peft_model_state_dict(unet)  # peft's names, which diffusers reads for all layers
+        # peft's own names: diffusers reads them for every kind of layer
+        state = get_peft_model_state_dict(unet)
         StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state)
     else:
         copy.deepcopy(unet).half().save_pretrained(folder / "unet")

@@ -6,6 +6,7 @@ chapter made, or what ships with the repository, is found, and what is missing i
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -80,6 +81,14 @@ class Setting:
             _build(DataConfig, "data", data),
             _build(TrainConfig, "train", train),
         )
+
+    def describe(self) -> str:
+        """All values, a line for each part, for a reader."""
+        parts: dict[str, Any] = {"backbone": self.backbone}
+        if self.backbone == "mini":
+            parts["recipe"] = self.recipe
+        parts |= {"data": self.data, "train": self.train}
+        return "\n".join(f"{name:9}{_values(part)}" for name, part in parts.items())
 
     # --- stages ---------------------------------------------------------------------------
 
@@ -217,6 +226,14 @@ class Setting:
     def trained_unet(self, device: torch.device) -> UNet2DConditionModel:
         """The trained UNet, frozen, on a device."""
         return load_trained(self.backbone_location(), self.trained()).to(device)
+
+
+def _values(part: Any) -> str:
+    """A frozen part as `key=value` words, wrapped."""
+    if isinstance(part, str):
+        return part
+    words = ", ".join(f"{key}={value}" for key, value in asdict(part).items())
+    return textwrap.fill(words, 72, subsequent_indent=" " * 9)
 
 
 def _build(kind: type[_T], name: str, values: Mapping[str, Any]) -> _T:

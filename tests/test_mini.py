@@ -1,4 +1,4 @@
-"""The mini world: phrases mean what they say, files parse, and nothing depends on how they are made."""
+"""The mini world: phrases mean what they say, files parse, and workers change nothing."""
 
 from __future__ import annotations
 
@@ -219,9 +219,7 @@ def test_a_longer_split_begins_with_the_shorter_one(folder: Path, tmp_path: Path
     assert len(images) == 69 and images.items() <= content(folder).items()
 
 
-def test_phrasecuts_reader_reads_every_task(
-    folder: Path, samples: dict[str, list[Sample]]
-) -> None:
+def test_phrasecuts_reader_reads_every_task(folder: Path, samples: dict[str, list[Sample]]) -> None:
     for split in SPLITS:
         tasks = json.loads((folder / f"refer_{split}.json").read_text())
         assert [s.ids["task_id"] for s in samples[split]] == [t["task_id"] for t in tasks]

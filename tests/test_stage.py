@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,8 +162,3 @@ def test_the_repository_is_found_from_inside_it_only(
     monkeypatch.chdir(tmp_path_factory.mktemp("outside"))
     with pytest.raises(FileNotFoundError, match="not inside the repository"):
         repository()
-
-
-def test_a_record_is_plain_json() -> None:
-    made = run(STAGE, Maker(), profile="mini")
-    assert json.loads((made / "stage.json").read_text()) == read_record(made)

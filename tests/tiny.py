@@ -45,7 +45,7 @@ def tiny_vae() -> AutoencoderKL:
 
 
 def tiny_backbone(folder: Path) -> Path:
-    """A folder that `load_frozen` and `load_unet` read, in half precision as the recipe saves it."""
+    """A folder that `load_frozen` and `load_unet` read, in half precision as the recipe does."""
     tokenizer = small_tokenizer(CAPTIONS)
     tokenizer.model_max_length = TOKENS
     text = CLIPTextConfig(

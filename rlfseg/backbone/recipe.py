@@ -7,6 +7,7 @@ by the code that loads Stable Diffusion 1.5.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,7 +122,9 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
     """
 
     def make(folder: Path) -> dict[str, Any]:
-        vae = AutoencoderKL.from_pretrained(autoencoder(config, profile=profile) / "vae").eval()
+        first = autoencoder(config, profile=profile)
+        shutil.copy(first / "steps.jsonl", folder / "autoencoder_steps.jsonl")
+        vae = AutoencoderKL.from_pretrained(first / "vae").eval()
         corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
         tokenizer = small_tokenizer(corpus.captions)
         latents = _encode(vae, torch.from_numpy(corpus.images))

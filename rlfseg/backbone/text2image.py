@@ -81,6 +81,7 @@ def noise_schedule() -> DDPMScheduler:
         beta_schedule="scaled_linear",
         prediction_type="epsilon",
         clip_sample=False,
+        steps_offset=1,
     )
 
 

@@ -1,0 +1,262 @@
+"""The mini backbone's recipe, in parts: corpus, tokenizer, objectives, batches, the folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import CAPTIONS, latents, tiny_backbone, tiny_unet, tiny_vae
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from rlfseg.backbone import full_size, recipe
+from rlfseg.backbone.autoencoder import (
+    AutoencoderObjective,
+    autoencoder_batch,
+    small_autoencoder,
+)
+from rlfseg.backbone.corpus import Corpus, draw_corpus
+from rlfseg.backbone.text2image import (
+    EncodedCorpus,
+    Noised,
+    TextToImageObjective,
+    noise_schedule,
+    small_text_encoder,
+    small_tokenizer,
+    small_unet,
+    text_to_image_batch,
+)
+from rlfseg.config import OptimiserConfig
+from rlfseg.latent import load_frozen
+from rlfseg.model import load_unet
+from rlfseg.sources.mini.scene import COLOURS, SHAPES
+from rlfseg.train import fit
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return draw_corpus(seed=1, count=20, pixels=32, workers=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def test_a_longer_corpus_begins_with_the_shorter_one(corpus: Corpus) -> None:
+    more = draw_corpus(seed=1, count=130, pixels=32, workers=2)  # more than one chunk
+    assert more.images.shape == (130, 32, 32, 3) and more.images.dtype == np.uint8
+    assert more.masks.shape == (130, 32, 32) and more.masks.dtype == np.bool_
+    assert np.array_equal(more.images[:20], corpus.images)
+    assert np.array_equal(more.masks[:20], corpus.masks)
+    assert more.captions[:20] == corpus.captions and len(more.captions) == 130
+    assert len(np.unique(more.images.reshape(130, -1), axis=0)) == 130
+    assert more.masks.any((1, 2)).all() and not more.masks.all((1, 2)).any()
+
+
+def test_the_tokenizer_survives_its_folder(corpus: Corpus, tmp_path: Path) -> None:
+    tokenizer = small_tokenizer(corpus.captions)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = CLIPTokenizer.from_pretrained(tmp_path)
+    said = [*corpus.captions, "", "an Unheard-of phrase, 3 œuvres", "star " * 99]
+    padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    tokens = tokenizer(said, **padded).input_ids
+    assert torch.equal(loaded(said, **padded).input_ids, tokens)
+    assert loaded.model_max_length == tokens.shape[1] == 32
+    assert (tokens[:, 0] == tokenizer.bos_token_id).all()
+    assert tokens.max() < len(tokenizer)
+    for text, row in zip(said[:-1], tokens, strict=False):
+        back = tokenizer.decode(row, skip_special_tokens=True)
+        assert back.replace(" ", "") == text.lower().replace(" ", "")
+
+
+def test_the_corpus_words_are_one_token_each() -> None:
+    captions = draw_corpus(seed=1, count=128, pixels=16, workers=1).captions
+    tokenizer = small_tokenizer(captions)
+    for word in (*SHAPES, *COLOURS):
+        assert len(tokenizer(word).input_ids) == 3  # between the two special tokens
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text("abc ", min_size=1, max_size=30), min_size=1, max_size=6))
+def test_every_token_has_a_row_in_the_text_encoder(captions: list[str]) -> None:
+    tokenizer = small_tokenizer(tuple(captions))
+    numbers = sorted(tokenizer.get_vocab().values())
+    assert numbers == list(range(len(tokenizer)))
+    assert max(max(tokenizer(c).input_ids) for c in captions) < len(tokenizer)
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    def weights(seed: int) -> Tensor:
+        return recipe.seeded(seed, lambda: nn.Linear(3, 3)).weight
+
+    torch.manual_seed(8)
+    expected = torch.rand(1)
+    torch.manual_seed(8)
+    first = weights(1)
+    assert torch.equal(torch.rand(1), expected)  # torch's own generator was left alone
+    assert torch.equal(weights(1), first) and not torch.equal(weights(2), first)
+
+
+def test_the_autoencoder_sees_pictures_and_masks(corpus: Corpus) -> None:
+    batch, seed = autoencoder_batch(corpus, 3, size=8, seed=0)
+    again, same_seed = autoencoder_batch(corpus, 3, size=8, seed=0)
+    assert torch.equal(batch, again) and seed == same_seed
+    assert batch.shape == (8, 3, 32, 32) and batch.dtype == torch.float32
+    assert batch.min() >= -1 and batch.max() <= 1
+    binary = [set(x.unique().tolist()) == {-1.0, 1.0} for x in batch]
+    assert binary == [False] * 6 + [True] * 2
+    known = torch.from_numpy(corpus.images).permute(0, 3, 1, 2) / 127.5 - 1
+    known = torch.cat([known, known.flip(-1)])
+    assert all((known == x).all((1, 2, 3)).any() for x in batch[:6])
+    other, _ = autoencoder_batch(corpus, 4, size=8, seed=0)
+    assert not torch.equal(batch, other)
+
+
+def test_the_autoencoders_loss_is_its_errors_and_its_divergence() -> None:
+    vae = tiny_vae().eval()
+    pictures = torch.rand(2, 3, 16, 16) * 2 - 1
+    losses = AutoencoderObjective(vae, kl_weight=0.1)((pictures, 5))
+    with torch.no_grad():
+        mean, logvar = vae.quant_conv(vae.encoder(pictures)).chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(5))
+        error = vae.decode(mean + (0.5 * logvar).exp() * noise).sample - pictures
+    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean((1, 2, 3))
+    reconstruction = (error.abs() + error**2).mean((1, 2, 3))
+    torch.testing.assert_close(losses.values["kl"], kl)
+    torch.testing.assert_close(losses.values["reconstruction"], reconstruction)
+    torch.testing.assert_close(losses.loss, reconstruction + 0.1 * kl)
+
+
+def test_the_noise_is_stable_diffusions() -> None:
+    schedule = noise_schedule()
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    np.testing.assert_allclose(schedule.alphas_cumprod, np.cumprod(1 - betas), rtol=1e-4)
+
+
+class Recorder(nn.Module):
+    """In a UNet's place: keeps what it is asked and answers what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, z: Tensor, t: Tensor, c: Tensor) -> object:
+        self.asked.append((z, t, c))
+        return type("Output", (), {"sample": torch.zeros_like(z)})
+
+
+def test_the_text_to_image_loss_is_the_noise_that_was_added() -> None:
+    tokenizer = small_tokenizer(CAPTIONS)
+    text_encoder, unet, schedule = (
+        small_text_encoder(tokenizer).eval(),
+        Recorder(),
+        noise_schedule(),
+    )
+    tokens = tokenizer(list(CAPTIONS), padding="max_length", return_tensors="pt").input_ids
+    z = latents(3, 0)
+    objective = TextToImageObjective(unet, text_encoder, schedule)  # type: ignore[arg-type]
+    losses = objective(Noised(z, tokens, 4))
+    ((noisy, t, c),) = unet.asked
+    a = schedule.alphas_cumprod[t][:, None, None, None]
+    noise = (noisy - a.sqrt() * z) / (1 - a).sqrt()
+    assert t.min() >= 0 and t.max() < 1000 and len(t.unique()) > 1
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+    torch.testing.assert_close(losses.loss, noise.square().mean((1, 2, 3)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(c, text_encoder(tokens).last_hidden_state)
+    torch.testing.assert_close(objective(Noised(z, tokens, 4)).loss, losses.loss)
+
+
+def test_a_tenth_of_the_captions_are_emptied() -> None:
+    z = torch.arange(50.0)[:, None, None, None].expand(-1, 4, 1, 1)
+    corpus = EncodedCorpus(z, torch.arange(50)[:, None].expand(-1, 3), torch.full((3,), -1))
+    batches = [text_to_image_batch(corpus, step, size=10, seed=2) for step in range(1, 101)]
+    epoch = torch.cat([b.latents[:, 0, 0, 0] for b in batches[:5]])
+    assert sorted(epoch.tolist()) == list(range(50))
+    empty = torch.cat([(b.tokens == -1).all(1) for b in batches])
+    kept = torch.cat([(b.tokens == b.latents[:, 0, :, 0].long()).all(1) for b in batches])
+    assert torch.equal(kept, ~empty) and 0.07 < empty.float().mean() < 0.13
+    assert len({b.seed for b in batches}) == 100
+    assert (corpus.tokens >= 0).all()  # the corpus itself stays as it is
+
+
+def test_text_and_pictures_are_learned_together() -> None:
+    tokenizer = small_tokenizer(CAPTIONS)
+    unet, text_encoder = small_unet(side=4), small_text_encoder(tokenizer)
+    before = text_encoder.state_dict()["embeddings.token_embedding.weight"].clone()
+    tokens = tokenizer(list(CAPTIONS), padding="max_length", return_tensors="pt").input_ids
+    z = latents(3, 0)[..., :4, :4]
+    objective = TextToImageObjective(unet, text_encoder, noise_schedule())
+    config = OptimiserConfig(steps=1, lr=1e-3)
+    (step,) = fit(objective, lambda i: Noised(z, tokens, i), config, accelerator=Accelerator())
+    assert 0.5 < step.loss < 3
+    after = text_encoder.state_dict()["embeddings.token_embedding.weight"]
+    assert not torch.equal(before, after)
+
+
+def test_the_small_autoencoder_has_stable_diffusions_layout() -> None:
+    vae = small_autoencoder(pixels=64).eval()
+    with torch.no_grad():
+        z = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
+        assert z.shape == (1, 4, 8, 8) and vae.decode(z).sample.shape == (1, 3, 64, 64)
+
+
+def test_a_saved_backbone_is_loaded_in_single_precision(folder: Path) -> None:
+    frozen, unet = load_frozen(folder), load_unet(folder)
+    fresh = recipe.seeded(2, tiny_unet).half().float()
+    assert all(
+        torch.equal(p, q) for p, q in zip(unet.parameters(), fresh.parameters(), strict=True)
+    )
+    assert {p.dtype for p in unet.parameters()} == {torch.float32}
+    assert frozen.vae.config.scaling_factor == 0.25
+    assert not any(p.requires_grad for p in unet.parameters())
+
+
+def test_diffusers_own_pipeline_draws_with_it(folder: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = pipeline(
+        CAPTIONS[0],
+        height=16,
+        width=16,
+        num_inference_steps=2,
+        generator=generator,
+        output_type="np",
+    )
+    assert drawn.images.shape == (1, 16, 16, 3) and np.isfinite(drawn.images).all()
+    assert sorted(p.suffix for p in folder.rglob("*model*") if p.is_file()) == [
+        ".json",
+        *[".safetensors"] * 3,
+    ]
+
+
+def test_the_unets_settings_do_not_make_another_autoencoder() -> None:
+    base = recipe.BackboneConfig()
+    other = recipe.BackboneConfig(unet_steps=1, unet_lr=0.5, unet_batch=3)
+    assert recipe.autoencoder_stage(base).hash == recipe.autoencoder_stage(other).hash
+    assert recipe.backbone_stage(base).hash != recipe.backbone_stage(other).hash
+    for change in ({"seed": 1}, {"vae_steps": 1}, {"kl_weight": 0.5}, {"pixels": 64}):
+        changed = recipe.BackboneConfig(**change)  # type: ignore[arg-type]
+        assert recipe.autoencoder_stage(base).hash != recipe.autoencoder_stage(changed).hash
+        assert recipe.backbone_stage(base).hash != recipe.backbone_stage(changed).hash
+
+
+def test_the_full_size_model_has_stable_diffusions_numbers() -> None:
+    """Parameter counts of the public weights of Stable Diffusion 1.5."""
+    with torch.device("meta"):
+        parts = {
+            "unet": full_size.UNet2DConditionModel(**full_size.UNET),
+            "vae": full_size._autoencoder(),
+            "text": full_size._text_encoder(),
+        }
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert counts == {"unet": 859_520_964, "vae": 83_653_863, "text": 123_060_480}
+    assert json.loads(json.dumps(full_size.UNET))["cross_attention_dim"] == 768

@@ -1,0 +1,344 @@
+"""Frozen parts, the latent cache, batches, and scoring with fields whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import CAPTIONS, TOKENS, WIDTH, tiny_backbone
+from torch import Tensor
+
+from rlfseg.cache import LatentCache
+from rlfseg.config import SamplerConfig
+from rlfseg.data import batch_items, draw_times, flow_batch
+from rlfseg.evaluate import evaluate, other_captions, predict
+from rlfseg.latent import Frozen, load_frozen
+from rlfseg.pack import Pack, Record, write_pack
+from rlfseg.sampling import one_step
+from rlfseg.types import Velocity
+
+SIDE = 16
+SHARED = "a"  # an image with two phrases for one mask and one for another
+WORDS = {SHARED: ("left", "west", "right"), "b": ("top", "bottom"), "c": ("all",), "d": ("x", "y")}
+ITEMS = [(image, word) for image, words in WORDS.items() for word in words]
+
+
+def mask(word: str, *, exact: bool = False) -> np.ndarray:
+    found = np.zeros((SIDE, SIDE), bool)
+    places = {
+        "left": np.s_[:, :6],
+        "west": np.s_[:, :6],
+        "right": np.s_[:, 9:],
+        "top": np.s_[:5],
+        "bottom": np.s_[11:],
+        "all": np.s_[2:14, 2:14],
+        "x": np.s_[3:9, 3:9],
+        "y": np.s_[3:9, 3:9],
+    }
+    found[places[word]] = True
+    return np.roll(found, 2, axis=(0, 1)) if exact else found
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    rng = np.random.default_rng(0)
+    images = {name: rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8) for name in WORDS}
+    records = [
+        Record(image, images[image], word, mask(word), mask(word, exact=True))
+        for image, word in ITEMS
+    ]
+    path = tmp_path_factory.mktemp("pack") / "test.h5"
+    write_pack(records, path, size=SIDE)
+    return Pack(path)
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Frozen:
+    return load_frozen(tiny_backbone(tmp_path_factory.mktemp("backbone")))
+
+
+@pytest.fixture
+def cache(pack: Pack, frozen: Frozen, tmp_path: Path) -> LatentCache:
+    return LatentCache(tmp_path / "cache", pack, frozen)
+
+
+# --- frozen parts ----------------------------------------------------------------------------
+
+
+def test_pictures_are_encoded_to_the_scaled_mode_of_the_posterior(frozen: Frozen) -> None:
+    image = torch.rand(2, 3, 16, 24) * 2 - 1
+    with torch.no_grad():
+        mean = frozen.vae.encode(image).latent_dist.mean
+    z = frozen.encode(image)
+    assert frozen.factor == 2 and z.shape == (2, 4, 8, 12) and z.dtype == torch.float32
+    torch.testing.assert_close(z, mean * 0.25)  # the tiny autoencoder's scaling factor
+    assert torch.equal(z, frozen.encode(image))  # nothing is drawn
+
+
+def test_the_decoder_gets_unscaled_latents_and_scores_are_the_mean_of_rgb(frozen: Frozen) -> None:
+    z = torch.randn(2, 4, 8, 12)
+    with torch.no_grad():
+        picture = frozen.vae.decode(z / 0.25).sample
+    torch.testing.assert_close(frozen.decode_image(z), picture)
+    scores = frozen.decode(z)
+    assert scores.shape == (2, 16, 24)
+    torch.testing.assert_close(scores, picture.sum(1) / 6 + 0.5)
+
+
+def test_white_decodes_to_one_and_black_to_nothing() -> None:
+    class Exact:
+        """An autoencoder that loses nothing: latents are pictures times the scaling factor."""
+
+        config = SimpleNamespace(scaling_factor=0.5, block_out_channels=(1,))
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def encode(self, image: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: image))
+
+        def decode(self, z: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(sample=z)
+
+    frozen = Frozen(Exact(), None, None)  # type: ignore[arg-type]
+    masks = torch.rand(3, 4, 5) > 0.5
+    z = frozen.encode_mask(masks)
+    assert z.shape == (3, 3, 4, 5) and set(z.unique().tolist()) == {-0.5, 0.5}
+    assert torch.equal(frozen.decode(z), masks.float())
+    assert set(frozen.decode(3 * z).unique().tolist()) == {-1.0, 2.0}  # scores are not clamped
+    assert torch.equal(frozen.decode(frozen.black(4)), torch.zeros(1, 4, 4))
+
+
+def test_a_mask_is_encoded_as_a_black_and_white_picture(frozen: Frozen) -> None:
+    masks = torch.rand(3, 16, 16) > 0.5
+    picture = torch.where(masks, 1.0, -1.0)[:, None].repeat(1, 3, 1, 1)
+    torch.testing.assert_close(frozen.encode_mask(masks), frozen.encode(picture))
+    empty = torch.zeros(1, 16, 16, dtype=torch.bool)
+    torch.testing.assert_close(frozen.black(16), frozen.encode_mask(empty))
+
+
+def test_sides_that_do_not_fit_are_named(frozen: Frozen) -> None:
+    with pytest.raises(ValueError, match="multiples of 2, got 16 x 15"):
+        frozen.encode(torch.zeros(1, 3, 16, 15))
+
+
+def test_texts_become_the_last_hidden_state(frozen: Frozen) -> None:
+    long = " ".join(CAPTIONS * 9)
+    text = frozen.text([CAPTIONS[0], "", long])
+    assert text.shape == (3, TOKENS, WIDTH) and text.dtype == torch.float32
+    assert not torch.allclose(text[0], text[1])
+    torch.testing.assert_close(text[:1], frozen.text([CAPTIONS[0]]))
+    padded = frozen.tokenizer(
+        CAPTIONS[0], padding="max_length", max_length=TOKENS, return_tensors="pt"
+    )
+    with torch.no_grad():
+        hidden = frozen.text_encoder(padded.input_ids).last_hidden_state
+    torch.testing.assert_close(text[:1], hidden)
+
+
+def test_frozen_parts_are_frozen_and_in_single_precision(frozen: Frozen) -> None:
+    for model in (frozen.vae, frozen.text_encoder):
+        assert not model.training and not any(p.requires_grad for p in model.parameters())
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("place", ["./nowhere", "/no/where/at/all", "nowhere", "a/b/c"])
+def test_a_backbone_that_is_not_there_is_named(place: str) -> None:
+    with pytest.raises(FileNotFoundError, match=place):
+        load_frozen(place)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_frozen(Path("owner/nowhere"))
+
+
+# --- cache and batches -----------------------------------------------------------------------
+
+
+def test_cached_latents_are_the_direct_ones_in_half_precision(
+    cache: LatentCache, pack: Pack, frozen: Frozen
+) -> None:
+    items = [6, 0, 3, 0, 1]
+    images = torch.from_numpy(np.stack([pack[i].image for i in items])).permute(0, 3, 1, 2)
+    masks = torch.from_numpy(np.stack([pack[i].mask for i in items]))
+    for made, direct in (
+        (cache.z1(items), frozen.encode(images / 127.5 - 1)),
+        (cache.z0(items), frozen.encode_mask(masks)),
+    ):
+        assert made.dtype == torch.float32
+        torch.testing.assert_close(made, direct, atol=1e-4, rtol=1e-3)
+        assert torch.equal(made, made.half().float())
+
+
+class Counting:
+    """A `Frozen` that counts the pictures it encodes."""
+
+    def __init__(self, frozen: Frozen) -> None:
+        self.frozen = frozen
+        self.encoded = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.frozen, name)
+
+    def encode(self, image: Tensor) -> Tensor:
+        self.encoded += len(image)
+        return self.frozen.encode(image)
+
+    def encode_mask(self, masks: Tensor) -> Tensor:
+        self.encoded += len(masks)
+        return self.frozen.encode_mask(masks)
+
+
+def test_nothing_is_encoded_twice(pack: Pack, frozen: Frozen, tmp_path: Path) -> None:
+    counting = Counting(frozen)
+    cache = LatentCache(tmp_path, pack, counting)  # type: ignore[arg-type]
+    first = cache.z1([0, 1, 2])
+    assert counting.encoded == 1  # three phrases of one image
+    cache.z1([0, 3])
+    assert counting.encoded == 2
+    masks = cache.z0([0, 1, 0])
+    assert counting.encoded == 4
+    again = LatentCache(tmp_path, pack, counting)  # type: ignore[arg-type]
+    assert torch.equal(again.z1([0, 1, 2]), first) and torch.equal(again.z0([0, 1, 0]), masks)
+    assert counting.encoded == 4
+
+
+def test_a_cache_of_other_data_is_refused(pack: Pack, frozen: Frozen, tmp_path: Path) -> None:
+    LatentCache(tmp_path / "cache", pack, frozen)
+    other = tmp_path / "other.h5"
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    write_pack([Record("a", image, "left", mask("left"))], other, size=SIDE)
+    with pytest.raises(ValueError, match=r"images\.npy: .*; delete its folder"):
+        LatentCache(tmp_path / "cache", Pack(other), frozen)
+
+
+def test_a_batch_is_a_function_of_seed_and_step(cache: LatentCache, pack: Pack) -> None:
+    for step in (1, 2, 5):
+        batch = flow_batch(cache, step, size=3, time="uniform", seed=7)
+        items = batch_items(len(pack), 3, seed=7, step=step)
+        assert torch.equal(batch.z1, cache.z1(items)) and torch.equal(batch.z0, cache.z0(items))
+        torch.testing.assert_close(batch.c, cache.frozen.text([pack.caption(i) for i in items]))
+        assert torch.equal(batch.t, draw_times(3, kind="uniform", seed=7, step=step))
+        assert batch.z0_refined is None
+
+
+# --- scoring ---------------------------------------------------------------------------------
+
+
+class Lossless:
+    """In the place of `Frozen`: latents are pictures, and a caption is its place in `ITEMS`."""
+
+    factor = 1
+    device = torch.device("cpu")
+    vae = SimpleNamespace(config=SimpleNamespace(latent_channels=3))
+
+    def encode(self, image: Tensor) -> Tensor:
+        return image
+
+    def encode_mask(self, masks: Tensor) -> Tensor:
+        return (masks.float() * 2 - 1)[:, None].repeat(1, 3, 1, 1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return (z.mean(1) + 1) / 2
+
+    def black(self, pixels: int) -> Tensor:
+        return torch.full((1, 3, pixels, pixels), -1.0)
+
+    def text(self, captions: Sequence[str]) -> Tensor:
+        said = [word for _, word in ITEMS]
+        return torch.tensor([float(said.index(caption)) for caption in captions])[:, None, None]
+
+
+@pytest.fixture
+def lossless(pack: Pack, tmp_path: Path) -> LatentCache:
+    return LatentCache(tmp_path / "cache", pack, Lossless())  # type: ignore[arg-type]
+
+
+def oracle(cache: LatentCache, *, reach: float = 1.0, exact: bool = False) -> Velocity:
+    """The velocity towards the mask that the caption means, `reach` times as long."""
+
+    def v(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        items = c[:, 0, 0].long().tolist()
+        z0 = cache.z0(items)
+        if exact:
+            masks = np.stack([mask(ITEMS[i][1], exact=True) for i in items])
+            z0 = cache.frozen.encode_mask(torch.from_numpy(masks))
+        return (cache.z1(items) - z0) * reach
+
+    return v
+
+
+ALL = list(range(len(ITEMS)))
+
+
+@pytest.mark.parametrize("name", ["one", "steps", "aos", "aos_signed", "hss"])
+def test_the_true_velocity_scores_everything(lossless: LatentCache, name: str) -> None:
+    config = SamplerConfig(name=name, tol=0.05)
+    scored = evaluate(oracle(lossless), lossless, ALL, config)
+    assert len(scored.annotation) == len(ALL) and scored.truth is not None
+    areas = np.array([mask(word).sum() for _, word in ITEMS])
+    perfect = float(np.mean(areas / (1 + areas)))  # the protocol's + 1 in the denominator
+    assert scored.annotation.miou().value == pytest.approx(perfect)
+    assert scored.annotation.miou_lavt(0.5) == 1
+    assert scored.truth.miou_lavt(0.5) < 0.8  # the exact masks lie elsewhere
+    for prediction in predict(oracle(lossless), lossless, ALL, config):
+        assert prediction.gamma.abs().max() < 1e-5
+
+
+def test_the_truth_is_scored_against_the_truth(lossless: LatentCache) -> None:
+    scored = evaluate(oracle(lossless, exact=True), lossless, ALL, SamplerConfig(name="one"))
+    assert scored.truth is not None and scored.truth.miou_lavt(0.5) == 1
+    assert scored.annotation.miou_lavt(0.5) < 0.8
+
+
+def test_adaptive_sampling_lengthens_a_step_that_is_too_short(lossless: LatentCache) -> None:
+    field = oracle(lossless, reach=1 / 1.02)
+    config = SamplerConfig(name="aos", tol=0.2)
+    for prediction in predict(field, lossless, ALL, config, batch=3):
+        torch.testing.assert_close(
+            prediction.gamma, torch.full_like(prediction.gamma, 0.02), atol=1e-3, rtol=0
+        )
+
+
+def test_items_captions_and_predictions_keep_together(lossless: LatentCache, pack: Pack) -> None:
+    items, said = [7, 0, 3], ["y", "right", "bottom"]
+    parts = list(predict(oracle(lossless), lossless, items, SamplerConfig(), batch=2))
+    assert [len(part.items) for part in parts] == [2, 1]
+    assert np.concatenate([part.items for part in parts]).tolist() == items
+    scores = torch.cat([part.scores for part in parts]) > 0.5
+    assert np.array_equal(scores.numpy(), np.stack([pack[i].mask for i in items]))
+    z1 = lossless.z1(items)
+    c = lossless.frozen.text(said)
+    by_hand = lossless.frozen.decode(one_step(oracle(lossless), z1=z1, c=c).z0)
+    one = next(predict(oracle(lossless), lossless, items, SamplerConfig(name="one"), captions=said))
+    torch.testing.assert_close(one.scores, by_hand)
+    assert not np.array_equal((by_hand > 0.5).numpy(), scores.numpy())
+
+
+def test_another_phrase_scores_against_the_items_own_mask(lossless: LatentCache) -> None:
+    kept, said = other_captions(lossless, ALL)
+    scored = evaluate(oracle(lossless), lossless, kept, SamplerConfig(name="one"), captions=said)
+    assert scored.annotation.miou_lavt(0.5) == 0  # the other masks don't overlap with their own
+
+
+def test_another_caption_never_means_the_same_mask(lossless: LatentCache, pack: Pack) -> None:
+    kept, said = other_captions(lossless, ALL)
+    # `all` is alone on its image; `x` and `y` mean the same
+    assert [ITEMS[i][1] for i in kept] == ["left", "west", "right", "top", "bottom"]
+    assert said == ["right", "right", "left", "bottom", "top"]
+    for item, caption in zip(kept, said, strict=True):
+        image = pack[item].image_id
+        assert caption in pack.captions(image)
+        assert not np.array_equal(pack[pack.find(image, caption)].mask, pack[item].mask)
+    assert other_captions(lossless, [5]) == ([], [])
+
+
+def test_nothing_to_score_is_an_error(lossless: LatentCache) -> None:
+    with pytest.raises(ValueError, match="no items to score"):
+        evaluate(oracle(lossless), lossless, [], SamplerConfig())
+
+
+def test_the_samplers_name_is_checked() -> None:
+    with pytest.raises(ValueError, match="'euler'"):
+        replace(SamplerConfig(), name="euler")

@@ -1,0 +1,249 @@
+"""From a chapter's parameters to artefacts: packed, trained, found again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tiny import latents, texts, tiny_backbone
+
+from rlfseg.backbone.recipe import BackboneConfig, backbone_stage
+from rlfseg.config import DataConfig, SamplerConfig, TrainConfig
+from rlfseg.evaluate import evaluate
+from rlfseg.model import as_velocity, load_unet, save_trained
+from rlfseg.setting import Setting
+from rlfseg.sources import phrasecut
+from rlfseg.sources.mini.write import read_truth
+from rlfseg.stage import read_record
+from rlfseg.train import read_steps
+
+DATA = {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 3, "seed": 5}
+TRAIN = {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty repository with a small backbone in it, as the working folder."""
+    root = tmp_path_factory.mktemp("repository")
+    for name in ("book", "params"):
+        (root / name).mkdir()
+    tiny_backbone(root / "tiny")
+    before = Path.cwd()
+    os.chdir(root)
+    AcceleratorState._reset_state(True)  # other tests made one without mixed precision
+    yield root
+    AcceleratorState._reset_state(True)
+    os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def setting(repo: Path) -> Setting:
+    return Setting.from_parameters(
+        profile="smoke", backbone={"name": "./tiny"}, data=DATA, train=TRAIN
+    )
+
+
+def test_parameters_become_a_setting(setting: Setting) -> None:
+    assert setting.train == TrainConfig(steps=4, rank=2, batch=4, lr=1e-2)
+    assert setting.data == DataConfig(pixels=16, train=6, val=2, test=3, seed=5)
+    mini = Setting.from_parameters(
+        profile="mini", backbone={"name": "mini", "unet_steps": 7}, data={}, train={"steps": 1}
+    )
+    assert mini.recipe == BackboneConfig(unet_steps=7) and mini.data == DataConfig()
+    assert mini.backbone_stage == backbone_stage(BackboneConfig(unet_steps=7))
+
+
+@pytest.mark.parametrize("place", ["backbone", "data", "train"])
+def test_an_unknown_key_is_named_with_its_place(repo: Path, place: str) -> None:
+    values: dict[str, dict[str, object]] = {
+        "backbone": {"name": "mini"},
+        "data": {},
+        "train": {"steps": 1},
+    }
+    values[place]["learning_speed"] = 3
+    with pytest.raises(ValueError, match=f"{place}: unknown learning_speed; known are"):
+        Setting.from_parameters(profile="smoke", **values)
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "message"),
+    [
+        ("train", {"rank": -1}, "rank must be 0 .* got -1"),
+        ("train", {"targets": "some"}, "targets must be one of .*'some'"),
+        ("train", {"time": "late"}, "time must be one of .*'late'"),
+        ("train", {"steps": 0}, "steps must be positive, got 0"),
+        ("train", {"schedule": "step"}, "schedule must be one of .*'step'"),
+        ("data", {"train": 0}, "train must be positive, got 0"),
+    ],
+)
+def test_a_value_out_of_range_is_named(
+    repo: Path, place: str, change: dict[str, object], message: str
+) -> None:
+    values: dict[str, dict[str, object]] = {"data": dict(DATA), "train": dict(TRAIN)}
+    values[place].update(change)
+    with pytest.raises(ValueError, match=message):
+        Setting.from_parameters(profile="smoke", backbone={"name": "mini"}, **values)
+
+
+def test_a_data_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match="/no/data"):
+        DataConfig(source="/no/data")
+
+
+def test_every_part_of_a_run_is_in_its_hash(setting: Setting) -> None:
+    others = [
+        setting,
+        replace(setting, backbone="owner/name"),
+        replace(setting, backbone="mini"),
+        replace(setting, backbone="mini", recipe=BackboneConfig(seed=1)),
+        replace(setting, backbone="random-sd15"),
+        replace(setting, data=replace(setting.data, seed=6)),
+        *(
+            replace(setting, train=replace(setting.train, **change))
+            for change in (
+                {"steps": 5},
+                {"rank": 0},
+                {"targets": "everything"},
+                {"time": "one"},
+                {"batch": 2},
+                {"lr": 0.5},
+                {"warmup": 1},
+                {"schedule": "cosine"},
+                {"seed": 1},
+            )
+        ),
+    ]
+    assert len({each.train_stage.hash for each in others}) == len(others)
+    assert replace(setting, profile="mini").train_stage.hash == setting.train_stage.hash
+
+
+def test_a_hub_id_or_a_folder_is_the_backbones_place_as_it_is(setting: Setting) -> None:
+    assert setting.backbone_location() == "./tiny"
+    assert replace(setting, backbone="owner/name").backbone_location() == "owner/name"
+
+
+def test_packed_items_are_the_scenes_tasks(setting: Setting) -> None:
+    root = setting.source()
+    exact = read_truth(root)
+    for split in ("train", "val", "test"):
+        pack = setting.pack(split)
+        pack.validate()
+        samples = list(phrasecut.read(root, split))
+        assert len(pack) == len(samples) and len(pack.image_ids) == DATA[split]
+        for number, sample in enumerate(samples):
+            item = pack[number]
+            assert (item.image_id, item.caption) == (sample.image_id, sample.caption)
+            assert pack.ids(number) == (sample.ids["task_id"],)
+            assert np.array_equal(item.mask, phrasecut.rasterise(sample))
+            assert item.truth is not None
+            assert np.array_equal(item.truth, exact[sample.ids["task_id"]].mask)
+            assert item.image.shape == (16, 16, 3)
+        assert setting.pack_report()[split]["phrases"] == len(samples)
+
+
+def test_data_is_drawn_and_packed_once(setting: Setting) -> None:
+    path = setting.pack("test").path
+    made = path.stat().st_mtime_ns
+    (setting.source() / "refer_test.json").touch()
+    assert setting.pack("test").path == path and path.stat().st_mtime_ns == made
+
+
+def test_phrasecuts_own_folder_has_no_exact_masks(setting: Setting) -> None:
+    outside = replace(setting, data=replace(setting.data, source=str(setting.source())))
+    pack, ours = outside.pack("test"), setting.pack("test")
+    assert pack.path != ours.path and len(pack) == len(ours)
+    assert pack[0].truth is None and np.array_equal(pack[0].mask, ours[0].mask)
+    cache = outside.cache("test", outside.frozen())
+    v = as_velocity(outside.untrained().eval())
+    scored = evaluate(v, cache, range(len(pack)), SamplerConfig(name="one"))
+    assert scored.truth is None and len(scored.annotation) == len(pack)
+
+
+def test_training_ends_in_an_adapter_and_its_record(setting: Setting) -> None:
+    folder = setting.trained()
+    names = {"pytorch_lora_weights.safetensors", "steps.jsonl", "stage.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    steps = read_steps(folder / "steps.jsonl")
+    assert [step.step for step in steps] == [1, 2, 3, 4]
+    assert all(step.grad_norm > 0 and step.lr == 1e-2 for step in steps)
+    record = read_record(folder)
+    assert record["figures"]["loss_last_100"] == pytest.approx(np.mean([s.loss for s in steps]))
+    assert record["inputs"]["data"] == setting.data_stage.hash
+    written = (folder / "steps.jsonl").stat().st_mtime_ns
+    assert setting.trained() == folder  # found, not made again
+    assert (folder / "steps.jsonl").stat().st_mtime_ns == written
+
+
+def test_the_trained_unet_is_another_field_than_the_backbone(setting: Setting) -> None:
+    z, t, c = latents(2, 0), torch.ones(2), texts(2)
+    trained = setting.trained_unet(torch.device("cpu"))
+    assert not any(p.requires_grad for p in trained.parameters())
+    with torch.no_grad():
+        plain = as_velocity(load_unet("./tiny").eval())(z, t, c)
+        assert torch.equal(as_velocity(setting.untrained().eval())(z, t, c), plain)
+        assert not torch.allclose(as_velocity(trained)(z, t, c), plain, atol=1e-4)
+
+
+def test_a_live_run_repeats_the_records_first_steps(setting: Setting) -> None:
+    recorded = read_steps(setting.trained() / "steps.jsonl")
+    live = list(setting.training(setting.untrained(), checkpoint=None, until=2))
+    assert [step.loss for step in live] == [step.loss for step in recorded[:2]]
+    other = replace(setting, train=replace(setting.train, seed=1))
+    (first,) = other.training(other.untrained(), checkpoint=None, until=1)
+    assert first.loss != recorded[0].loss
+
+
+def test_an_interrupted_training_is_taken_up(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that dies after its last step, before saving, only has to save."""
+    other = replace(setting, train=replace(setting.train, seed=8))
+    with monkeypatch.context() as patch:
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("rlfseg.setting.save_trained", die)
+        with pytest.raises(KeyboardInterrupt):
+            other.trained()
+    with monkeypatch.context() as patch:
+        seen: list[int] = []
+        patch.setattr("rlfseg.setting.flow_batch", lambda *a, **k: seen.append(1))
+        folder = other.trained()
+    assert not seen and len(read_steps(folder / "steps.jsonl")) == 4
+    unet = other.untrained()
+    for _ in other.training(unet, checkpoint=None):
+        pass
+    save_trained(unet, folder.parent / "uninterrupted")
+    file = "pytorch_lora_weights.safetensors"
+    first, second = load_file(folder / file), load_file(folder.parent / "uninterrupted" / file)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_all_parameters_can_be_trained(setting: Setting) -> None:
+    full = replace(setting, train=replace(setting.train, rank=0, steps=1, lr=1e-3))
+    assert all(p.requires_grad for p in full.untrained().parameters())
+    folder = full.trained()
+    assert folder.name.startswith("full-attention-uniform")
+    assert (folder / "unet" / "config.json").is_file()
+    unet, base = full.trained_unet(torch.device("cpu")), load_unet("./tiny")
+    moved = [
+        not torch.equal(a, b) for a, b in zip(unet.parameters(), base.parameters(), strict=True)
+    ]
+    assert sum(moved) > 0.9 * len(moved)
+
+
+def test_everything_is_more_than_attention(setting: Setting) -> None:
+    more = replace(setting, train=replace(setting.train, targets="everything"))
+    counts = [
+        sum(p.requires_grad for p in each.untrained().parameters()) for each in (setting, more)
+    ]
+    assert counts[0] < counts[1]

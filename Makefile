@@ -33,7 +33,7 @@ lint: $(SETUP) ## check style, formatting and types
 	@mypy
 
 check-artefacts: $(SETUP) ## fail if a shipped artefact no longer matches what it was made from
-	@python -m rlfseg.stage check artefacts/mini
+	@python -m rlfseg.artefacts mini
 
 unlock: $(SETUP) ## after a build was killed outright and the next one finds a lock
 	@snakemake --cores 1 --config profile=$(PROFILE) --unlock

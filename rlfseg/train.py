@@ -46,7 +46,7 @@ class Step:
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss was NaN or infinite; the message names the step."""
+    """A loss or a gradient was NaN or infinite; the message names the step."""
 
 
 def learning_rate(config: OptimiserConfig, step: int) -> float:
@@ -84,7 +84,7 @@ def fit(
 
     Raises:
         ValueError: if nothing requires a gradient.
-        NonFiniteLossError: if a loss is not finite; parameters are as before that step.
+        NonFiniteLossError: if a loss or gradient is not finite; parameters are as before.
     """
     named = {n: p for n, p in objective.named_parameters() if p.requires_grad}
     if not named:
@@ -113,6 +113,8 @@ def fit(
             )
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(parameters, config.clip)
+        if not torch.isfinite(norm):
+            raise NonFiniteLossError(f"step {step}: the gradient is not finite; lower lr")
         optimiser.step()
         optimiser.zero_grad()
         values = {k: v.detach().float().mean().item() for k, v in losses.values.items()}

@@ -31,7 +31,7 @@ FLOORS = {
             "data evaluate",
             "objective backbone",
             "setting paper",
-            "figures",
+            "figures artefacts",
         )
     )
     for name in names.split()

@@ -1,0 +1,59 @@
+"""Checks the shipped artefacts against the parameters: `python -m rlfseg.artefacts [PROFILE]`.
+
+A shipped artefact is a cache filled beforehand. One that no chapter's parameters ask for any more
+would silently be trained again, so it is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from rlfseg.setting import Setting
+from rlfseg.stage import RECORD, read_record, repository
+
+
+def wanted(profile: str) -> dict[str, str]:
+    """Names the artefacts that a profile's chapters ask for, by hash."""
+    found = {}
+    for path in sorted((repository() / "params" / profile).glob("*.yml")):
+        given = yaml.safe_load(path.read_text())
+        parts = {part: given[part] for part in ("backbone", "data", "train")}
+        setting = Setting.from_parameters(profile=given["profile"], **parts)
+        for stage in (setting.backbone_stage, setting.train_stage):
+            found[stage.hash] = stage.name
+    return found
+
+
+def stale(profile: str) -> list[str]:
+    """Says, for each shipped artefact that nothing asks for, what is wrong with it."""
+    hashes = wanted(profile)
+    messages = []
+    for folder in sorted(_shipped(profile)):
+        record = read_record(folder)
+        if record["hash"] not in hashes:
+            now = [key for key, name in hashes.items() if name == folder.name]
+            messages.append(
+                f"{folder}: made as {record['hash']}, but the parameters now ask for "
+                f"{now[0] if now else 'no artefact of that name'}; train it again or remove it"
+            )
+    return messages
+
+
+def _shipped(profile: str) -> list[Path]:
+    root = repository() / "artefacts" / profile
+    return [path.parent for path in root.glob(f"*/{RECORD}")]
+
+
+def main(arguments: list[str]) -> int:
+    """Prints what is stale; returns the exit status."""
+    profile = arguments[0] if arguments else "mini"
+    messages = stale(profile)
+    print("\n".join(messages) or f"{len(_shipped(profile))} shipped artefacts, none stale")
+    return 1 if messages else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""Stable Diffusion 1.5's public configuration with random weights, through the ordinary path."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from rlfseg.backbone.full_size import random_stable_diffusion
+from rlfseg.config import OptimiserConfig
+from rlfseg.data import FlowBatch
+from rlfseg.latent import load_frozen
+from rlfseg.model import add_lora, as_velocity, load_trained, load_unet, save_trained
+from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.sampling import aos
+from rlfseg.train import fit
+
+pytestmark = pytest.mark.slow
+
+
+def test_one_step_and_one_inference_at_512(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Built, saved, loaded, trained for a step, saved, loaded and sampled."""
+    for name in ("params", "book"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    took = {}
+
+    def lap(name: str, start: float) -> float:
+        took[name] = time.perf_counter() - start
+        return time.perf_counter()
+
+    now = time.perf_counter()
+    folder = random_stable_diffusion(profile="preflight")
+    now = lap("build and save", now)
+    frozen, unet = load_frozen(folder), load_unet(folder)
+    now = lap("load", now)
+    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
+    assert sum(p.numel() for p in frozen.vae.parameters()) == 83_653_863
+    assert sum(p.numel() for p in frozen.text_encoder.parameters()) == 123_060_480
+    add_lora(unet, rank=64, seed=0)
+    trainable = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    assert trainable == pytest.approx(12.75e6, rel=0.01)
+
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.random((1, 3, 512, 512), np.float32)) * 2 - 1
+    mask = torch.zeros(1, 512, 512, dtype=torch.bool)
+    mask[:, 128:384, 128:384] = True
+    z1, z0, c = frozen.encode(image), frozen.encode_mask(mask), frozen.text(["a red star"])
+    assert z1.shape == z0.shape == (1, 4, 64, 64) and c.shape == (1, 77, 768)
+    now = lap("encode picture, mask and text", now)
+    batch = FlowBatch(z1=z1, z0=z0, c=c, t=torch.tensor([0.7]))
+    optimiser = OptimiserConfig(steps=1, lr=1e-4)
+    accelerator = Accelerator(cpu=True)
+    (step,) = fit(RectifiedFlowObjective(unet), lambda _: batch, optimiser, accelerator=accelerator)
+    assert step.grad_norm > 0
+    now = lap("one training step, batch 1", now)
+
+    save_trained(unet, tmp_path / "adapter")
+    again = load_trained(folder, tmp_path / "adapter")
+    now = lap("save and load the adapter", now)
+    v = as_velocity(again)
+    sampled = aos(v, z1=z1, c=c, zb=frozen.black(512), tol=0.2)
+    scores = frozen.decode(sampled.z0)
+    lap("one AOS inference with decoding", now)
+    assert scores.shape == (1, 512, 512) and bool(torch.isfinite(scores).all())
+    with torch.no_grad():
+        t = torch.ones(1)
+        assert torch.equal(v(z1, t, c), as_velocity(unet.eval())(z1, t, c))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    with capsys.disabled():
+        print()
+        for name, seconds in took.items():
+            print(f"  {name:32} {seconds:6.1f} s")
+        print(f"  {'peak memory':32} {peak:6.1f} GiB")

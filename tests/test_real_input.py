@@ -1,0 +1,110 @@
+"""Real photographs, polygons and latents, and CLIP's vocabulary, where they are at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from pycocotools.coco import COCO
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.data import FlowBatch
+from rlfseg.metrics import count
+from rlfseg.model import as_velocity
+from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.pack import Pack, Record, write_pack
+from rlfseg.sampling import one_step
+from rlfseg.train import fit
+
+pytestmark = [pytest.mark.slow, pytest.mark.inputs]
+ITEMS = 4
+STEPS = 400
+
+
+def records(inputs: Path) -> Iterator[Record]:
+    """A record for each category of each photograph: the union of its polygons, its name."""
+    annotations = inputs / "coco_train2017" / "instances_train2017.json"
+    coco = COCO(annotations)
+    for image in json.loads(annotations.read_text())["images"]:
+        path = inputs / "coco_train2017" / "images" / image["file_name"]
+        if not path.is_file():
+            continue
+        found = coco.loadAnns(coco.getAnnIds(imgIds=image["id"], iscrowd=False))
+        for category in sorted({a["category_id"] for a in found}):
+            masks = [coco.annToMask(a) for a in found if a["category_id"] == category]
+            (name,) = coco.loadCats([category])
+            mask = np.any(masks, axis=0)
+            yield Record(str(image["id"]), path, name["name"], mask, None, (str(category),))
+
+
+def test_masks_of_real_photographs_are_learned_and_found_again(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = write_pack(records(inputs), tmp_path / "coco.h5", size=512)
+    assert report.images >= 30 and report.merged == 0
+    pack = Pack(tmp_path / "coco.h5")
+    pack.validate()
+    area = [pack.masks(i)[0].mean() for i in range(len(pack))]
+    items = [i for i in range(len(pack)) if area[i] > 0.02][:: len(pack) // ITEMS // 3][:ITEMS]
+
+    taesd = AutoencoderTiny()
+    (weights,) = (inputs / "taesd_sd15").glob("*.safetensors")
+    taesd.load_state_dict({k: w.float() for k, w in load_file(weights).items()})
+    taesd.requires_grad_(False).eval()
+    images = torch.from_numpy(np.stack([pack[i].image for i in items])).permute(0, 3, 1, 2)
+    masks = torch.from_numpy(np.stack([pack[i].mask for i in items]))
+    z1 = taesd.encode(images / 127.5 - 1).latents
+    z0 = taesd.encode(masks[:, None].expand(-1, 3, -1, -1) * 2.0 - 1).latents
+    assert z1.shape == (ITEMS, 4, 64, 64)
+
+    def scores(z: Tensor) -> Tensor:
+        return (taesd.decode(z).sample.mean(1) + 1) / 2
+
+    tokenizer = CLIPTokenizer.from_pretrained(inputs / "clip_tokenizer", model_max_length=77)
+    wanted = [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer("a photo of a cat").input_ids == wanted
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
+    text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), num_hidden_layers=1, **sizes))
+    captions = [pack.caption(i) for i in items]
+    tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
+    c = text.requires_grad_(False)(tokens).last_hidden_state
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(32, 64, 96),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+
+    def batch(step: int) -> FlowBatch:
+        times = torch.from_numpy(np.random.default_rng([0, step]).random(ITEMS, np.float32))
+        return FlowBatch(z1=z1, z0=z0, c=c, t=times)
+
+    optimiser = OptimiserConfig(steps=STEPS, lr=2e-3, warmup=20, schedule="cosine")
+    accelerator = Accelerator(cpu=True)
+    losses = [
+        s.loss for s in fit(RectifiedFlowObjective(unet), batch, optimiser, accelerator=accelerator)
+    ]
+    ids = [pack[i].image_id for i in items]
+    carried = count(scores(z0), masks, ids).miou()
+    found = count(scores(one_step(as_velocity(unet.eval()), z1=z1, c=c).z0), masks, ids).miou()
+    with capsys.disabled():
+        print(f"\n  {report.phrases} phrases packed; items {captions}")
+        print(f"  loss {losses[0]:.3f} -> {np.mean(losses[-20:]):.4f}")
+        print(f"  IoU carried by TAESD {carried.value:.3f}, found in one step {found.value:.3f}")
+    assert carried.value > 0.9
+    assert found.value > 0.8
+    assert np.mean(losses[-20:]) < 0.1 * losses[0]

@@ -107,6 +107,24 @@ def histograms(values: Mapping[str, Sequence[float]], *, y: str, bins: int = 20)
     return _finished(figure)
 
 
+def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> Figure:
+    """Horizontal bars with intervals; `values` maps a name to its value and (low, high)."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.4 * len(values) + 0.8), layout="constrained")
+    at = np.arange(len(values))
+    means = np.array([value for value, _ in values.values()])
+    ends = np.array([interval for _, interval in values.values()])
+    off = np.abs(ends - means[:, None]).T
+    axis.barh(at, means, xerr=off, color=COLOURS[0], ecolor="#555555", capsize=3, height=0.6)
+    for y, mean, high in zip(at, means, ends[:, 1], strict=True):
+        axis.annotate(f"{mean:.1f}", (high, y), (5, 0), textcoords="offset points", va="center")
+    axis.set_yticks(at, list(values))
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
+    axis.set_xlabel(x)
+    axis.spines[["top", "right"]].set_visible(False)
+    return _finished(figure)
+
+
 def smoothed(values: Sequence[float], width: int = 25) -> list[float]:
     """Running mean over the last `width` values."""
     total = np.concatenate([[0.0], np.cumsum(values)])

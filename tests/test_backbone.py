@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.lib.stride_tricks import sliding_window_view
 from tiny import CAPTIONS, latents, tiny_backbone, tiny_unet, tiny_vae
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -105,19 +106,26 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(weights(1), first) and not torch.equal(weights(2), first)
 
 
-def test_the_autoencoder_sees_pictures_and_masks(corpus: Corpus) -> None:
-    batch, seed = autoencoder_batch(corpus, 3, size=8, seed=0)
-    again, same_seed = autoencoder_batch(corpus, 3, size=8, seed=0)
-    assert torch.equal(batch, again) and seed == same_seed
-    assert batch.shape == (8, 3, 32, 32) and batch.dtype == torch.float32
-    assert batch.min() >= -1 and batch.max() <= 1
-    binary = [set(x.unique().tolist()) == {-1.0, 1.0} for x in batch]
-    assert binary == [False] * 6 + [True] * 2
-    known = torch.from_numpy(corpus.images).permute(0, 3, 1, 2) / 127.5 - 1
-    known = torch.cat([known, known.flip(-1)])
-    assert all((known == x).all((1, 2, 3)).any() for x in batch[:6])
-    other, _ = autoencoder_batch(corpus, 4, size=8, seed=0)
-    assert not torch.equal(batch, other)
+def test_the_autoencoder_sees_pictures_and_masks_whole_and_in_part(corpus: Corpus) -> None:
+    pictures = corpus.images.transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+    masks = np.repeat(corpus.masks[:, None] * 2.0 - 1, 3, axis=1)
+
+    def is_from(view: np.ndarray, whole: np.ndarray) -> bool:
+        windows = sliding_window_view(whole, view.shape, axis=(1, 2, 3))
+        return bool((windows == view).all((-3, -2, -1)).any())
+
+    sides = []
+    for step in range(1, 13):
+        batch, seed = autoencoder_batch(corpus, step, size=8, seed=0)
+        again, same_seed = autoencoder_batch(corpus, step, size=8, seed=0)
+        assert torch.equal(batch, again) and seed == same_seed
+        assert batch.dtype == torch.float32 and batch.numel() == 8 * 3 * 16 * 16
+        sides.append(batch.shape[-1])
+        drawn = len(batch) - max(1, len(batch) // 4)
+        for number, view in enumerate(batch.numpy()):
+            known = pictures if number < drawn else masks
+            assert is_from(view, known) or is_from(view[..., ::-1], known)
+    assert 1 <= sides.count(32) <= 7 and sides.count(16) + sides.count(32) == len(sides)
 
 
 def test_the_autoencoders_loss_is_its_errors_and_its_divergence() -> None:

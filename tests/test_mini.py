@@ -163,7 +163,7 @@ def test_captions_speak_of_things_that_are_there(scenes: list[Scene]) -> None:
         body, _, ground = said.partition(" on ")
         assert ground in ("", each.ground)
         for relation in RELATIONS:
-            body = body.replace(f" {relation} ", ", ")
+            body = body.replace(f" {relation} the ", ", ")
         mentions = body.split(", ")
         assert 1 <= len(mentions) <= len(each.things)
         assert all(any(is_a(t, words) for t in each.things) for words in mentions)

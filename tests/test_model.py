@@ -25,6 +25,7 @@ from rlfseg.model import (
     load_unet,
     save_trained,
     timestep,
+    with_fast_attention,
 )
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.train import Step, fit
@@ -138,10 +139,10 @@ def test_diffusers_alone_reads_the_adapter(
     save_trained(unet, tmp_path)
     stock = UNet2DConditionModel.from_pretrained(backbone / "unet", torch_dtype=torch.float32)
     stock.load_lora_adapter(tmp_path, weight_name=FILE, prefix="unet")
-    assert torch.equal(field(stock), field(unet))
+    assert torch.equal(field(with_fast_attention(stock)), field(unet))
     pipeline = StableDiffusionPipeline.from_pretrained(backbone, torch_dtype=torch.float32)
     pipeline.load_lora_weights(tmp_path)
-    assert torch.equal(field(pipeline.unet), field(unet))
+    assert torch.equal(field(with_fast_attention(pipeline.unet)), field(unet))
 
 
 @pytest.mark.parametrize("targets", [ATTENTION, EVERYTHING])
@@ -157,7 +158,7 @@ def test_peft_alone_reads_the_adapter(
     state = {k.removeprefix("unet."): v for k, v in load_file(tmp_path / FILE).items()}
     result = set_peft_model_state_dict(stock, state)
     assert not result.unexpected_keys
-    assert torch.equal(field(stock), field(unet))
+    assert torch.equal(field(with_fast_attention(stock)), field(unet))
 
 
 def test_the_adapters_file_holds_nothing_of_the_base(backbone: Path, tmp_path: Path) -> None:
@@ -181,6 +182,18 @@ def test_all_parameters_survive_in_half_precision(backbone: Path, tmp_path: Path
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     save_trained(loaded, tmp_path / "again")
     assert torch.equal(field(load_trained(backbone, tmp_path / "again")), field(loaded))
+
+
+def test_plain_attention_agrees_with_the_fused_one(backbone: Path) -> None:
+    plain = load_unet(backbone)
+    fused = UNet2DConditionModel.from_pretrained(
+        backbone, subfolder="unet", torch_dtype=torch.float32
+    )
+    given = (latents(3, 1), torch.tensor([0, 500, 999]), texts(3))
+    with torch.no_grad():
+        torch.testing.assert_close(plain(*given).sample, fused(*given).sample)
+    kinds = {type(p).__name__ for p in plain.attn_processors.values()}
+    assert kinds == {"AttnProcessor2_0" if torch.cuda.is_available() else "AttnProcessor"}
 
 
 def test_what_cannot_be_adapted_is_named(backbone: Path) -> None:

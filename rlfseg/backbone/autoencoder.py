@@ -52,13 +52,31 @@ class AutoencoderObjective(nn.Module):
 
 
 def autoencoder_batch(corpus: Corpus, step: int, *, size: int, seed: int) -> tuple[Tensor, int]:
-    """Three quarters pictures, one quarter masks (black -1, white +1), mirrored at random."""
+    """Three quarters pictures, one quarter masks (black -1, white +1), mirrored at random.
+
+    Three batches of four hold `size` crops of half the side, the fourth `size / 4` whole pictures,
+    so every batch has the same number of pixels: crops show more scenes in the same time (latent
+    diffusion's autoencoders are trained on crops too), whole pictures keep the normalisation
+    layers right at full size.
+    """
     rng = np.random.default_rng([seed, step])
+    side = corpus.images.shape[1]
+    if rng.random() < 0.75:
+        side //= 2
+    else:
+        size = max(2, size // 4)
     chosen = rng.integers(len(corpus.images), size=size)
-    drawn = size - size // 4
-    pictures = torch.from_numpy(corpus.images[chosen[:drawn]]).permute(0, 3, 1, 2) / 127.5 - 1
-    masks = torch.from_numpy(corpus.masks[chosen[drawn:]])[:, None].expand(-1, 3, -1, -1) * 2.0 - 1
-    batch = torch.cat([pictures, masks])
+    corners = rng.integers(corpus.images.shape[1] - side + 1, size=(size, 2))
+    views = [
+        (n, slice(y, y + side), slice(x, x + side))
+        for n, (y, x) in zip(chosen, corners, strict=True)
+    ]
+    drawn = size - max(1, size // 4)
+    images = np.stack([corpus.images[view] for view in views[:drawn]])
+    masks = np.stack([corpus.masks[view] for view in views[drawn:]])
+    pictures = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    shapes = torch.from_numpy(masks)[:, None].expand(-1, 3, -1, -1) * 2.0 - 1
+    batch = torch.cat([pictures, shapes])
     if rng.random() < 0.5:
         batch = batch.flip(-1)
     return batch, int(rng.integers(2**31))

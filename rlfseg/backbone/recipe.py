@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from tqdm.auto import tqdm
@@ -55,11 +55,11 @@ class BackboneConfig:
     pixels: int = 128
     scenes: int = 20480
     seed: int = 0
-    vae_steps: int = 5000
+    vae_steps: int = 4500
     vae_batch: int = 16
     vae_lr: float = 1.2e-3
     kl_weight: float = 3e-4
-    unet_steps: int = 9000
+    unet_steps: int = 4000
     unet_batch: int = 32
     unet_lr: float = 1e-3
 
@@ -198,9 +198,12 @@ def _run_to_end(steps: Any, folder: Path, total: int, title: str) -> dict[str, A
 
 @torch.no_grad()
 def _encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Posterior modes (n, 4, h, w) of uint8 pictures (n, p, p, 3), unscaled."""
-    parts = [
-        vae.encode(images[i : i + 64].permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
-        for i in tqdm(range(0, len(images), 64), desc="encoding", leave=False)
-    ]
+    """Posterior modes (n, 4, h, w) of uint8 pictures (n, p, p, 3), unscaled, rounded to bf16."""
+    device = PartialState().device
+    vae.to(device)
+    parts = []
+    for some in tqdm(images.split(64), desc="encoding", leave=False):
+        pictures = some.to(device).permute(0, 3, 1, 2) / 127.5 - 1
+        with torch.autocast(device.type, torch.bfloat16):
+            parts.append(vae.encode(pictures).latent_dist.mode().float().cpu())
     return torch.cat(parts)

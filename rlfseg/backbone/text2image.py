@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rlfseg.data import batch_items
+from rlfseg.model import with_fast_attention
 from rlfseg.train import Losses
 
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
@@ -60,16 +61,17 @@ def small_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def small_unet(*, side: int) -> UNet2DConditionModel:
     """An untrained UNet2DConditionModel with SD1.5's block types, for latents (4, side, side)."""
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=side,
-        block_out_channels=(80, 128, 128),
+        block_out_channels=(64, 128, 128),
         layers_per_block=2,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=_WIDTH,
-        attention_head_dim=4,
+        attention_head_dim=2,  # diffusers reads this as the number of heads
         norm_num_groups=16,
     )
+    return with_fast_attention(unet)
 
 
 def noise_schedule() -> DDPMScheduler:

@@ -71,7 +71,7 @@ def caption(rng: np.random.Generator, scene: Scene) -> str:
     if len(order) >= 2 and rng.random() < 0.3:
         relation = _relation(rng, scene.things[order[0]], scene.things[order[1]])
         if relation is not None:
-            said[:2] = [f"{said[0]} {relation} {said[1]}"]
+            said[:2] = [f"{said[0]} {relation} the {said[1]}"]
     ground = f" on {scene.ground}" if rng.random() < 0.5 else ""
     return ", ".join(said) + ground
 

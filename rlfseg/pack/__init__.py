@@ -12,7 +12,7 @@ data set's own ids in `ids`. `{file}.index.npz` lists the items, so that opening
 from __future__ import annotations
 
 from rlfseg.pack.read import Item, Pack
-from rlfseg.pack.schema import PackError, key_of
+from rlfseg.pack.schema import VERSION, PackError, key_of
 from rlfseg.pack.write import PackReport, Record, write_pack
 
-__all__ = ["Item", "Pack", "PackError", "PackReport", "Record", "key_of", "write_pack"]
+__all__ = ["VERSION", "Item", "Pack", "PackError", "PackReport", "Record", "key_of", "write_pack"]

@@ -26,8 +26,9 @@ from rlfseg.model import ATTENTION, EVERYTHING, add_lora, load_trained, load_une
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.pack import Pack, Record, write_pack
 from rlfseg.sources import by_image
+from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import SPLITS, read_truth, write_phrasecut
-from rlfseg.sources.phrasecut import rasterise, read
+from rlfseg.sources.phrasecut import read
 from rlfseg.stage import Stage, read_record, repository, run
 from rlfseg.train import Step, fit, read_steps, recorded
 

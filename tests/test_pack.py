@@ -22,7 +22,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from rlfseg.pack import Pack, PackError, PackReport, Record, key_of, write_pack
-from rlfseg.sources import Sample, phrasecut
+from rlfseg.sources import Sample
+from rlfseg.sources.masks import rasterise
+from rlfseg.sources.sample import Polygons
 
 CAPTIONS = [
     "small striped star",
@@ -473,15 +475,13 @@ def test_two_real_photographs_and_their_polygons(inputs: Path, tmp_path: Path) -
             if annotation["iscrowd"]:
                 continue
             caption, rings = names[annotation["category_id"]], annotation["segmentation"]
-            polygons = (tuple(np.array(ring).reshape(-1, 2) for ring in rings),)
+            region = Polygons((tuple(np.array(ring).reshape(-1, 2) for ring in rings),))
             ids = {"ann_id": annotation["id"]}
-            drawn.append(Sample(image_id, photo, caption, "train", width, height, polygons, ids))
+            drawn.append(Sample(image_id, photo, caption, "train", width, height, region, ids))
             mask = coco_mask.decode(coco_mask.frPyObjects(rings, height, width)).any(-1)
             theirs[image_id, caption] = theirs.get((image_id, caption), False) | mask
     content = [
-        Record(
-            s.image_id, s.image_path, s.caption, phrasecut.rasterise(s), ids=(str(s.ids["ann_id"]),)
-        )
+        Record(s.image_id, s.image_path, s.caption, rasterise(s), ids=(str(s.ids["ann_id"]),))
         for s in drawn
     ]
     report = write_pack(content, tmp_path / "native.h5", size=None)

@@ -45,7 +45,8 @@ class DataConfig:
     """Which data, and how large.
 
     Attributes:
-        source: `mini` for drawn scenes, or a folder in PhraseCut's own format.
+        source: `mini` for drawn scenes, or a folder in PhraseCut's own format, absolute or from the
+            repository's root.
         pixels: side of the packed images; of the drawn scenes too.
         train: scenes to draw in the training split (`mini` only, as the next three).
         val: scenes in the validation split.
@@ -62,10 +63,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _positive(pixels=self.pixels, train=self.train, val=self.val, test=self.test)
-        if self.source != "mini" and not Path(self.source).is_dir():
-            raise FileNotFoundError(
-                f"data source {self.source!r} is no folder: give PhraseCut's folder, or 'mini'"
-            )
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Setting:
 
     Attributes:
         profile: `smoke`, `mini`, `preflight` or `a100`; where artefacts are looked for.
-        backbone: `mini`, `random-sd15`, a folder in the diffusers layout, or a hub id.
+        backbone: `mini`, `random-sd15`, a folder in the diffusers layout (absolute or from the
+            repository's root), or a hub id.
         recipe: of the mini backbone; unused for another.
         data: which data.
         train: the rectified flow run.
@@ -73,15 +74,19 @@ class Setting:
 
         Raises:
             ValueError: naming the parameter and the key that is unknown.
+            FileNotFoundError: if the data's source is no folder.
         """
         rest = {key: value for key, value in backbone.items() if key != "name"}
-        return cls(
+        setting = cls(
             profile,
             str(backbone["name"]),
             _build(BackboneConfig, "backbone", rest),
             _build(DataConfig, "data", data),
             _build(TrainConfig, "train", train),
         )
+        if setting.data.source != "mini":
+            setting.source()
+        return setting
 
     def describe(self) -> str:
         """All values, a line for each part, for a reader."""
@@ -123,12 +128,18 @@ class Setting:
             return backbone(self.recipe, profile=self.profile)
         if self.backbone == _RANDOM:
             return random_stable_diffusion(profile=self.profile)
-        return self.backbone
+        local = repository() / self.backbone
+        return local if local.is_dir() else self.backbone
 
     def source(self) -> Path:
         """The folder in PhraseCut's format: the given one, or the drawn scenes."""
         if self.data.source != "mini":
-            return Path(self.data.source)
+            folder = repository() / self.data.source
+            if not folder.is_dir():
+                raise FileNotFoundError(
+                    f"data source {folder} is no folder: give PhraseCut's folder, or 'mini'"
+                )
+            return folder
         counts = {split: getattr(self.data, split) for split in SPLITS}
 
         def make(folder: Path) -> None:

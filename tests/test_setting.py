@@ -93,9 +93,24 @@ def test_a_value_out_of_range_is_named(
         Setting.from_parameters(profile="smoke", backbone={"name": "mini"}, **values)
 
 
-def test_a_data_folder_that_is_not_there_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match="/no/data"):
-        DataConfig(source="/no/data")
+def test_a_data_folder_that_is_not_there_is_named(repo: Path) -> None:
+    for source in ("/no/data", "data/none"):
+        with pytest.raises(FileNotFoundError, match=f"{source} is no folder"):
+            Setting.from_parameters(
+                profile="a100", backbone={"name": "./tiny"}, data={"source": source}, train=TRAIN
+            )
+
+
+def test_folders_are_found_from_any_folder_of_the_repository(
+    repo: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repo / "data" / "phrases").mkdir(parents=True)
+    outside = replace(setting, data=replace(setting.data, source="data/phrases"))
+    monkeypatch.chdir(repo / "book")
+    assert outside.source() == repo / "data" / "phrases"
+    assert outside.backbone_location() == repo / "tiny"
+    absolute = replace(outside, data=replace(outside.data, source=str(repo / "data")))
+    assert absolute.source() == repo / "data"
 
 
 def test_every_part_of_a_run_is_in_its_hash(setting: Setting) -> None:
@@ -125,8 +140,7 @@ def test_every_part_of_a_run_is_in_its_hash(setting: Setting) -> None:
     assert replace(setting, profile="mini").train_stage.hash == setting.train_stage.hash
 
 
-def test_a_hub_id_or_a_folder_is_the_backbones_place_as_it_is(setting: Setting) -> None:
-    assert setting.backbone_location() == "./tiny"
+def test_a_hub_id_is_the_backbones_place_as_it_is(setting: Setting) -> None:
     assert replace(setting, backbone="owner/name").backbone_location() == "owner/name"
 
 

@@ -1,0 +1,79 @@
+"""What the figures draw is what they were given."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+from rlfseg.figures import COLOURS, as_picture, bars, histograms, lines, pictures, smoothed
+
+
+@pytest.fixture(autouse=True)
+def _no_window() -> None:
+    mpl.use("agg")
+
+
+def test_a_picture_keeps_its_range_and_its_axes() -> None:
+    image = torch.tensor([-1.0, 0.0, 1.0])[:, None, None].expand(3, 2, 5)
+    picture = as_picture(image * 1.5)
+    assert picture.shape == (2, 5, 3)
+    np.testing.assert_array_equal(picture[1, 4], [0.0, 0.5, 1.0])
+
+
+def test_a_grid_has_a_picture_in_each_place_and_the_outlines_where_they_belong() -> None:
+    square = np.zeros((8, 8), bool)
+    square[2:6, 2:6] = True
+    rows = [[np.full((8, 8), 0.25), np.zeros((8, 8, 3), np.uint8)], [square * 1.0]]
+    figure = pictures(rows, columns=["a", "b"], labels=["r"], outlines={(0, 1): [square, ~square]})
+    axes = np.array(figure.axes).reshape(2, 2)
+    shown = [[len(axis.images) for axis in row] for row in axes]
+    assert shown == [[1, 1], [1, 0]]
+    grey = axes[0][0].images[0]
+    assert grey.get_clim() == (0, 1) and (grey.get_array() == 0.25).all()
+    assert [axis.get_title() for axis in axes[0]] == ["a", "b"]
+    assert axes[0][0].get_ylabel() == "r"
+    outlined = axes[0][1].collections
+    assert [to_hex(c.get_edgecolor()[0]).upper() for c in outlined] == [COLOURS[1], COLOURS[0]]
+    assert not axes[0][0].collections
+
+
+def test_curves_are_the_values() -> None:
+    series = {"one": ([1, 2, 3], [5.0, 6.0, 4.0]), "two": ([1, 3], [1.0, 2.0])}
+    (axis,) = lines(series, x="step", y="loss", log=True).axes
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_yscale()) == ("step", "loss", "log")
+    drawn = {line.get_label(): line.get_xydata().T.tolist() for line in axis.get_lines()}
+    assert drawn == {name: [list(x), list(y)] for name, (x, y) in series.items()}
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two"]
+
+
+def test_bars_show_value_and_interval() -> None:
+    values = {"first": (40.0, (35.0, 47.0)), "second": (12.5, (12.0, 13.0))}
+    (axis,) = bars(values, x="mIoU").axes
+    assert [bar.get_width() for bar in axis.patches] == [40.0, 12.5]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["first", "second"]
+    (whiskers,) = axis.collections
+    ends = [segment[:, 0].tolist() for segment in whiskers.get_segments()]
+    assert ends == [[35.0, 47.0], [12.0, 13.0]]
+    assert [text.get_text() for text in axis.texts] == ["40.0", "12.5"]
+
+
+def test_histograms_count_everything() -> None:
+    figure = histograms({"a": [1, 1, 2, 9], "b": np.arange(50)}, y="count", bins=4)
+    counts = [[bar.get_height() for bar in axis.patches] for axis in figure.axes]
+    assert counts[0] == [3, 0, 0, 1] and sum(counts[1]) == 50
+    assert [axis.get_xlabel() for axis in figure.axes] == ["a", "b"]
+
+
+def test_a_running_mean_looks_back_only() -> None:
+    assert smoothed([4.0, 2.0, 0.0, 6.0], width=2) == [4.0, 3.0, 1.0, 3.0]
+    assert smoothed([5.0] * 40) == [5.0] * 40
+
+
+def test_figures_are_shown_once() -> None:
+    before = plt.get_fignums()
+    lines({"a": ([0, 1], [0.0, 1.0])}, x="x", y="y")
+    assert plt.get_fignums() == before

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from rlfseg.pack import Pack, PackError, PackReport, Record, key_of, write_pack
+from rlfseg.pack.store import compress
 from rlfseg.sources import Sample
 from rlfseg.sources.masks import rasterise
 from rlfseg.sources.sample import Polygons
@@ -197,6 +199,30 @@ def test_resizing_is_antialiased_for_the_image_and_nearest_for_masks(tmp_path: P
     assert abs(item.image[:, 2:-2].astype(int) - 127).max() <= 2  # the stripes are averaged
     for mask in (item.mask, item.truth):
         assert mask[:, 8:].all() and not mask[:, :8].any()
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 700)),
+    rows=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    density=st.sampled_from([0, 0.001, 0.5, 1]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_compressed_mask_is_a_zlib_stream_of_it(
+    shape: tuple[int, int], rows: tuple[float, float], density: float, seed: int
+) -> None:
+    mask = (np.random.default_rng(seed).random(shape) < density).astype(np.uint8)
+    first, last = sorted(round(part * len(mask)) for part in rows)
+    mask[:first] = mask[last:] = 0
+    assert zlib.decompress(compress(mask)) == mask.tobytes()
+
+
+def test_a_large_mask_is_compressed_well() -> None:
+    mask = np.zeros((3000, 4000), np.uint8)
+    mask[1000:2000, 500:700] = 1
+    packed = compress(mask)
+    assert zlib.decompress(packed) == mask.tobytes()
+    assert len(packed) < 1.1 * len(zlib.compress(mask, 1))
 
 
 def test_native_sizes_are_kept(tmp_path: Path) -> None:
@@ -454,6 +480,21 @@ def test_a_damaged_mask_is_named_when_it_is_read(tmp_path: Path) -> None:
         pack[1]
     with pytest.raises(PackError, match="/7/mask/dog can't be read"):
         pack.validate()
+
+
+@pytest.mark.parametrize("place", ["7/image", "7/mask/cat"])
+@pytest.mark.parametrize("value", [None, np.ones((24, 32))])
+def test_a_strange_dataset_is_named_when_it_is_read(tmp_path: Path, place: str, value) -> None:
+    path = tmp_path / "a.h5"
+    write_pack(records(["cat"]), path, size=None)
+    with h5py.File(path, "a") as file:
+        del file[place]
+        if value is None:
+            file.create_group(place)
+        else:
+            file[place] = value
+    with pytest.raises(PackError, match=rf"a\.h5: {place} can't be read"):
+        Pack(path)[0]
 
 
 # Real photographs

@@ -26,6 +26,7 @@ from rlfseg.data import flow_batch
 from rlfseg.latent import Frozen, load_frozen
 from rlfseg.model import ATTENTION, EVERYTHING, add_lora, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.pack import VERSION as PACK_VERSION
 from rlfseg.pack import Pack, Record, write_pack
 from rlfseg.sources import by_image
 from rlfseg.sources.masks import rasterise
@@ -111,14 +112,19 @@ class Setting:
         return Stage("outside-backbone", 1, {"name": self.backbone})
 
     @property
+    def source_stage(self) -> Stage:
+        """Identifies the data, however they are packed; training depends on nothing more."""
+        return Stage("scenes", 1, asdict(self.data))
+
+    @property
     def data_stage(self) -> Stage:
         """Identifies the packed files."""
-        return Stage("data", 1, asdict(self.data))
+        return Stage("data", PACK_VERSION, {}, {"source": self.source_stage})
 
     @property
     def train_stage(self) -> Stage:
         """Identifies what training ends in."""
-        inputs = {"backbone": self.backbone_stage, "data": self.data_stage}
+        inputs = {"backbone": self.backbone_stage, "data": self.source_stage}
         kind = f"lora{self.train.rank}" if self.train.rank else "full"
         name = f"{kind}-{self.train.targets}-{self.train.time}"
         return Stage(name, 1, asdict(self.train), inputs)
@@ -148,7 +154,7 @@ class Setting:
         def make(folder: Path) -> None:
             write_phrasecut(folder, seed=self.data.seed, counts=counts, pixels=self.data.pixels)
 
-        return run(Stage("scenes", 1, asdict(self.data)), make, profile=self.profile)
+        return run(self.source_stage, make, profile=self.profile)
 
     def pack(self, split: str) -> Pack:
         """A split's packed file (A.3.2), with exact masks where the world is ours."""

@@ -190,7 +190,7 @@ def test_training_ends_in_an_adapter_and_its_record(setting: Setting) -> None:
     assert all(step.grad_norm > 0 and step.lr == 1e-2 for step in steps)
     record = read_record(folder)
     assert record["figures"]["loss_last_100"] == pytest.approx(np.mean([s.loss for s in steps]))
-    assert record["inputs"]["data"] == setting.data_stage.hash
+    assert record["inputs"]["data"] == setting.source_stage.hash
     written = (folder / "steps.jsonl").stat().st_mtime_ns
     assert setting.trained() == folder  # found, not made again
     assert (folder / "steps.jsonl").stat().st_mtime_ns == written

@@ -14,7 +14,17 @@ from __future__ import annotations
 
 from rlfseg.pack.prepare import LeftOut, Record
 from rlfseg.pack.read import Item, Pack
-from rlfseg.pack.schema import PackError, key_of
+from rlfseg.pack.schema import VERSION, PackError, key_of
 from rlfseg.pack.write import PackReport, write_pack
 
-__all__ = ["Item", "LeftOut", "Pack", "PackError", "PackReport", "Record", "key_of", "write_pack"]
+__all__ = [
+    "VERSION",
+    "Item",
+    "LeftOut",
+    "Pack",
+    "PackError",
+    "PackReport",
+    "Record",
+    "key_of",
+    "write_pack",
+]

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     about = "say what of a data set is on disk against what should be"
     command = commands.add_parser("check", help=about, description=about)
-    command.add_argument("dataset", choices=DATASETS)
+    command.add_argument("dataset", choices=tuple(DATASETS))
     command.add_argument("root", help="the folder that holds the data set's files")
     command.add_argument("--json", action="store_true", help="print the report as one JSON object")
     command.add_argument(

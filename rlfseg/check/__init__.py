@@ -7,10 +7,9 @@ from pathlib import Path
 
 from rlfseg.check import cocostuff, phrasecut, refer
 from rlfseg.check.report import Line, Report
-from rlfseg.sources.refer import PARTITIONS
+from rlfseg.sources.catalogue import DATASETS
 
 __all__ = ["DATASETS", "Line", "Report", "check"]
-DATASETS = ("phrasecut", *PARTITIONS, "cocostuff")
 
 
 def check(

@@ -20,6 +20,8 @@ def wanted(profile: str) -> dict[str, str]:
     found = {}
     for path in sorted((repository() / "params" / profile).glob("*.yml")):
         given = yaml.safe_load(path.read_text())
+        if "train" not in given:
+            continue  # a chapter about data alone
         parts = {part: given[part] for part in ("backbone", "data", "train")}
         setting = Setting.from_parameters(profile=given["profile"], **parts)
         for stage in (setting.backbone_stage, setting.train_stage):

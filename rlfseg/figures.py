@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 import torch
 from matplotlib.figure import Figure
 
+from rlfseg.sources import Sample
+from rlfseg.sources.masks import rasterise
 from rlfseg.types import Image
 
 #: Readable in print and by colour-blind readers (Okabe and Ito).
@@ -66,6 +71,28 @@ def pictures(
                 labels[r], fontsize=9, rotation=0, ha="right", va="center", wrap=True
             )
     return _finished(figure)
+
+
+def sample_pictures(samples: Sequence[Sample], *, shown: int, size: float = 1.7) -> Figure:
+    """Evenly spaced samples of a data set: the phrase above the picture, the mask outlined."""
+    some = samples[:: max(1, len(samples) // shown)][:shown]
+    opened = [np.asarray(PIL.Image.open(sample.image_path).convert("RGB")) for sample in some]
+    captions = [textwrap.fill(sample.caption, 20) for sample in some]
+    outlines = {(0, k): [rasterise(sample)] for k, sample in enumerate(some)}
+    return pictures([opened], columns=captions, outlines=outlines, size=size)
+
+
+def sample_histograms(samples: Sequence[Sample], *, most: int = 1000) -> Figure:
+    """Phrases a picture, words a phrase, and the area of the first `most` masks."""
+    pictured = Counter(sample.image_id for sample in samples)
+    return histograms(
+        {
+            "phrases per picture": list(pictured.values()),
+            "words per phrase": [len(sample.caption.split()) for sample in samples],
+            "mask area, % of the picture": [100 * rasterise(s).mean() for s in samples[:most]],
+        },
+        y="count",
+    )
 
 
 def lines(

@@ -6,9 +6,11 @@ chapter made, or what ships with the repository, is found, and what is missing i
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +29,14 @@ from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.pack import VERSION as PACK_VERSION
 from rlfseg.pack import Pack, Record, write_pack
 from rlfseg.sources import by_image
+from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import SPLITS, read_truth, write_phrasecut
-from rlfseg.sources.phrasecut import rasterise, read
+from rlfseg.sources.phrasecut import read
 from rlfseg.stage import Stage, read_record, repository, run
 from rlfseg.train import Step, fit, read_steps, recorded
 
 _RANDOM = "random-sd15"
+_WORKERS = min(8, os.cpu_count() or 1)
 _T = TypeVar("_T")
 
 
@@ -165,14 +169,15 @@ class Setting:
                         sample.image_id,
                         sample.image_path,
                         sample.caption,
-                        rasterise(sample),
+                        partial(rasterise, sample),
                         exact[sample.ids["task_id"]].mask if exact else None,
                         (sample.ids["task_id"],),
                     )
                     for sample in by_image(read(root, name))
                 )
                 path = folder / f"{name}.h5"
-                reports[name] = asdict(write_pack(records, path, size=self.data.pixels))
+                report = write_pack(records, path, size=self.data.pixels, workers=_WORKERS)
+                reports[name] = asdict(report)
             return reports
 
         return Pack(run(self.data_stage, make, profile=self.profile) / f"{split}.h5")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlfseg.sources import Sample, phrasecut
+from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.phrases import Phrase, caption, phrases, truth
 from rlfseg.sources.mini.scene import (
     COLOURS,
@@ -24,6 +25,7 @@ from rlfseg.sources.mini.scene import (
     outline,
 )
 from rlfseg.sources.mini.write import SPLITS, annotate, read_truth, write_phrasecut
+from rlfseg.sources.sample import Polygons
 
 PIXELS = 128
 COUNTS = {"train": 70, "val": 6, "test": 40}
@@ -192,6 +194,12 @@ def test_an_unknown_shape_or_split_is_named(tmp_path: Path) -> None:
 # --- the written files -----------------------------------------------------------------------
 
 
+def outlines(sample: Sample) -> tuple[tuple[np.ndarray, ...], ...]:
+    """The polygons of a sample, [instance][polygon]."""
+    assert isinstance(sample.region, Polygons)
+    return sample.region.instances
+
+
 def content(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
@@ -225,7 +233,7 @@ def test_phrasecuts_reader_reads_every_task(folder: Path, samples: dict[str, lis
         assert [s.ids["task_id"] for s in samples[split]] == [t["task_id"] for t in tasks]
         assert [s.caption for s in samples[split]] == [t["phrase"] for t in tasks]
         assert {(s.width, s.height) for s in samples[split]} == {(PIXELS, PIXELS)}
-        assert [len(s.polygons) for s in samples[split]] == [len(t["ann_ids"]) for t in tasks]
+        assert [len(outlines(s)) for s in samples[split]] == [len(t["ann_ids"]) for t in tasks]
         assert len({s.image_id for s in samples[split]}) == COUNTS[split]
 
 
@@ -282,9 +290,9 @@ def test_the_annotation_is_coarse_but_about_the_right_thing(
     known = read_truth(folder)
     ious = []
     for sample in samples["train"] + samples["test"]:
-        drawn, exact = phrasecut.rasterise(sample), known[sample.ids["task_id"]].mask
+        drawn, exact = rasterise(sample), known[sample.ids["task_id"]].mask
         ious.append((drawn & exact).sum() / (drawn | exact).sum())
-        for polygon in (p for instance in sample.polygons for p in instance):
+        for polygon in (p for instance in outlines(sample) for p in instance):
             assert 6 <= len(polygon) <= 10
             assert polygon.min() >= 0 and polygon.max() <= PIXELS - 1
     assert 0.7 < np.mean(ious) < 0.92

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,7 +23,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from rlfseg.pack import Pack, PackError, PackReport, Record, key_of, write_pack
-from rlfseg.sources import Sample, phrasecut
+from rlfseg.pack.store import compress
+from rlfseg.sources import Sample
+from rlfseg.sources.masks import rasterise
+from rlfseg.sources.sample import Polygons
 
 CAPTIONS = [
     "small striped star",
@@ -195,6 +199,30 @@ def test_resizing_is_antialiased_for_the_image_and_nearest_for_masks(tmp_path: P
     assert abs(item.image[:, 2:-2].astype(int) - 127).max() <= 2  # the stripes are averaged
     for mask in (item.mask, item.truth):
         assert mask[:, 8:].all() and not mask[:, :8].any()
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 700)),
+    rows=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    density=st.sampled_from([0, 0.001, 0.5, 1]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_compressed_mask_is_a_zlib_stream_of_it(
+    shape: tuple[int, int], rows: tuple[float, float], density: float, seed: int
+) -> None:
+    mask = (np.random.default_rng(seed).random(shape) < density).astype(np.uint8)
+    first, last = sorted(round(part * len(mask)) for part in rows)
+    mask[:first] = mask[last:] = 0
+    assert zlib.decompress(compress(mask)) == mask.tobytes()
+
+
+def test_a_large_mask_is_compressed_well() -> None:
+    mask = np.zeros((3000, 4000), np.uint8)
+    mask[1000:2000, 500:700] = 1
+    packed = compress(mask)
+    assert zlib.decompress(packed) == mask.tobytes()
+    assert len(packed) < 1.1 * len(zlib.compress(mask, 1))
 
 
 def test_native_sizes_are_kept(tmp_path: Path) -> None:
@@ -454,6 +482,21 @@ def test_a_damaged_mask_is_named_when_it_is_read(tmp_path: Path) -> None:
         pack.validate()
 
 
+@pytest.mark.parametrize("place", ["7/image", "7/mask/cat"])
+@pytest.mark.parametrize("value", [None, np.ones((24, 32))])
+def test_a_strange_dataset_is_named_when_it_is_read(tmp_path: Path, place: str, value) -> None:
+    path = tmp_path / "a.h5"
+    write_pack(records(["cat"]), path, size=None)
+    with h5py.File(path, "a") as file:
+        del file[place]
+        if value is None:
+            file.create_group(place)
+        else:
+            file[place] = value
+    with pytest.raises(PackError, match=rf"a\.h5: {place} can't be read"):
+        Pack(path)[0]
+
+
 # Real photographs
 
 
@@ -473,15 +516,13 @@ def test_two_real_photographs_and_their_polygons(inputs: Path, tmp_path: Path) -
             if annotation["iscrowd"]:
                 continue
             caption, rings = names[annotation["category_id"]], annotation["segmentation"]
-            polygons = (tuple(np.array(ring).reshape(-1, 2) for ring in rings),)
+            region = Polygons((tuple(np.array(ring).reshape(-1, 2) for ring in rings),))
             ids = {"ann_id": annotation["id"]}
-            drawn.append(Sample(image_id, photo, caption, "train", width, height, polygons, ids))
+            drawn.append(Sample(image_id, photo, caption, "train", width, height, region, ids))
             mask = coco_mask.decode(coco_mask.frPyObjects(rings, height, width)).any(-1)
             theirs[image_id, caption] = theirs.get((image_id, caption), False) | mask
     content = [
-        Record(
-            s.image_id, s.image_path, s.caption, phrasecut.rasterise(s), ids=(str(s.ids["ann_id"]),)
-        )
+        Record(s.image_id, s.image_path, s.caption, rasterise(s), ids=(str(s.ids["ann_id"]),))
         for s in drawn
     ]
     report = write_pack(content, tmp_path / "native.h5", size=None)

@@ -1,4 +1,4 @@
-"""PhraseCut's files are read exactly, its masks drawn by its rule, and broken files are named."""
+"""PhraseCut's files are read exactly, and broken files are named."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from rlfseg.sources import Sample, by_image, phrasecut
+from rlfseg.sources import by_image, phrasecut
+from rlfseg.sources.phrasecut import SizeMismatch
+from rlfseg.sources.sample import Polygons
 
 SQUARE = [[2, 3], [6, 3], [6, 8], [2, 8]]
 
@@ -42,14 +44,6 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sample(*instances: list[list[list[float]]], width: int = 12, height: int = 10) -> Sample:
-    """A sample with these polygons and nothing else of interest."""
-    polygons = tuple(
-        tuple(np.array(p, np.float64).reshape(-1, 2) for p in instance) for instance in instances
-    )
-    return Sample("1", Path("1.jpg"), "a", "val", width, height, polygons, {})
-
-
 def test_reads_every_field_in_file_order(root: Path) -> None:
     first, second, third = phrasecut.read(root, "val")
     assert [s.image_id for s in (first, second, third)] == ["11", "5", "11"]
@@ -61,9 +55,10 @@ def test_reads_every_field_in_file_order(root: Path) -> None:
         "ann_ids": (70, 90),
         "phrase_structure": {"name": "tree", "attributes": ["tall", "green"]},
     }
-    assert [len(instance) for instance in third.polygons] == [1, 2]
-    np.testing.assert_array_equal(third.polygons[1][0], SQUARE)
-    assert third.polygons[1][1].shape == (0, 2)
+    assert isinstance(third.region, Polygons)
+    assert [len(instance) for instance in third.region.instances] == [1, 2]
+    np.testing.assert_array_equal(third.region.instances[1][0], SQUARE)
+    assert third.region.instances[1][1].shape == (0, 2)
 
 
 def test_by_image_brings_an_images_samples_together(root: Path) -> None:
@@ -76,42 +71,33 @@ def test_the_other_name_of_the_image_table_is_read(root: Path) -> None:
     assert len(list(phrasecut.read(root, "val"))) == 3
 
 
-def test_a_rectangle_includes_its_border() -> None:
-    expected = np.zeros((10, 12), bool)
-    expected[3:9, 2:7] = True
-    np.testing.assert_array_equal(phrasecut.rasterise(sample([SQUARE])), expected)
+def test_images_can_be_left_out(root: Path) -> None:
+    (root / "images" / "11.jpg").unlink()  # no one asks for it then
+    assert [s.image_id for s in phrasecut.read(root, "val", leave_out=["11", "99"])] == ["5"]
+    assert len(phrasecut.CLIPSEG_LEFT_OUT) == 17 and "150417" in phrasecut.CLIPSEG_LEFT_OUT
 
 
-def test_coordinates_are_cut_towards_zero() -> None:
-    moved = [[2.99, 3.5], [6.01, 3.99], [6.7, 8.2], [2.0, 8.999]]
-    np.testing.assert_array_equal(
-        phrasecut.rasterise(sample([moved])), phrasecut.rasterise(sample([SQUARE]))
-    )
-    corner = phrasecut.rasterise(sample([[[-0.9, -0.9], [2, -0.9], [2, 2], [-0.9, 2]]]))
-    assert corner[:3, :3].all() and corner.sum() == 9
+def test_a_repeated_image_id_takes_its_last_entry(root: Path) -> None:
+    entries = json.loads((root / "image_data_split.json").read_text())
+    entries.append({**entries[0], "width": 10})
+    (root / "image_data_split.json").write_text(json.dumps(entries))
+    assert [s.width for s in phrasecut.read(root, "val")] == [20, 10, 20]
 
 
-def test_the_union_of_hand_drawn_polygons_is_pillows() -> None:
-    bow_tie = [[0, 0], [11, 9], [11, 0], [0, 9]]
-    instances = ([[[1, 1], [9, 4], [3, 8]], [[0, 9], [5, 9]]], [bow_tie, [[11, 5]], []])
-    expected = np.zeros((10, 12), bool)
-    for polygon in (instances[0][0], instances[0][1], bow_tie):  # not the one of a single point
-        sheet = Image.new("1", (12, 10))
-        ImageDraw.Draw(sheet).polygon([tuple(p) for p in polygon], outline=1, fill=1)
-        expected |= np.asarray(sheet)
-    found = phrasecut.rasterise(sample(*instances))
-    assert found.dtype == np.bool_
-    np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("polygon", [[], [[4, 4]]])
-def test_a_polygon_under_two_points_draws_nothing(polygon: list[list[float]]) -> None:
-    assert not phrasecut.rasterise(sample([polygon])).any()
-
-
-def test_two_points_draw_a_line() -> None:
-    mask = phrasecut.rasterise(sample([[[1, 4], [5, 4]]]))
-    assert mask[4, 1:6].all() and mask.sum() == 5
+def test_images_of_another_size_than_annotated_are_found(root: Path) -> None:
+    assert phrasecut.size_mismatches(root, "val") == []
+    picture = root / "images" / "11.jpg"
+    Image.effect_noise((12, 20), 90).save(picture)
+    assert phrasecut.size_mismatches(root, "val") == [SizeMismatch("11", (20, 12), (12, 20))]
+    picture.write_bytes(picture.read_bytes()[:-60])  # the header is there: no pixel is read
+    assert phrasecut.size_mismatches(root, "val")[0].stored == (12, 20)
+    for broken in (lambda: picture.write_bytes(b"<html>"), picture.unlink):
+        broken()
+        assert phrasecut.size_mismatches(root, "val") == [SizeMismatch("11", (20, 12), None)]
+    tasks = [task(5), task(6)]
+    (root / "refer_val.json").write_text(json.dumps(tasks))
+    with pytest.raises(ValueError, match=r"task number 1: image_id '6' is not in the table"):
+        phrasecut.size_mismatches(root, "val")
 
 
 def test_missing_parts_are_named(root: Path) -> None:

@@ -28,10 +28,10 @@ FLOORS = {
             "sampling train",
             "latent model pack sources",
             "cache",
-            "data evaluate",
+            "data evaluate check",
             "objective backbone",
             "setting paper",
-            "figures artefacts",
+            "figures artefacts __main__",
         )
     )
     for name in names.split()

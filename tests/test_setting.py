@@ -20,6 +20,7 @@ from rlfseg.evaluate import evaluate
 from rlfseg.model import as_velocity, load_unet, save_trained
 from rlfseg.setting import Setting
 from rlfseg.sources import phrasecut
+from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import read_truth
 from rlfseg.stage import read_record
 from rlfseg.train import read_steps
@@ -155,7 +156,7 @@ def test_packed_items_are_the_scenes_tasks(setting: Setting) -> None:
             item = pack[number]
             assert (item.image_id, item.caption) == (sample.image_id, sample.caption)
             assert pack.ids(number) == (sample.ids["task_id"],)
-            assert np.array_equal(item.mask, phrasecut.rasterise(sample))
+            assert np.array_equal(item.mask, rasterise(sample))
             assert item.truth is not None
             assert np.array_equal(item.truth, exact[sample.ids["task_id"]].mask)
             assert item.image.shape == (16, 16, 3)

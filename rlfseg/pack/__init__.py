@@ -6,13 +6,25 @@
     /{image_id}/mask_refined/{caption}   the same for the refined mask, once there is one
 
 Keys are percent-encoded; the exact texts stand in the attributes `image_id` and `caption`, the
-data set's own ids in `ids`. `{file}.index.npz` lists the items, so that opening takes no walk.
+data set's own ids in `ids`. `{file}.index.npz` lists the items, so that opening takes no walk;
+`{file}.report.json` says what was counted and left out.
 """
 
 from __future__ import annotations
 
+from rlfseg.pack.prepare import LeftOut, Record
 from rlfseg.pack.read import Item, Pack
 from rlfseg.pack.schema import VERSION, PackError, key_of
-from rlfseg.pack.write import PackReport, Record, write_pack
+from rlfseg.pack.write import PackReport, write_pack
 
-__all__ = ["VERSION", "Item", "Pack", "PackError", "PackReport", "Record", "key_of", "write_pack"]
+__all__ = [
+    "VERSION",
+    "Item",
+    "LeftOut",
+    "Pack",
+    "PackError",
+    "PackReport",
+    "Record",
+    "key_of",
+    "write_pack",
+]

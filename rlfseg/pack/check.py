@@ -9,7 +9,17 @@ import h5py
 import numpy as np
 
 from rlfseg.pack.index import Index
-from rlfseg.pack.schema import IMAGE, MASK, REFINED, TRUTH, ContentHash, PackError, key_of
+from rlfseg.pack.schema import (
+    IMAGE,
+    MASK,
+    REFINED,
+    TRUTH,
+    PackError,
+    Stored,
+    content_hash,
+    image_digest,
+    key_of,
+)
 
 
 def check(path: Path, file: h5py.File, index: Index) -> None:
@@ -21,7 +31,7 @@ def check(path: Path, file: h5py.File, index: Index) -> None:
     image_ids = list(index.image_ids)
     captions = list(index.captions)
     _same_keys(path, "/", file, [key_of(i, what="image id") for i in image_ids])
-    content = ContentHash()
+    digests = []
     for number, image_id in enumerate(image_ids):
         place = "/" + key_of(image_id, what="image id")
         group = _group(path, place, file)
@@ -31,19 +41,20 @@ def check(path: Path, file: h5py.File, index: Index) -> None:
         image = _values(path, f"{place}/{IMAGE}", file)
         if image.ndim != 3 or image.shape[2] != 3:
             raise PackError(f"{path}: {place}/{IMAGE} has shape {image.shape}, not (H, W, 3)")
-        content.add_image(image_id, image)
         own = captions[index.first[number] : index.first[number + 1]]
         for name in names:
             masks = _group(path, f"{place}/{name}", file)
             _same_keys(path, f"{place}/{name}", masks, [key_of(caption) for caption in own])
+        phrases = []
         for caption in own:
             key = key_of(caption)
             found = {n: _mask(path, f"{place}/{n}/{key}", file, caption, image) for n in names}
             ids = file[f"{place}/{MASK}/{key}"].attrs.get("ids")
             if ids is None:
                 raise PackError(f"{path}: {place}/{MASK}/{key} lacks the attribute ids")
-            content.add_item(caption, tuple(ids), found[MASK], found.get(TRUTH))
-    if content.hexdigest() != index.content_hash:
+            phrases.append(Stored(caption, tuple(ids), found[MASK], found.get(TRUTH)))
+        digests.append(image_digest(image_id, image, phrases))
+    if content_hash(digests) != index.content_hash:
         raise PackError(f"{path}: the content differs from its content_hash: pack again")
 
 

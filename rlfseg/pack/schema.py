@@ -1,17 +1,18 @@
-"""Names, keys and the content hash of a packed file (A.3.2)."""
+"""Names, keys and hashes of a packed file (A.3.2)."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
 FORMAT = "rlfseg-pack"
-VERSION = 1
+VERSION = 2
 IMAGE, MASK, TRUTH, REFINED = "image", "mask", "mask_truth", "mask_refined"
 #: Longest key in bytes; HDF5 allows more, many viewers don't.
 LONGEST_KEY = 255
@@ -21,9 +22,29 @@ class PackError(ValueError):
     """A packed file, or its index, is not what it should be."""
 
 
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A phrase as it stands in the file; masks are uint8 (H, W), 0 or 1."""
+
+    caption: str
+    ids: tuple[str, ...]
+    mask: np.ndarray
+    truth: np.ndarray | None
+
+
 def index_path(path: Path) -> Path:
     """Returns where the index of a packed file lies."""
     return path.with_name(f"{path.name}.index.npz")
+
+
+def next_index_path(path: Path) -> Path:
+    """Returns where a new index waits while its file takes the place of an earlier one."""
+    return path.with_name(f"{path.name}.index.next.npz")
+
+
+def report_path(path: Path) -> Path:
+    """Returns where the report of a packed file lies."""
+    return path.with_name(f"{path.name}.report.json")
 
 
 def key_of(text: str, *, what: str = "caption") -> str:
@@ -61,41 +82,41 @@ def key_of(text: str, *, what: str = "caption") -> str:
     return f"{head}#{digest}"
 
 
-class ContentHash:
-    """SHA-256 over what a packed file means: texts and decoded arrays, in the items' order.
+def image_digest(image_id: str, image: np.ndarray, phrases: Iterable[Stored]) -> bytes:
+    """SHA-256 over what a packed file says of one image: texts and decoded arrays.
 
     It does not depend on HDF5's layout or on how well zlib compresses; refined masks, which are
     added later, are not part of it.
+
+    Args:
+        image_id: exactly.
+        image: uint8 (H, W, 3).
+        phrases: in the items' order; masks of 0 and 1, which enter as packed bits.
+
+    Returns:
+        32 bytes.
     """
+    sha = hashlib.sha256()
+    _add_texts(sha, "image", image_id, str(image.shape))
+    sha.update(image.data)
+    for phrase in phrases:
+        _add_texts(sha, "item", phrase.caption, str(len(phrase.ids)), *phrase.ids)
+        for name, mask in ((MASK, phrase.mask), (TRUTH, phrase.truth)):
+            if mask is not None:
+                _add_texts(sha, name, str(mask.shape))
+                sha.update(np.packbits(mask).data)
+    return sha.digest()
 
-    def __init__(self) -> None:
-        """Starts with nothing but the format's name and version."""
-        self._sha = hashlib.sha256(f"{FORMAT} {VERSION}".encode())
 
-    def add_image(self, image_id: str, image: np.ndarray) -> None:
-        """Adds an image; the items that follow belong to it."""
-        self._text("image", image_id)
-        self._array(image)
+def content_hash(digests: Iterable[bytes]) -> str:
+    """SHA-256 over the digests of all images, in the file's order; hexadecimal."""
+    sha = hashlib.sha256(f"{FORMAT} {VERSION}".encode())
+    for digest in digests:
+        sha.update(digest)
+    return sha.hexdigest()
 
-    def add_item(
-        self, caption: str, ids: Sequence[str], mask: np.ndarray, truth: np.ndarray | None
-    ) -> None:
-        """Adds a phrase of the image that was added last; masks are uint8, 0 or 1."""
-        self._text("item", caption, str(len(ids)), *ids)
-        self._array(mask)
-        if truth is not None:
-            self._text("truth")
-            self._array(truth)
 
-    def hexdigest(self) -> str:
-        """Returns the hash of everything added so far."""
-        return self._sha.hexdigest()
-
-    def _text(self, *texts: str) -> None:
-        for text in texts:
-            data = text.encode("utf-8")
-            self._sha.update(len(data).to_bytes(8, "little") + data)
-
-    def _array(self, array: np.ndarray) -> None:
-        self._text(array.dtype.str, str(array.shape))
-        self._sha.update(np.ascontiguousarray(array).data)
+def _add_texts(sha: hashlib._Hash, *texts: str) -> None:
+    for text in texts:
+        data = text.encode("utf-8")
+        sha.update(len(data).to_bytes(8, "little") + data)

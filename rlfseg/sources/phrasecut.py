@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from rlfseg.sources.sample import Sample
+from rlfseg.sources.files import ImageFile, check_there, field, image_file, load_json
+from rlfseg.sources.sample import Polygons, Sample
 
 #: The table of images: its usual name, and the one under which it is also handed out.
 IMAGE_TABLES = ("image_data_split.json", "image_data_split3000.json")
+#: The images that CLIPSeg, and LD-ZNet after it, leave out: their size is not the annotated one.
+CLIPSEG_LEFT_OUT = frozenset(
+    map(
+        str,
+        (
+            *(61530, 61564, 150333, 150344, 150417, 150516, 285665, 285743, 285761),
+            *(285814, 286065, 286093, 498010, 498042, 498187, 498246, 498269),
+        ),
+    )
+)
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """What the table of images says of one image, and where its file is."""
+class SizeMismatch:
+    """An image whose file and annotation disagree.
 
-    path: Path
-    width: int
-    height: int
+    Attributes:
+        image_id: the image.
+        annotated: width and height by the table of images, in which masks are drawn.
+        stored: width and height of the file; None where there is no readable one.
+    """
+
+    image_id: str
+    annotated: tuple[int, int]
+    stored: tuple[int, int] | None
 
 
-def read(root: Path | str, split: str) -> Iterator[Sample]:
+def read(root: Path | str, split: str, *, leave_out: Collection[str] = ()) -> Iterator[Sample]:
     """Reads one split, in the order of its file.
 
     The files that belong to the split are opened at once, so that a missing or broken one is
@@ -36,6 +52,7 @@ def read(root: Path | str, split: str) -> Iterator[Sample]:
     Args:
         root: the folder with the JSON files and `images/`.
         split: the part of `refer_{split}.json`: train, val, test or miniv.
+        leave_out: ids of images to pass over, such as `CLIPSEG_LEFT_OUT`.
 
     Returns:
         An iterator of samples; `ids` holds `task_id`, `ann_ids` and `phrase_structure`.
@@ -45,7 +62,45 @@ def read(root: Path | str, split: str) -> Iterator[Sample]:
         ValueError: if a JSON file is incomplete or not of the expected form, if a task names an
             image that the table of images lacks, or if an image id is no plain file name.
     """
-    root = Path(root)
+    refer, tasks, images = _open(Path(root), split)
+    return _samples(refer, tasks, images, split, frozenset(leave_out))
+
+
+def size_mismatches(root: Path | str, split: str) -> list[SizeMismatch]:
+    """Finds the images of a split whose file has another size than its annotation says.
+
+    Masks drawn in the annotated size would not lie on such an image; this is why CLIPSeg and
+    LD-ZNet leave out `CLIPSEG_LEFT_OUT`. Only the headers of the image files are read.
+
+    Args:
+        root: as for `read`.
+        split: as for `read`.
+
+    Returns:
+        One entry an image, in the order of the tasks. A file that is missing or no image is among
+        them, without a size.
+
+    Raises:
+        FileNotFoundError: if the folder, a JSON file or `images/` is missing.
+        ValueError: as `read`.
+    """
+    refer, tasks, images = _open(Path(root), split)
+    found = []
+    numbers = {_image_id(task, refer, number): number for number, task in enumerate(tasks)}
+    for image_id, number in numbers.items():
+        entry = _entry(images, image_id, _where(refer, number))
+        try:
+            with Image.open(entry.path) as image:
+                size: tuple[int, int] | None = image.size
+        except OSError:
+            size = None
+        if size != (entry.width, entry.height):
+            found.append(SizeMismatch(image_id, (entry.width, entry.height), size))
+    return found
+
+
+def _open(root: Path, split: str) -> tuple[Path, list[Any], dict[str, ImageFile]]:
+    """The split's file, its tasks, and the table of images."""
     if not root.is_dir():
         raise FileNotFoundError(
             f"PhraseCut's folder {root} is not there: pass the folder that holds refer_{split}.json"
@@ -58,87 +113,67 @@ def read(root: Path | str, split: str) -> Iterator[Sample]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not there: PhraseCut's images belong in it")
     images = _image_table(root)
-    return _samples(refer, _load_list(refer), images, split)
-
-
-def rasterise(sample: Sample) -> np.ndarray:
-    """Draws the union of a sample's polygons by the rule of PhraseCut's own evaluator.
-
-    The rule: coordinates cut to integers (towards zero), each polygon of two points or more drawn
-    by Pillow with `outline=1, fill=1`, the union of all.
-
-    Deviation: Pillow draws no separate outline where it has the colour of the fill, and has
-    changed its polygon filler between releases, so single border pixels depend on the release;
-    the lock pins it.
-
-    Args:
-        sample: polygons in pixels of a `width` x `height` image.
-
-    Returns:
-        The mask, bool, (height, width).
-    """
-    sheet = Image.new("L", (sample.width, sample.height), 0)
-    draw = ImageDraw.Draw(sheet)
-    for polygon in (polygon for instance in sample.polygons for polygon in instance):
-        if len(polygon) >= 2:
-            points = np.trunc(polygon).astype(np.int64).tolist()
-            draw.polygon([(x, y) for x, y in points], outline=1, fill=1)
-    return np.asarray(sheet) > 0
+    return refer, load_json(refer, list), images
 
 
 def _samples(
-    refer: Path, tasks: list[Any], images: Mapping[str, _Entry], split: str
+    refer: Path,
+    tasks: list[Any],
+    images: Mapping[str, ImageFile],
+    split: str,
+    leave_out: frozenset[str],
 ) -> Iterator[Sample]:
-    present: set[str] = set()
+    seen: set[Path] = set()
     for number, task in enumerate(tasks):
-        where = f"{refer}, task number {number}"
-        image_id = str(_field(task, "image_id", (int, str), where))
-        entry = images.get(image_id)
-        if entry is None:
-            raise ValueError(
-                f"{where}: image_id {image_id!r} is not in the table of images "
-                f"({' or '.join(IMAGE_TABLES)} beside it)"
-            )
-        if image_id not in present:
-            if not entry.path.is_file():
-                raise FileNotFoundError(
-                    f"{entry.path} is not there, but {where} refers to it: fetch the image again"
-                )
-            present.add(image_id)
+        where = _where(refer, number)
+        image_id = _image_id(task, refer, number)
+        if image_id in leave_out:
+            continue
+        entry = _entry(images, image_id, where)
+        check_there(entry.path, seen, where)
         yield Sample(
             image_id=image_id,
             image_path=entry.path,
-            caption=_field(task, "phrase", str, where),
+            caption=field(task, "phrase", str, where),
             split=split,
             width=entry.width,
             height=entry.height,
-            polygons=_polygons(_field(task, "Polygons", list, where), where),
+            region=Polygons(_polygons(field(task, "Polygons", list, where), where)),
             ids={
-                "task_id": str(_field(task, "task_id", (int, str), where)),
-                "ann_ids": tuple(_field(task, "ann_ids", list, where)),
-                "phrase_structure": _field(task, "phrase_structure", (dict, type(None)), where),
+                "task_id": str(field(task, "task_id", (int, str), where)),
+                "ann_ids": tuple(field(task, "ann_ids", list, where)),
+                "phrase_structure": field(task, "phrase_structure", (dict, type(None)), where),
             },
         )
 
 
-def _image_table(root: Path) -> dict[str, _Entry]:
+def _where(refer: Path, number: int) -> str:
+    return f"{refer}, task number {number}"
+
+
+def _image_id(task: Any, refer: Path, number: int) -> str:
+    return str(field(task, "image_id", (int, str), _where(refer, number)))
+
+
+def _entry(images: Mapping[str, ImageFile], image_id: str, where: str) -> ImageFile:
+    if image_id not in images:
+        raise ValueError(
+            f"{where}: image_id {image_id!r} is not in the table of images "
+            f"({' or '.join(IMAGE_TABLES)} beside it)"
+        )
+    return images[image_id]
+
+
+def _image_table(root: Path) -> dict[str, ImageFile]:
     """Reads the size of each image, keyed by image id."""
     path = next((root / name for name in IMAGE_TABLES if (root / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{root} holds no table of images: {' or '.join(IMAGE_TABLES)}")
     table = {}
-    for number, entry in enumerate(_load_list(path)):
+    for number, entry in enumerate(load_json(path, list)):
         where = f"{path}, entry number {number}"
-        image_id = str(_field(entry, "image_id", (int, str), where))
-        width, height = (_field(entry, side, int, where) for side in ("width", "height"))
-        if width < 1 or height < 1:
-            raise ValueError(f"{where}: image {image_id} has size {width} x {height}")
-        if image_id in ("", ".", "..") or any(c in image_id for c in "/\\:\0"):
-            raise ValueError(
-                f"{where}: image_id {image_id!r} is no plain file name, so its file "
-                f"could lie outside {root / 'images'}"
-            )
-        table[image_id] = _Entry(root / "images" / f"{image_id}.jpg", width, height)
+        image = image_file(entry, "image_id", folder=root / "images", suffix=".jpg", where=where)
+        table[str(entry["image_id"])] = image
     return table
 
 
@@ -153,22 +188,3 @@ def _polygons(instances: list[Any], where: str) -> tuple[tuple[np.ndarray, ...],
     if not all(np.isfinite(polygon).all() for instance in polygons for polygon in instance):
         raise ValueError(f"{where}: Polygons holds a coordinate that is no finite number")
     return polygons
-
-
-def _load_list(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not complete JSON ({error}): fetch the file again") from error
-    if not isinstance(content, list):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a list")
-    return content
-
-
-def _field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    if not isinstance(entry, dict) or key not in entry:
-        raise ValueError(f"{where}: the key {key!r} is missing")
-    value = entry[key]
-    if not isinstance(value, kind):
-        raise ValueError(f"{where}: {key!r} is {value!r:.60}, of type {type(value).__name__}")
-    return value

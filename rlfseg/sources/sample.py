@@ -1,4 +1,4 @@
-"""The one type that every data set is read into: a phrase, its image and its polygons."""
+"""The one type that every data set is read into: a phrase, its image and where the mask is told."""
 
 from __future__ import annotations
 
@@ -11,6 +11,45 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
+class Polygons:
+    """Outlines, as PhraseCut keeps them.
+
+    Attributes:
+        instances: `[instance][polygon]`, each a float array (n, 2) of x, y in pixels, y downwards.
+    """
+
+    instances: tuple[tuple[np.ndarray, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """COCO segmentations, one for each object, as the JSON holds them.
+
+    Attributes:
+        objects: each a list of flat polygons [x0, y0, x1, y1, ...], or an RLE as a dictionary
+            (`size` [height, width], `counts` compressed text or a list of run lengths).
+    """
+
+    objects: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PixelMap:
+    """Classes of a pixel map, as COCO-Stuff keeps them.
+
+    Attributes:
+        path: a PNG of one channel.
+        values: the pixel values that are the mask.
+    """
+
+    path: Path
+    values: tuple[int, ...]
+
+
+Region = Polygons | Segments | PixelMap
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One phrase of one image, as the data set's own files state it.
 
@@ -19,9 +58,9 @@ class Sample:
         image_path: the image file; it existed when the sample was read.
         caption: the phrase, exactly as written.
         split: name of the split that the sample was read from.
-        width: width of the image that the polygons refer to, in pixels.
+        width: width of the image that the region refers to, in pixels.
         height: height of the same image, in pixels.
-        polygons: `[instance][polygon]`, each a float array (n, 2) of x, y in pixels, y downwards.
+        region: the mask, as the data set tells it; `rasterise` draws it.
         ids: the data set's own ids and whatever else identifies the annotation.
     """
 
@@ -31,7 +70,7 @@ class Sample:
     split: str
     width: int
     height: int
-    polygons: tuple[tuple[np.ndarray, ...], ...]
+    region: Region
     ids: Mapping[str, Any]
 
 

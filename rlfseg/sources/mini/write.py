@@ -9,25 +9,30 @@ Scenes differ between splits; the colour and shape pairs of `HELD_OUT` appear in
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco
 from skimage.measure import find_contours
-from tqdm.auto import tqdm
 
+from rlfseg.sources.mini.drawn import (
+    SPLITS,
+    Chunk,
+    box,
+    encode,
+    image_id,
+    in_chunks,
+    save_jpeg,
+    write_json,
+)
 from rlfseg.sources.mini.phrases import Phrase, phrases, truth
-from rlfseg.sources.mini.scene import Scene, draw_scene
+from rlfseg.sources.mini.scene import Scene
 
-SPLITS = ("train", "val", "test")
+__all__ = ["SPLITS", "TRUTH_FILE", "Truth", "annotate", "read_truth", "write_phrasecut"]
 TRUTH_FILE = "mini_truth.json"
-_CHUNK = 64
 _JITTER = 0.009  # of the image's side, standard deviation of a vertex
 _MIN_CONTOUR = 8  # points; shorter contours are specks that nobody annotates
 
@@ -74,37 +79,26 @@ def write_phrasecut(
     Scene number i of a split is the same whatever the counts, so a longer split begins with a
     shorter one.
     """
-    unknown = set(counts) - set(SPLITS)
-    if unknown:
-        raise ValueError(f"unknown splits {sorted(unknown)}: choose from {SPLITS}")
+    splits = in_chunks(_write, root, seed=seed, counts=counts, pixels=pixels, workers=workers)
     (root / "images").mkdir(parents=True, exist_ok=True)
     known: dict[str, Any] = {}
     listing: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(workers) as pool:
-        for split, count in counts.items():
-            chunks = [
-                (str(root), seed, split, i, min(i + _CHUNK, count), pixels)
-                for i in range(0, count, _CHUNK)
-            ]
-            title = f"drawing {split}"
-            bar = tqdm(pool.map(_write, chunks), total=len(chunks), desc=title, leave=False)
-            parts = list(bar)
-            tasks = [task for part in parts for task in part[0]]
-            known |= {key: value for part in parts for key, value in part[1].items()}
-            listing += [
-                {
-                    "image_id": _image_id(split, number),
-                    "width": pixels,
-                    "height": pixels,
-                    "split": split,
-                    "coco_id": None,
-                    "flickr_id": None,
-                }
-                for number in range(count)
-            ]
-            _write_json(root / f"refer_{split}.json", tasks)
-    _write_json(root / "image_data_split.json", listing)
-    _write_json(root / TRUTH_FILE, known)
+    for split, parts in splits:
+        known |= {key: value for part in parts for key, value in part[1].items()}
+        listing += [
+            {
+                "image_id": image_id(split, number),
+                "width": pixels,
+                "height": pixels,
+                "split": split,
+                "coco_id": None,
+                "flickr_id": None,
+            }
+            for number in range(counts[split])
+        ]
+        write_json(root / f"refer_{split}.json", [task for part in parts for task in part[0]])
+    write_json(root / "image_data_split.json", listing)
+    write_json(root / TRUTH_FILE, known)
 
 
 def read_truth(root: Path) -> dict[str, Truth]:
@@ -120,29 +114,17 @@ def read_truth(root: Path) -> dict[str, Truth]:
     }
 
 
-def _image_id(split: str, number: int) -> int:
-    return (SPLITS.index(split) + 1) * 1_000_000 + number
-
-
-def _write(
-    chunk: tuple[str, int, str, int, int, int],
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _write(chunk: Chunk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Draws some scenes of a split; returns their tasks and what is known of them."""
-    root, seed, split, first, last, pixels = chunk
     tasks: list[dict[str, Any]] = []
     known: dict[str, Any] = {}
-    for number in range(first, last):
-        rng = np.random.default_rng([seed, SPLITS.index(split), number])
-        scene = draw_scene(rng, pixels=pixels, held_out=split != "train")
-        image_id = _image_id(split, number)
-        picture = Image.fromarray(scene.image)
-        picture.save(Path(root) / "images" / f"{image_id}.jpg", quality=95, subsampling=0)
+    for picture, scene, rng in chunk.scenes():
+        save_jpeg(scene, chunk.root / "images" / f"{picture}.jpg")
         for place, phrase in enumerate(phrases(rng, scene)):
-            task = _task(rng, scene, phrase, image_id, place)
-            rle = coco.encode(np.asfortranarray(truth(scene, phrase).astype(np.uint8)))
+            task = _task(rng, scene, phrase, picture, place)
             tasks.append(task)
             known[task["task_id"]] = {
-                "rle": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
+                "rle": encode(truth(scene, phrase)),
                 "kind": phrase.kind,
                 "unseen": phrase.unseen,
             }
@@ -150,20 +132,15 @@ def _write(
 
 
 def _task(
-    rng: np.random.Generator, scene: Scene, phrase: Phrase, image_id: int, place: int
+    rng: np.random.Generator, scene: Scene, phrase: Phrase, picture: int, place: int
 ) -> dict[str, Any]:
     """One entry of `refer_*.json`."""
-    boxes = []
-    for number in phrase.targets:
-        rows, columns = np.nonzero(scene.things[number].mask)
-        x, y = int(columns.min()), int(rows.min())
-        boxes.append([x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1])
     relation = [list(phrase.relation)] if phrase.relation else []
     return {
-        "task_id": f"{image_id}__{place}",
-        "image_id": image_id,
-        "ann_ids": [image_id * 10 + number for number in phrase.targets],
-        "instance_boxes": boxes,
+        "task_id": f"{picture}__{place}",
+        "image_id": picture,
+        "ann_ids": [picture * 10 + number for number in phrase.targets],
+        "instance_boxes": [box(scene.things[number].mask) for number in phrase.targets],
         "Polygons": [annotate(rng, scene.things[number].mask) for number in phrase.targets],
         "phrase": phrase.text,
         "phrase_structure": {
@@ -173,9 +150,3 @@ def _task(
             "type": phrase.kind,
         },
     }
-
-
-def _write_json(path: Path, content: object) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)

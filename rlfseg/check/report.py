@@ -1,0 +1,107 @@
+"""What a check has to say: lines that are fine, worth knowing or wrong, for people and machines."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Literal
+
+EXAMPLES = 5
+_WIDTH = 100
+_LEVEL = len("problem")
+_WHAT, _EXPECTED = 34, 26  # columns at their widest; what was found takes the rest
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was looked at.
+
+    Attributes:
+        level: ok; note, for what one should know; problem, for what is to be mended.
+        what: what was looked at.
+        found: what is there.
+        expected: what should be there; empty where nothing else was to be expected.
+        examples: the first five cases, each naming file and key; a longer sequence is cut.
+        advice: what to do.
+    """
+
+    level: Literal["ok", "note", "problem"]
+    what: str
+    found: str
+    expected: str = ""
+    examples: Sequence[str] = ()
+    advice: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "examples", tuple(self.examples[:EXAMPLES]))
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a check has to say.
+
+    Attributes:
+        dataset: the name of the data set.
+        root: the folder that was checked.
+        lines: in the order of the work.
+    """
+
+    dataset: str
+    root: str
+    lines: tuple[Line, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return all(line.level != "problem" for line in self.lines)
+
+    def to_json(self) -> str:
+        """One JSON object: `dataset`, `root`, `ok`, and `lines` with the attributes of `Line`."""
+        content = asdict(self)
+        return json.dumps({**content, "ok": self.ok}, indent=2)
+
+    def as_text(self) -> str:
+        """The report in aligned columns, no line over 100 characters."""
+        what = max((len(line.what) for line in self.lines), default=0)
+        expected = max(len(line.expected) for line in (*self.lines, _HEAD))
+        widths = [_LEVEL, min(what, _WHAT), 0, min(expected, _EXPECTED)]
+        widths[2] = _WIDTH - sum(widths) - 2 * (len(widths) - 1)
+        out = textwrap.wrap(f"{self.dataset} in {self.root}", _WIDTH, break_on_hyphens=False)
+        for line in (_HEAD, *self.lines):
+            cells = (line.level if line is not _HEAD else "", line.what, line.found, line.expected)
+            out += _row(cells, widths)
+            out += [part for example in line.examples for part in _below("- ", example)]
+            out += _below("-> ", line.advice) if line.advice else []
+        levels = Counter(line.level for line in self.lines)
+        out.append(f"problems: {levels['problem']}, notes: {levels['note']}, ok: {levels['ok']}")
+        return "\n".join(out).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+_HEAD = Line("ok", "", "found", "expected")
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Lays out one row, each cell wrapped within its column."""
+    columns = [
+        textwrap.wrap(cell, width, break_on_hyphens=False) if cell else []
+        for cell, width in zip(cells, widths, strict=True)
+    ]
+    return [
+        "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        for parts in zip_longest(*columns, fillvalue="")
+    ]
+
+
+def _below(mark: str, text: str) -> list[str]:
+    indent = " " * (_LEVEL + 2)
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=indent + mark,
+        subsequent_indent=indent + " " * len(mark),
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,99 @@
+"""Files that others wrote: read whole or named as broken, each key checked as it is taken."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """What a data set says of one image: its file, and the size that annotations refer to."""
+
+    path: Path
+    width: int
+    height: int
+
+
+def load_json(path: Path, kind: type) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: the file.
+        kind: what it must hold at the top, list or dict.
+
+    Returns:
+        The content.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it is cut off, no JSON, or holds another kind of thing.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not complete JSON ({error}): fetch the file again") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a {kind.__name__}")
+    return content
+
+
+def field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """Takes one value out of a dictionary; a ValueError names the place and the key."""
+    if not isinstance(entry, dict) or key not in entry:
+        raise ValueError(f"{where}: the key {key!r} is missing")
+    value = entry[key]
+    if not isinstance(value, kind):
+        raise ValueError(f"{where}: {key!r} is {value!r:.60}, of type {type(value).__name__}")
+    return value
+
+
+def image_file(entry: Any, key: str, *, folder: Path, suffix: str, where: str) -> ImageFile:
+    """What an entry with `width` and `height` says of an image.
+
+    Args:
+        entry: the dictionary.
+        key: the key of the file's name.
+        folder: the folder in which the image lies.
+        suffix: what the file's name has after that, such as ".jpg", or nothing.
+        where: the place of the entry, for errors.
+
+    Raises:
+        ValueError: if a key is missing, if a side is under 1 pixel, or if the name is no plain
+            file name, so that the file could lie outside the folder.
+    """
+    name = str(field(entry, key, (int, str), where))
+    width, height = (field(entry, side, int, where) for side in ("width", "height"))
+    if width < 1 or height < 1:
+        raise ValueError(f"{where}: image {name} has size {width} x {height}")
+    if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
+        raise ValueError(
+            f"{where}: {key} {name!r} is no plain file name, so its file could lie outside {folder}"
+        )
+    return ImageFile(folder / f"{name}{suffix}", width, height)
+
+
+def coco_images(content: dict[str, Any], *, folder: Path, where: str) -> dict[int, ImageFile]:
+    """The `images` of a file in COCO's format, by image id."""
+    images = {}
+    for number, entry in enumerate(field(content, "images", list, where)):
+        at = f"{where}, image number {number}"
+        image = image_file(entry, "file_name", folder=folder, suffix="", where=at)
+        images[field(entry, "id", int, at)] = image
+    return images
+
+
+def check_there(path: Path, seen: set[Path], where: str) -> None:
+    """Looks an image file up, once; `seen` holds those found before.
+
+    Raises:
+        FileNotFoundError: if it is missing; names the file and what refers to it.
+    """
+    if path not in seen:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is not there, but {where} refers to it: fetch the image again"
+            )
+        seen.add(path)

@@ -24,7 +24,8 @@ def wanted(profile: str) -> dict[str, str]:
             continue  # a chapter about data alone
         parts = {part: given[part] for part in ("backbone", "data", "train")}
         setting = Setting.from_parameters(profile=given["profile"], **parts)
-        for stage in (setting.backbone_stage, setting.train_stage):
+        stages = [setting.backbone_stage, setting.train_stage]
+        for stage in (*stages, *setting.backbone_stage.inputs.values()):
             found[stage.hash] = stage.name
     return found
 

@@ -120,6 +120,32 @@ class SamplerConfig:
             raise ValueError(f"sampler must be one of {choices}, got {self.name!r}")
 
 
+@dataclass(frozen=True)
+class RefineConfig:
+    """Parameters of Eq. 3 and Algorithm 1.
+
+    Deviation: the paper names N, T_max and tau, and gives none of their values.
+
+    Attributes:
+        anchors: N, the points that k-means places in a mask.
+        iterations: T_max, how often SAM is asked at most.
+        tau: the IoU of a mask with its predecessor at which it has converged.
+        logit: magnitude of the logits that show SAM the annotation, + inside and - outside.
+        seed: of k-means.
+    """
+
+    anchors: int = 5
+    iterations: int = 5
+    tau: float = 0.95
+    logit: float = 6.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(anchors=self.anchors, iterations=self.iterations, logit=self.logit)
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"tau is an IoU above 0 and at most 1, got {self.tau!r}")
+
+
 def backbone_location(backbone: str | Path) -> str:
     """Checks that a backbone given as a folder is there; a hub id (`owner/name`) passes."""
     text = str(backbone)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from transformers import PreTrainedModel
 
 from rlfseg.config import backbone_location
 from rlfseg.types import Latent, Text, Time, Velocity
@@ -99,7 +101,16 @@ def save_trained(unet: UNet2DConditionModel, folder: Path) -> None:
         state = get_peft_model_state_dict(unet)
         StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state)
     else:
-        copy.deepcopy(unet).half().save_pretrained(folder / "unet")
+        save_model(copy.deepcopy(unet).half(), folder / "unet")
+
+
+def save_model(model: ModelMixin | PreTrainedModel, folder: Path) -> None:
+    """Saves a model as safetensors, without the path it was once loaded from."""
+    model.save_pretrained(folder, safe_serialization=True)
+    config = folder / "config.json"
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:

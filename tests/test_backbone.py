@@ -28,6 +28,7 @@ from rlfseg.backbone.text2image import (
     EncodedCorpus,
     Noised,
     TextToImageObjective,
+    multiresolution_noise,
     noise_schedule,
     small_text_encoder,
     small_tokenizer,
@@ -176,10 +177,30 @@ def test_the_text_to_image_loss_is_the_noise_that_was_added() -> None:
     a = schedule.alphas_cumprod[t][:, None, None, None]
     noise = (noisy - a.sqrt() * z) / (1 - a).sqrt()
     assert t.min() >= 0 and t.max() < 1000 and len(t.unique()) > 1
-    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+    drawn = multiresolution_noise(z.shape, torch.Generator().manual_seed(4))
+    torch.testing.assert_close(noise, drawn, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(losses.loss, noise.square().mean((1, 2, 3)), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(c, text_encoder(tokens).last_hidden_state)
     torch.testing.assert_close(objective(Noised(z, tokens, 4)).loss, losses.loss)
+
+
+def test_the_noise_has_all_scales_and_unit_variance() -> None:
+    decay, shape = 0.8, (4000, 2, 8, 8)
+    noise = multiresolution_noise(shape, torch.Generator().manual_seed(1), decay=decay)
+    weights = [decay ** (2 * octave) for octave in range(4)]  # cells of 1, 2, 4 and 8
+    total = sum(weights)
+
+    def correlation(a: Tensor, b: Tensor) -> float:
+        return float((a * b).mean())
+
+    assert correlation(noise, noise) == pytest.approx(1, abs=0.02)
+    for (x, other), shared in (((0, 1), 1), ((1, 2), 2), ((3, 4), 3)):
+        expected = sum(weights[shared:]) / total  # what two pixels have in common
+        found = correlation(noise[..., 2, x], noise[..., 2, other])
+        assert found == pytest.approx(expected, abs=0.04)
+    white = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    plain = multiresolution_noise(shape, torch.Generator().manual_seed(1), decay=0)
+    assert torch.equal(plain, white)
 
 
 def test_a_tenth_of_the_captions_are_emptied() -> None:

@@ -182,6 +182,9 @@ def test_all_parameters_survive_in_half_precision(backbone: Path, tmp_path: Path
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     save_trained(loaded, tmp_path / "again")
     assert torch.equal(field(load_trained(backbone, tmp_path / "again")), field(loaded))
+    saved = [*tmp_path.rglob("*.json"), *backbone.rglob("*.json")]
+    assert saved and not any(str(backbone) in path.read_text() for path in saved)
+    assert not any(str(tmp_path) in path.read_text() for path in saved)
 
 
 def test_plain_attention_agrees_with_the_fused_one(backbone: Path) -> None:

@@ -27,8 +27,8 @@ FLOORS = {
             "flow metrics checkpoint",
             "sampling train",
             "latent model pack sources",
-            "cache",
-            "data evaluate check",
+            "cache refine",
+            "data evaluate check relabel",
             "objective backbone",
             "setting paper",
             "figures artefacts __main__",
@@ -37,7 +37,13 @@ FLOORS = {
     for name in names.split()
 }
 # Some libraries belong to the modules that wrap them.
-OWNERS = {"matplotlib": {"figures"}, "h5py": {"pack"}, "peft": {"model"}}
+OWNERS = {
+    "matplotlib": {"figures"},
+    "h5py": {"pack"},
+    "peft": {"model"},
+    "segment_anything": {"refine"},
+    "sklearn": {"refine"},
+}
 
 
 # --- imports run downwards ------------------------------------------------------------------

@@ -36,6 +36,7 @@ from rlfseg.backbone.text2image import (
     text_to_image_batch,
 )
 from rlfseg.config import OptimiserConfig
+from rlfseg.model import save_model
 from rlfseg.stage import Stage, run
 from rlfseg.train import fit, read_steps, recorded
 
@@ -77,13 +78,13 @@ def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
 
 def autoencoder_stage(config: BackboneConfig) -> Stage:
     """The stage that trains the autoencoder."""
-    return Stage("autoencoder", 1, config.autoencoder())
+    return Stage("autoencoder", 2, config.autoencoder())
 
 
 def backbone_stage(config: BackboneConfig) -> Stage:
     """The stage that ends in the backbone's folder."""
     inputs = {"autoencoder": autoencoder_stage(config)}
-    return Stage("backbone", 1, asdict(config), inputs)
+    return Stage("backbone", 2, asdict(config), inputs)
 
 
 def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
@@ -108,7 +109,7 @@ def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
             checkpoint=folder / _CHECKPOINT,
         )
         last = _run_to_end(steps, folder, config.vae_steps, "autoencoder")
-        vae.save_pretrained(folder / "vae")
+        save_model(vae.cpu().half(), folder / "vae")
         (folder / _CHECKPOINT).unlink()
         return last
 
@@ -124,7 +125,7 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
     def make(folder: Path) -> dict[str, Any]:
         first = autoencoder(config, profile=profile)
         shutil.copy(first / "steps.jsonl", folder / "autoencoder_steps.jsonl")
-        vae = AutoencoderKL.from_pretrained(first / "vae").eval()
+        vae = AutoencoderKL.from_pretrained(first / "vae", torch_dtype=torch.float32).eval()
         corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
         tokenizer = small_tokenizer(corpus.captions)
         latents = _encode(vae, torch.from_numpy(corpus.images))
@@ -170,7 +171,7 @@ def save_backbone(
 ) -> None:
     """Writes a backbone in the hub's layout, as safetensors."""
     for name, model in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet)):
-        model.cpu().save_pretrained(folder / name, safe_serialization=True)
+        save_model(model.cpu(), folder / name)
     tokenizer.save_pretrained(folder / "tokenizer")
     noise_schedule().save_pretrained(folder / "scheduler")
     classes = {

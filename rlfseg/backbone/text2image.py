@@ -6,6 +6,7 @@ Deviation: SD1.5 takes its text encoder from CLIP; here it is trained together w
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,6 +105,36 @@ class EncodedCorpus:
     empty: Tensor
 
 
+def multiresolution_noise(
+    shape: Sequence[int], generator: torch.Generator, *, decay: float = 0.8
+) -> Tensor:
+    """Noise of unit variance whose coarser octaves count `decay` times the next finer one.
+
+    Where the noise is strongest, a noise predictor need only copy its input. Trained on white noise
+    alone, the small UNet copies white noise and little else, and a flow that starts from pictures
+    finds no path through the frozen layers: with half the picture's latent lost, adapters learned
+    hardly anything. Noise that has all scales, as pictures do, mends that.
+
+    Deviation: Stable Diffusion 1.5 saw white noise; its size and its billions of pictures are not
+    to be had here.
+
+    Args:
+        shape: (b, c, h, w).
+        generator: on the CPU.
+        decay: 0 gives white noise.
+    """
+    batch, channels, *sides = shape
+    noise, variance, weight = torch.randn(*shape, generator=generator), 1.0, decay
+    coarse = [side // 2 for side in sides]
+    while min(coarse) >= 1 and weight > 0:
+        octave = torch.randn(batch, channels, *coarse, generator=generator)
+        noise = noise + weight * nn.functional.interpolate(octave, size=sides)
+        variance += weight**2
+        weight *= decay
+        coarse = [side // 2 for side in coarse]
+    return noise / variance**0.5
+
+
 class TextToImageObjective(nn.Module):
     """Mean squared error of the predicted noise."""
 
@@ -119,7 +150,7 @@ class TextToImageObjective(nn.Module):
         """Draws noise and timesteps from the batch's seed and scores the prediction."""
         latents = batch.latents
         generator = torch.Generator().manual_seed(batch.seed)
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        noise = multiresolution_noise(latents.shape, generator).to(latents.device)
         steps = int(self.schedule.config.num_train_timesteps)
         t = torch.randint(steps, (len(latents),), generator=generator).to(latents.device)
         text = self.text_encoder(batch.tokens).last_hidden_state

@@ -1,0 +1,185 @@
+"""Refinement as a stage: every mask of a packed file through Algorithm 1, over many processes.
+
+Images are refined in chunks; chunk c belongs to the process with index c mod (their number). What
+is finished lies in `parts/` of the output folder, so that a run may be killed at any point and go
+on, with another number of processes too. Then the first process puts the refined masks into the
+packed file, and beside them, in the output folder,
+
+    records.jsonl    one line a mask: see `MaskRecord`
+    report.json      see `RelabelReport`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+from tqdm.auto import tqdm
+
+from rlfseg.config import RefineConfig
+from rlfseg.pack import Pack
+from rlfseg.pack.refined import add_refined, refined_by
+from rlfseg.refine import Predictor, refine
+from rlfseg.relabel.report import MaskRecord, RelabelReport, record_of, report_of
+
+VERSION = 1
+CHUNK = 16  # images
+_POLL = 0.2  # seconds
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    pack: Pack
+    config: RefineConfig
+    made_of: str
+    out: Path
+
+    @property
+    def parts(self) -> list[Path]:
+        """Where the chunks' results lie when they are finished."""
+        count = -(-len(self.pack.image_ids) // CHUNK)
+        folder = self.out / "parts"
+        return [folder / f"{number:06d}-{self.made_of}.npz" for number in range(count)]
+
+    def finished(self) -> RelabelReport | None:
+        """The report, if all is done."""
+        path = self.out / "report.json"
+        if not path.is_file():
+            return None
+        told = json.loads(path.read_text())
+        if told["made_of"] != self.made_of or refined_by(self.pack.path) != self.made_of:
+            return None
+        return RelabelReport(**{**told, "worst": tuple(told["worst"])})
+
+
+def relabel(
+    path: Path | str, predictor: Predictor, config: RefineConfig, out: Path | str
+) -> RelabelReport:
+    """Refines every mask of a packed file and stores the result in it as `mask_refined`.
+
+    Run it in every process of an Accelerate launch, or in one alone: the result is the same. It
+    returns when all is done, in the other processes too; the launcher ends them if one fails.
+
+    Args:
+        path: the packed file.
+        predictor: SAM, on this process's device.
+        config: of Algorithm 1.
+        out: folder for what is finished, the records and the report, the same in every process.
+
+    Returns:
+        The report. If the file has just these refined masks already, nothing is done.
+
+    Raises:
+        FileNotFoundError: if there is no packed file.
+        PackError: if it can't be read, or its copy not be written.
+    """
+    pack = Pack(path)
+    made_of = _hash(pack.content_hash, predictor.identity, config)
+    job = _Job(pack, config, made_of, Path(out))
+    state = PartialState()
+    _refine_own(job, predictor, rank=state.process_index, world=state.num_processes)
+    if state.is_main_process:
+        _until(lambda: job.finished() is not None or all(part.is_file() for part in job.parts))
+        if job.finished() is None:
+            _put_together(job)
+    _until(lambda: job.finished() is not None)
+    report = job.finished()
+    assert report is not None
+    return report
+
+
+def _refine_own(job: _Job, predictor: Predictor, *, rank: int, world: int) -> None:
+    """Makes the parts of one process that are not there yet."""
+    if job.finished() is not None:
+        return
+    (job.out / "parts").mkdir(parents=True, exist_ok=True)
+    images = len(job.pack.image_ids)
+    own = range(rank, len(job.parts), world)
+    total = sum(min(CHUNK, images - number * CHUNK) for number in own)
+    with tqdm(total=total, desc="refining", unit="img", leave=False, disable=rank > 0) as bar:
+        for number in own:
+            chunk = range(number * CHUNK, min((number + 1) * CHUNK, images))
+            part = job.parts[number]
+            if not _is_whole(part) and job.finished() is None:
+                _make(job, predictor, chunk, part)
+            bar.update(len(chunk))
+
+
+def _make(job: _Job, predictor: Predictor, images: Sequence[int], part: Path) -> None:
+    records, bits, shapes = [], [], []
+    for image in images:
+        items = np.flatnonzero(job.pack.item_image == image).tolist()
+        masks = [job.pack.masks(item)[0] for item in items]
+        results = refine(job.pack.image(image), masks, predictor, job.config)
+        for item, mask, result in zip(items, masks, results, strict=True):
+            records.append(asdict(record_of(job.pack, item, mask, result)))
+            bits.append(np.packbits(result.mask))
+            shapes.append(mask.shape)
+    text = np.frombuffer(json.dumps(records).encode(), np.uint8)
+    draft = part.with_suffix(f".{os.getpid()}.tmp")
+    with draft.open("wb") as file:
+        np.savez_compressed(file, records=text, bits=np.concatenate(bits), shapes=shapes)
+    os.replace(draft, part)
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part is there and can be read; a power cut may have spoiled it."""
+    try:
+        return bool(_records(part)) and bool(list(_masks(part)))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def _records(part: Path) -> list[MaskRecord]:
+    with np.load(part) as arrays:
+        return [MaskRecord(**one) for one in json.loads(arrays["records"].tobytes())]
+
+
+def _masks(part: Path) -> Iterator[np.ndarray]:
+    with np.load(part) as arrays:
+        bits, shapes = arrays["bits"], arrays["shapes"]
+    start = 0
+    for height, width in shapes.tolist():
+        end = start + -(-height * width // 8)
+        flat = np.unpackbits(bits[start:end], count=height * width)
+        yield flat.reshape(height, width).astype(np.bool_)
+        start = end
+
+
+def _put_together(job: _Job) -> None:
+    """Writes masks, records and report, in this order, each whole or not at all."""
+    if refined_by(job.pack.path) != job.made_of:
+        masks = (mask for part in job.parts for mask in _masks(part))
+        add_refined(job.pack, masks, made_of=job.made_of)
+    records = [record for part in job.parts for record in _records(part)]
+    lines = "".join(json.dumps(asdict(record)) + "\n" for record in records)
+    _write(job.out / "records.jsonl", lines)
+    report = report_of(records, job.made_of)
+    _write(job.out / "report.json", json.dumps(asdict(report), indent=1) + "\n")
+    shutil.rmtree(job.out / "parts", ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def _until(ready: Callable[[], bool]) -> None:
+    """Waits for other processes, however long they take: a barrier would run out of time."""
+    while not ready():
+        time.sleep(_POLL)
+
+
+def _hash(content_hash: str, identity: str, config: RefineConfig) -> str:
+    text = json.dumps([VERSION, content_hash, identity, asdict(config)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

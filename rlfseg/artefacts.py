@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from rlfseg.setting import Setting
+from rlfseg.description import Description
 from rlfseg.stage import RECORD, read_record, repository
 
 
@@ -23,9 +23,10 @@ def wanted(profile: str) -> dict[str, str]:
         if "train" not in given:
             continue  # a chapter about data alone
         parts = {part: given[part] for part in ("backbone", "data", "train")}
-        setting = Setting.from_parameters(profile=given["profile"], **parts)
-        stages = [setting.backbone_stage, setting.train_stage]
-        for stage in (*stages, *setting.backbone_stage.inputs.values()):
+        description = Description.from_parameters(profile=given["profile"], **parts)
+        runs = [description, *(description.variant(v) for v in given.get("variants", {}).values())]
+        backbone = description.backbone_stage
+        for stage in (backbone, *backbone.inputs.values(), *(run.train_stage for run in runs)):
             found[stage.hash] = stage.name
     return found
 

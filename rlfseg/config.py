@@ -34,6 +34,20 @@ class OptimiserConfig:
     clip: float = 1.0
     save_every: int = 100
 
+    @classmethod
+    def from_scratch(
+        cls, *, steps: int, lr: float, warmup: int, weight_decay: float = 0.01
+    ) -> OptimiserConfig:
+        """What the mini models are trained with: cosine, quick second moments, a short warm-up."""
+        return cls(
+            steps=steps,
+            lr=lr,
+            warmup=min(warmup, steps // 10 + 1),
+            schedule="cosine",
+            weight_decay=weight_decay,
+            beta2=0.99,
+        )
+
     def __post_init__(self) -> None:
         _positive(steps=self.steps, lr=self.lr, clip=self.clip, save_every=self.save_every)
         if self.schedule not in ("constant", "cosine"):

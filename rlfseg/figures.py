@@ -12,6 +12,7 @@ import PIL.Image
 import torch
 from matplotlib.figure import Figure
 
+from rlfseg.metrics import Counts
 from rlfseg.sources import Sample
 from rlfseg.sources.masks import rasterise
 from rlfseg.types import Image
@@ -150,6 +151,21 @@ def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> 
     axis.set_xlabel(x)
     axis.spines[["top", "right"]].set_visible(False)
     return _finished(figure)
+
+
+def miou_bars(counts: Mapping[str, Counts]) -> Figure:
+    """Best mIoU of each, with 95 % intervals over images; groups without phrases are left out."""
+    return bars(
+        {
+            f"{name} ({len(each)})": (
+                100 * each.miou().value,
+                each.bootstrap(lambda drawn: 100 * drawn.miou().value, seed=0),
+            )
+            for name, each in counts.items()
+            if len(each)
+        },
+        x="best mIoU, % (phrases in brackets)",
+    )
 
 
 def smoothed(values: Sequence[float], width: int = 25) -> list[float]:

@@ -148,6 +148,39 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
             file.close()
 
 
+def fit_in_stage(
+    objective: nn.Module,
+    batches: Callable[[int], Any],
+    config: OptimiserConfig,
+    folder: Path,
+    *,
+    title: str,
+    save: Callable[[], None],
+) -> dict[str, float]:
+    """Trains to the end in a stage's folder, in bf16, resuming from what is found there.
+
+    Args:
+        objective: as for `fit`.
+        batches: as for `fit`.
+        config: as for `fit`.
+        folder: keeps `checkpoint.safetensors` until the end, and the record `steps.jsonl`.
+        title: of the progress bar.
+        save: writes the result; the checkpoint goes only when that is done.
+
+    Returns:
+        `loss_last_100` and `<value>_last_100`: means over the last hundred steps.
+    """
+    checkpoint, record = folder / "checkpoint.safetensors", folder / "steps.jsonl"
+    accelerator = Accelerator(mixed_precision="bf16")
+    steps = fit(objective, batches, config, accelerator=accelerator, checkpoint=checkpoint)
+    for _ in recorded(steps, record, total=config.steps, title=title):
+        pass
+    save()
+    checkpoint.unlink()
+    recent = [{"loss": step.loss, **step.values} for step in read_steps(record)[-100:]]
+    return {f"{name}_last_100": sum(r[name] for r in recent) / len(recent) for name in recent[0]}
+
+
 def read_steps(path: Path) -> list[Step]:
     """The steps that `recorded` wrote to a file; none if there is no file."""
     if not path.exists():

@@ -86,12 +86,13 @@ def notes(report: Report) -> str:
 @settings(max_examples=40, deadline=None)
 def test_a_report_is_readable_by_people_and_machines(lines: list[Line]) -> None:
     report = Report("phrasecut", "/data/" + "folder/" * 30, tuple(lines))
-    text = report.as_text()
-    assert max(map(len, text.split("\n"))) <= 100
-    shown = "".join(text.split())
-    for line in lines:
-        for part in (*line.examples, line.advice):
-            assert "".join(part.split()) in shown
+    for width in (60, 100):
+        text = report.as_text(width=width)
+        assert max(map(len, text.split("\n"))) <= width
+        shown = "".join(text.split())
+        for line in lines:
+            for part in (*line.examples, line.advice):
+                assert "".join(part.split()) in shown
     back = json.loads(report.to_json())
     assert [Line(**held) for held in back["lines"]] == lines
     assert all(len(held["examples"]) <= 5 for held in back["lines"])

@@ -9,7 +9,17 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from rlfseg.figures import COLOURS, as_picture, bars, histograms, lines, pictures, smoothed
+from rlfseg.figures import (
+    COLOURS,
+    as_picture,
+    bars,
+    histograms,
+    lines,
+    miou_bars,
+    pictures,
+    smoothed,
+)
+from rlfseg.metrics import count
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +69,17 @@ def test_bars_show_value_and_interval() -> None:
     ends = [segment[:, 0].tolist() for segment in whiskers.get_segments()]
     assert ends == [[35.0, 47.0], [12.0, 13.0]]
     assert [text.get_text() for text in axis.texts] == ["40.0", "12.5"]
+
+
+def test_miou_bars_show_the_counts_own_readings() -> None:
+    masks = torch.zeros(3, 4, 4, dtype=torch.bool)
+    masks[:, :2] = True
+    scores = masks.float()
+    scores[2] = 1.0  # half of it wrong: IoU 1/2
+    counts = count(scores, masks, ["a", "b", "c"])
+    (axis,) = miou_bars({"all": counts, "none": counts.select(np.zeros(3, bool))}).axes
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([100 * 2.5 / 3])
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["all (3)"]
 
 
 def test_histograms_count_everything() -> None:

@@ -30,7 +30,8 @@ FLOORS = {
             "cache refine",
             "data evaluate check relabel",
             "objective backbone",
-            "setting paper",
+            "description paper",
+            "setting",
             "figures artefacts __main__",
         )
     )

@@ -61,6 +61,15 @@ def test_parameters_become_a_setting(setting: Setting) -> None:
     assert mini.backbone_stage == backbone_stage(BackboneConfig(unet_steps=7))
 
 
+def test_a_variant_differs_in_its_training_alone(setting: Setting) -> None:
+    other = setting.variant({"time": "one", "rank": 4})
+    assert other == replace(setting, train=replace(setting.train, time="one", rank=4))
+    assert other.train_stage.hash != setting.train_stage.hash
+    assert other.data_stage.hash == setting.data_stage.hash
+    with pytest.raises(ValueError, match="train: unknown times; known are"):
+        setting.variant({"times": "one"})
+
+
 @pytest.mark.parametrize("place", ["backbone", "data", "train"])
 def test_an_unknown_key_is_named_with_its_place(repo: Path, place: str) -> None:
     values: dict[str, dict[str, object]] = {
@@ -208,10 +217,10 @@ def test_the_trained_unet_is_another_field_than_the_backbone(setting: Setting) -
 
 def test_a_live_run_repeats_the_records_first_steps(setting: Setting) -> None:
     recorded = read_steps(setting.trained() / "steps.jsonl")
-    live = list(setting.training(setting.untrained(), checkpoint=None, until=2))
+    live = list(setting.training(setting.untrained(), until=2))
     assert [step.loss for step in live] == [step.loss for step in recorded[:2]]
     other = replace(setting, train=replace(setting.train, seed=1))
-    (first,) = other.training(other.untrained(), checkpoint=None, until=1)
+    (first,) = other.training(other.untrained(), until=1)
     assert first.loss != recorded[0].loss
 
 
@@ -234,7 +243,7 @@ def test_an_interrupted_training_is_taken_up(
         folder = other.trained()
     assert not seen and len(read_steps(folder / "steps.jsonl")) == 4
     unet = other.untrained()
-    for _ in other.training(unet, checkpoint=None):
+    for _ in other.training(unet, until=other.train.steps):
         pass
     save_trained(unet, folder.parent / "uninterrupted")
     file = "pytorch_lora_weights.safetensors"

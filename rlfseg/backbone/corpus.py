@@ -24,12 +24,17 @@ class Corpus:
     captions: tuple[str, ...]
 
 
-def draw_corpus(*, seed: int, count: int, pixels: int, workers: int = 2) -> Corpus:
+def draw_corpus(
+    *, seed: int, count: int, pixels: int, far: bool = False, workers: int = 2
+) -> Corpus:
     """Draws `count` scenes, each with one caption and the exact mask of one phrase.
+
+    With `far`, there are more things, a third smaller than the data sets draw them: an
+    autoencoder that carries those carries the others.
 
     Scene number i depends on `seed` and i alone, so a longer corpus begins with a shorter one.
     """
-    chunks = [(seed, i, min(i + _CHUNK, count), pixels) for i in range(0, count, _CHUNK)]
+    chunks = [(seed, i, min(i + _CHUNK, count), pixels, far) for i in range(0, count, _CHUNK)]
     with ProcessPoolExecutor(workers) as pool:
         parts = list(tqdm(pool.map(_draw, chunks), total=len(chunks), desc="drawing"))
     return Corpus(
@@ -39,12 +44,15 @@ def draw_corpus(*, seed: int, count: int, pixels: int, workers: int = 2) -> Corp
     )
 
 
-def _draw(chunk: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    seed, first, last, pixels = chunk
+def _draw(chunk: tuple[int, int, int, int, bool]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    seed, first, last, pixels, far = chunk
     images, masks, texts = [], [], []
     for number in range(first, last):
         rng = np.random.default_rng([seed, _STREAM, number])
-        scene = draw_scene(rng, pixels=pixels, held_out=False)
+        if far:
+            scene = draw_scene(rng, pixels=pixels, held_out=False, count=(2, 5), zoom=1.0)
+        else:
+            scene = draw_scene(rng, pixels=pixels, held_out=False)
         images.append(scene.image)
         masks.append(truth(scene, phrases(rng, scene, most=1)[0]))
         texts.append(caption(rng, scene))

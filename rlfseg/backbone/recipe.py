@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from tqdm.auto import tqdm
@@ -38,9 +38,7 @@ from rlfseg.backbone.text2image import (
 from rlfseg.config import OptimiserConfig
 from rlfseg.model import save_model
 from rlfseg.stage import Stage, run
-from rlfseg.train import fit, read_steps, recorded
-
-_CHECKPOINT = "checkpoint.safetensors"
+from rlfseg.train import fit_in_stage
 
 
 @dataclass(frozen=True)
@@ -84,34 +82,25 @@ def autoencoder_stage(config: BackboneConfig) -> Stage:
 def backbone_stage(config: BackboneConfig) -> Stage:
     """The stage that ends in the backbone's folder."""
     inputs = {"autoencoder": autoencoder_stage(config)}
-    return Stage("backbone", 2, asdict(config), inputs)
+    return Stage("backbone", 3, asdict(config), inputs)
 
 
 def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
     """Finds or trains the autoencoder; returns its stage's folder (the model is in `vae/`)."""
 
     def make(folder: Path) -> dict[str, Any]:
-        corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
+        corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels, far=True)
         vae = seeded(config.seed, lambda: small_autoencoder(pixels=config.pixels))
-        optimiser = OptimiserConfig(
-            steps=config.vae_steps,
-            lr=config.vae_lr,
-            warmup=min(100, config.vae_steps // 10 + 1),
-            schedule="cosine",
-            weight_decay=0.0,
-            beta2=0.99,
-        )
-        steps = fit(
+        return fit_in_stage(
             AutoencoderObjective(vae, kl_weight=config.kl_weight),
             lambda step: autoencoder_batch(corpus, step, size=config.vae_batch, seed=config.seed),
-            optimiser,
-            accelerator=Accelerator(mixed_precision="bf16"),
-            checkpoint=folder / _CHECKPOINT,
+            OptimiserConfig.from_scratch(
+                steps=config.vae_steps, lr=config.vae_lr, warmup=100, weight_decay=0.0
+            ),
+            folder,
+            title="autoencoder",
+            save=lambda: save_model(vae.cpu().half(), folder / "vae"),
         )
-        last = _run_to_end(steps, folder, config.vae_steps, "autoencoder")
-        save_model(vae.cpu().half(), folder / "vae")
-        (folder / _CHECKPOINT).unlink()
-        return last
 
     return run(autoencoder_stage(config), make, profile=profile)
 
@@ -138,25 +127,19 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
         )
         text_encoder = seeded(config.seed + 1, lambda: small_text_encoder(tokenizer))
         unet = seeded(config.seed + 2, lambda: small_unet(side=latents.shape[-1]))
-        optimiser = OptimiserConfig(
-            steps=config.unet_steps,
-            lr=config.unet_lr,
-            warmup=min(200, config.unet_steps // 10 + 1),
-            schedule="cosine",
-            beta2=0.99,
-        )
-        steps = fit(
+
+        def save() -> None:
+            models = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+            save_backbone(folder, tokenizer, **{name: m.half() for name, m in models.items()})
+
+        return fit_in_stage(
             TextToImageObjective(unet, text_encoder, noise_schedule()),
             lambda i: text_to_image_batch(encoded, i, size=config.unet_batch, seed=config.seed),
-            optimiser,
-            accelerator=Accelerator(mixed_precision="bf16"),
-            checkpoint=folder / _CHECKPOINT,
+            OptimiserConfig.from_scratch(steps=config.unet_steps, lr=config.unet_lr, warmup=200),
+            folder,
+            title="text to image",
+            save=save,
         )
-        last = _run_to_end(steps, folder, config.unet_steps, "text to image")
-        halves = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
-        save_backbone(folder, tokenizer, **{name: m.half() for name, m in halves.items()})
-        (folder / _CHECKPOINT).unlink()
-        return last
 
     return run(backbone_stage(config), make, profile=profile)
 
@@ -186,15 +169,6 @@ def save_backbone(
         "requires_safety_checker": False,
     }
     (folder / "model_index.json").write_text(json.dumps(classes, indent=1) + "\n")
-
-
-def _run_to_end(steps: Any, folder: Path, total: int, title: str) -> dict[str, Any]:
-    """Runs a training to its end and returns its mean loss over the last hundred steps."""
-    record = folder / "steps.jsonl"
-    for _ in recorded(steps, record, total=total, title=title):
-        pass
-    recent = [step.loss for step in read_steps(record)[-100:]]
-    return {"loss_last_100": sum(recent) / len(recent)}
 
 
 @torch.no_grad()

@@ -106,7 +106,7 @@ class EncodedCorpus:
 
 
 def multiresolution_noise(
-    shape: Sequence[int], generator: torch.Generator, *, decay: float = 0.8
+    shape: Sequence[int], generator: torch.Generator, *, decay: float = 0.9
 ) -> Tensor:
     """Noise of unit variance whose coarser octaves count `decay` times the next finer one.
 

@@ -11,9 +11,8 @@ from itertools import zip_longest
 from typing import Literal
 
 EXAMPLES = 5
-_WIDTH = 100
 _LEVEL = len("problem")
-_WHAT, _EXPECTED = 34, 26  # columns at their widest; what was found takes the rest
+_WHAT, _EXPECTED = 0.34, 0.26  # share of the width, at most; what was found takes the rest
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,18 @@ class Report:
         content = asdict(self)
         return json.dumps({**content, "ok": self.ok}, indent=2)
 
-    def as_text(self) -> str:
-        """The report in aligned columns, no line over 100 characters."""
+    def as_text(self, width: int = 100) -> str:
+        """The report in aligned columns, no line over `width` characters (at least 60)."""
         what = max((len(line.what) for line in self.lines), default=0)
         expected = max(len(line.expected) for line in (*self.lines, _HEAD))
-        widths = [_LEVEL, min(what, _WHAT), 0, min(expected, _EXPECTED)]
-        widths[2] = _WIDTH - sum(widths) - 2 * (len(widths) - 1)
-        out = textwrap.wrap(f"{self.dataset} in {self.root}", _WIDTH, break_on_hyphens=False)
+        widths = [_LEVEL, min(what, int(_WHAT * width)), 0, min(expected, int(_EXPECTED * width))]
+        widths[2] = width - sum(widths) - 2 * (len(widths) - 1)
+        out = textwrap.wrap(f"{self.dataset} in {self.root}", width, break_on_hyphens=False)
         for line in (_HEAD, *self.lines):
             cells = (line.level if line is not _HEAD else "", line.what, line.found, line.expected)
             out += _row(cells, widths)
-            out += [part for example in line.examples for part in _below("- ", example)]
-            out += _below("-> ", line.advice) if line.advice else []
+            out += [part for example in line.examples for part in _below("- ", example, width)]
+            out += _below("-> ", line.advice, width) if line.advice else []
         levels = Counter(line.level for line in self.lines)
         out.append(f"problems: {levels['problem']}, notes: {levels['note']}, ok: {levels['ok']}")
         return "\n".join(out).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -96,11 +95,11 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     ]
 
 
-def _below(mark: str, text: str) -> list[str]:
+def _below(mark: str, text: str, width: int) -> list[str]:
     indent = " " * (_LEVEL + 2)
     return textwrap.wrap(
         text,
-        _WIDTH,
+        width,
         initial_indent=indent + mark,
         subsequent_indent=indent + " " * len(mark),
         break_on_hyphens=False,

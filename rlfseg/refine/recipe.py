@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 from segment_anything.modeling import Sam
@@ -25,7 +24,7 @@ from rlfseg.sources.mini.phrases import phrases
 from rlfseg.sources.mini.scene import draw_scene
 from rlfseg.sources.mini.write import annotate
 from rlfseg.stage import Stage, run
-from rlfseg.train import Losses, fit, read_steps, recorded
+from rlfseg.train import Losses, fit_in_stage
 
 _CHUNK = 64
 _STREAM = 8  # keeps these scenes apart from those of the data splits and of the backbone
@@ -215,29 +214,13 @@ def trained_sam(config: SamConfig, *, profile: str) -> Path:
         sam = mini_sam(pixels=config.pixels, seed=config.seed)
         shape = {"images": config.images, "prompts": config.prompts, "seed": config.seed}
         side = sam.prompt_encoder.mask_input_size[0]
-        optimiser = OptimiserConfig(
-            steps=config.steps,
-            lr=config.lr,
-            warmup=min(200, config.steps // 10 + 1),
-            schedule="cosine",
-            beta2=0.99,
-        )
-        checkpoint, record = folder / "checkpoint.safetensors", folder / "steps.jsonl"
-        steps = fit(
+        return fit_in_stage(
             SamObjective(sam),
             lambda step: prompt_batch(corpus, step, side=side, **shape),
-            optimiser,
-            accelerator=Accelerator(mixed_precision="bf16"),
-            checkpoint=checkpoint,
+            OptimiserConfig.from_scratch(steps=config.steps, lr=config.lr, warmup=200),
+            folder,
+            title="mini SAM",
+            save=lambda: save_sam(sam, folder / "sam.safetensors"),
         )
-        for _ in recorded(steps, record, total=config.steps, title="mini SAM"):
-            pass
-        save_sam(sam, folder / "sam.safetensors")
-        checkpoint.unlink()
-        recent = read_steps(record)[-100:]
-        return {
-            "loss_last_100": sum(step.loss for step in recent) / len(recent),
-            "iou_last_100": sum(step.values["iou"] for step in recent) / len(recent),
-        }
 
     return run(sam_stage(config), make, profile=profile) / "sam.safetensors"

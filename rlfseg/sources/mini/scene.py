@@ -34,6 +34,7 @@ HELD_OUT = frozenset(
         ("white", "cross"),
     }
 )
+#: Range of a thing's radius in sides of the picture, at zoom 1.
 _RADIUS = {"small": (0.085, 0.115), "medium": (0.13, 0.16), "large": (0.175, 0.225)}
 _GROUND_TONES = {
     "sky": ((150, 185, 215), (195, 212, 225)),
@@ -101,7 +102,12 @@ def outline(shape: str, n: int = 48) -> np.ndarray:
 
 
 def draw_scene(
-    rng: np.random.Generator, *, pixels: int, held_out: bool, count: tuple[int, int] = (2, 5)
+    rng: np.random.Generator,
+    *,
+    pixels: int,
+    held_out: bool,
+    count: tuple[int, int] = (2, 4),
+    zoom: float = 1.45,
 ) -> Scene:
     """Draws one scene.
 
@@ -110,6 +116,7 @@ def draw_scene(
         pixels: side of the square image.
         held_out: whether the colour and shape pairs of `HELD_OUT` may appear.
         count: smallest and largest number of things.
+        zoom: how near the things are; their radii are multiplied by it.
 
     Returns:
         A scene in which at least 55% of each thing is visible.
@@ -126,7 +133,7 @@ def draw_scene(
         chosen = _choose_words(rng, words, held_out)
         shape, colour, texture, size = chosen
         low, high = _RADIUS[size]
-        radius = float(rng.uniform(low, high)) * pixels
+        radius = float(rng.uniform(low, high)) * pixels * zoom
         x, y = (float(v) for v in rng.uniform(radius * 1.1, pixels - radius * 1.1, 2))
         coverage = _coverage(outline(shape), (x, y), radius, float(rng.normal(0, 0.15)), pixels)
         mask = coverage >= 0.5

@@ -47,7 +47,7 @@ class Truth:
 
 
 def annotate(rng: np.random.Generator, mask: np.ndarray) -> list[list[list[float]]]:
-    """Polygons of 6 to 10 jittered vertices around the parts of one thing's mask.
+    """Polygons of 6 to 12 jittered vertices around the parts of one thing's mask.
 
     Args:
         rng: the source of the jitter.
@@ -63,7 +63,7 @@ def annotate(rng: np.random.Generator, mask: np.ndarray) -> list[list[list[float
     for contour in contours or find_contours(np.pad(mask, 1).astype(float), 0.5)[:1]:
         points = contour[:-1, ::-1] - 1  # (x, y); the contour repeats its first point
         along = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
-        vertices = int(rng.integers(7, 11)) if len(points) > 40 else 6
+        vertices = int(rng.integers(9, 13)) if len(points) > 40 else 6
         at = (np.arange(vertices) + rng.random()) / vertices * along[-1]
         chosen = np.stack([np.interp(at, along, points[:, k]) for k in (0, 1)], axis=1)
         chosen += rng.normal(0, _JITTER * side, chosen.shape)

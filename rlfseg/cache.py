@@ -1,13 +1,15 @@
 """The latent cache: what the frozen autoencoder makes of a packed file, computed once.
 
-Flat float16 arrays on disk: `images.npy` (images, c, h, w), `masks.npy` (items, c, h, w), and
-whether each row is filled. Rows are filled when first asked for, so a short run encodes no more
-than it uses, and an interrupted one keeps what it had.
+Flat float16 arrays on disk: `images.npy` (images, c, h, w), `masks.npy` and, for each way that the
+labels were refined, `refined-*s.npy` (items, c, h, w), and whether each row is filled. Rows are
+filled when first asked for, so a short run encodes no more than it uses, and an interrupted one
+keeps what it had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ import torch
 from numpy.lib.format import open_memmap
 
 from rlfseg.latent import Frozen
-from rlfseg.pack import Pack
-from rlfseg.types import Latent
+from rlfseg.pack import Pack, PackError
+from rlfseg.pack.refined import refined_by
+from rlfseg.types import Latent, PerSample
 
 _BATCH = 32
 
@@ -41,41 +44,69 @@ class LatentCache:
         side = self.pixels // frozen.factor
         shape = (int(frozen.vae.config.latent_channels), side, side)
         folder.mkdir(parents=True, exist_ok=True)
-        self._images = _array(folder / "images.npy", (len(pack.image_ids), *shape), np.float16)
-        self._masks = _array(folder / "masks.npy", (len(pack), *shape), np.float16)
-        self._has_image = _array(folder / "has_image.npy", (len(pack.image_ids),), np.bool_)
-        self._has_mask = _array(folder / "has_mask.npy", (len(pack),), np.bool_)
+        self._images = _Rows(folder, "image", (len(pack.image_ids), *shape))
+        self._masks = _Rows(folder, "mask", (len(pack), *shape))
+        self._folder = folder
 
     def z1(self, items: Sequence[int] | np.ndarray) -> Latent:
         """Image latents (b, c, h, w) of some items, scaled, float32."""
         images = self.pack.item_image[np.asarray(items)]
-        return self._rows(self._images, self._has_image, images, self._encode_images)
+        return self._filled(self._images, images, self._encode_images)
 
     def z0(self, items: Sequence[int] | np.ndarray) -> Latent:
         """Latents (b, c, h, w) of the items' annotated masks, scaled, float32."""
-        return self._rows(self._masks, self._has_mask, np.asarray(items), self._encode_masks)
+        return self._filled(self._masks, np.asarray(items), partial(self._encode_masks, which=0))
 
-    def _rows(
-        self,
-        array: np.memmap,
-        filled: np.memmap,
-        rows: np.ndarray,
-        encode: Callable[[np.ndarray], Latent],
+    def z0_refined(self, items: Sequence[int] | np.ndarray) -> Latent:
+        """Latents (b, c, h, w) of the items' refined masks, scaled, float32.
+
+        Raises:
+            PackError: if the packed file has no refined masks.
+        """
+        encode = partial(self._encode_masks, which=2)
+        return self._filled(self._refined, np.asarray(items), encode)
+
+    def area(self, items: Sequence[int] | np.ndarray) -> PerSample:
+        """The share of the picture (b) that the items' annotations take, in [0, 1]."""
+        shares = [float(self.pack.masks(int(i))[0].mean()) for i in items]
+        return torch.tensor(shares, device=self.frozen.device)
+
+    @cached_property
+    def _refined(self) -> _Rows:
+        made_of = refined_by(self.pack.path)
+        if made_of is None:
+            raise PackError(
+                f"{self.pack.path} has no refined masks: refine them first, or train with "
+                "selection 'original'"
+            )
+        return _Rows(self._folder, f"refined-{made_of}", self._masks.values.shape)
+
+    def _filled(
+        self, kept: _Rows, rows: np.ndarray, encode: Callable[[np.ndarray], Latent]
     ) -> Latent:
-        missing = np.unique(rows[~filled[rows]])
+        missing = np.unique(rows[~kept.filled[rows]])
         for start in range(0, len(missing), _BATCH):
             some = missing[start : start + _BATCH]
-            array[some] = encode(some).cpu().numpy().astype(np.float16)
-            filled[some] = True  # after the row itself, so that a filled row is a whole one
-        return torch.from_numpy(array[rows].astype(np.float32)).to(self.frozen.device)
+            kept.values[some] = encode(some).cpu().numpy().astype(np.float16)
+            kept.filled[some] = True  # after the row itself, so that a filled row is a whole one
+        return torch.from_numpy(kept.values[rows].astype(np.float32)).to(self.frozen.device)
 
     def _encode_images(self, images: np.ndarray) -> Latent:
         stack = np.stack([self.pack.image(int(k)) for k in images])
         return self.frozen.encode(torch.from_numpy(stack).permute(0, 3, 1, 2) / 127.5 - 1)
 
-    def _encode_masks(self, items: np.ndarray) -> Latent:
-        stack = np.stack([self.pack.masks(int(i))[0] for i in items])
+    def _encode_masks(self, items: np.ndarray, *, which: int) -> Latent:
+        masks = [mask for i in items if (mask := self.pack.masks(int(i))[which]) is not None]
+        stack = np.stack(masks)
         return self.frozen.encode_mask(torch.from_numpy(stack))
+
+
+class _Rows:
+    """Values on disk, and which rows of them are there."""
+
+    def __init__(self, folder: Path, name: str, shape: tuple[int, ...]) -> None:
+        self.values = _array(folder / f"{name}s.npy", shape, np.float16)
+        self.filled = _array(folder / f"has_{name}.npy", shape[:1], np.bool_)
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:

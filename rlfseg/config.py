@@ -87,6 +87,8 @@ class TrainConfig:
         rank: of the LoRA; 0 trains all parameters.
         targets: `attention` (its projections) or `everything` (feed-forward and convolutions too).
         time: `uniform` on [0, 1] or `one` (only t = 1, where sampling starts).
+        selection: which labels: the `original` or the `refined` ones alone, or of both the easier
+            one (Eq. 4), found in the `exact` way or by a `probe` at t = 1.
         batch: global batch size.
     """
 
@@ -94,6 +96,7 @@ class TrainConfig:
     rank: int = 64
     targets: str = "attention"
     time: str = "uniform"
+    selection: str = "original"
     batch: int = 64
     lr: float = 1e-4
     warmup: int = 0
@@ -107,6 +110,7 @@ class TrainConfig:
         for name, value, choices in (
             ("targets", self.targets, ("attention", "everything")),
             ("time", self.time, ("uniform", "one")),
+            ("selection", self.selection, ("original", "refined", "exact", "probe")),
             ("schedule", self.schedule, ("constant", "cosine")),
         ):
             if value not in choices:

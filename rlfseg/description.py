@@ -107,6 +107,8 @@ class Description:
         inputs = {"backbone": self.backbone_stage, "data": self.source_stage}
         kind = f"lora{self.train.rank}" if self.train.rank else "full"
         name = f"{kind}-{self.train.targets}-{self.train.time}"
+        if self.train.selection != "original":
+            name += f"-{self.train.selection}"
         return Stage(name, 1, asdict(self.train), inputs)
 
 

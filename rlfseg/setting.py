@@ -149,8 +149,15 @@ class Setting(Description):
         optimiser = OptimiserConfig(
             steps=train.steps, lr=train.lr, warmup=train.warmup, schedule=train.schedule
         )
-        batch = partial(flow_batch, cache, size=train.batch, time=train.time, seed=train.seed)
-        return RectifiedFlowObjective(unet), batch, optimiser
+        batch = partial(
+            flow_batch,
+            cache,
+            size=train.batch,
+            time=train.time,
+            selection=train.selection,
+            seed=train.seed,
+        )
+        return RectifiedFlowObjective(unet, selection=train.selection), batch, optimiser
 
     def trained_unet(self, device: torch.device) -> UNet2DConditionModel:
         """The trained UNet, frozen, on a device."""

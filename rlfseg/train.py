@@ -27,7 +27,11 @@ from rlfseg.config import OptimiserConfig
 
 @dataclass(frozen=True)
 class Losses:
-    """Per-sample losses to be averaged and stepped on, and named per-sample values to record."""
+    """Per-sample losses to be averaged and stepped on, and named values to record.
+
+    Values are averaged too, over all samples or over those they are given for; one that is given
+    for none is left out of the record.
+    """
 
     loss: Tensor
     values: Mapping[str, Tensor] = field(default_factory=dict)
@@ -117,7 +121,7 @@ def fit(
             raise NonFiniteLossError(f"step {step}: the gradient is not finite; lower lr")
         optimiser.step()
         optimiser.zero_grad()
-        values = {k: v.detach().float().mean().item() for k, v in losses.values.items()}
+        values = {k: v.float().mean().item() for k, v in losses.values.items() if v.numel()}
         seconds = time.perf_counter() - started
         yield Step(step, loss.item(), float(norm), lr, seconds, values)
         due = step % config.save_every == 0 or step == last
@@ -178,7 +182,9 @@ def fit_in_stage(
     save()
     checkpoint.unlink()
     recent = [{"loss": step.loss, **step.values} for step in read_steps(record)[-100:]]
-    return {f"{name}_last_100": sum(r[name] for r in recent) / len(recent) for name in recent[0]}
+    names = sorted({name for values in recent for name in values})
+    known = {name: [values[name] for values in recent if name in values] for name in names}
+    return {f"{name}_last_100": sum(each) / len(each) for name, each in known.items()}
 
 
 def read_steps(path: Path) -> list[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from rlfseg.config import SamplerConfig
 from rlfseg.data import batch_items, draw_times, flow_batch
 from rlfseg.evaluate import evaluate, other_captions, predict
 from rlfseg.latent import Frozen, load_frozen
-from rlfseg.pack import Pack, Record, write_pack
+from rlfseg.pack import Pack, PackError, Record, write_pack
+from rlfseg.pack.refined import add_refined
+from rlfseg.pack.schema import index_path
 from rlfseg.sampling import one_step
 from rlfseg.types import Velocity
 
@@ -215,12 +218,33 @@ def test_a_cache_of_other_data_is_refused(pack: Pack, frozen: Frozen, tmp_path: 
 
 def test_a_batch_is_a_function_of_seed_and_step(cache: LatentCache, pack: Pack) -> None:
     for step in (1, 2, 5):
-        batch = flow_batch(cache, step, size=3, time="uniform", seed=7)
+        batch = flow_batch(cache, step, size=3, time="uniform", selection="original", seed=7)
         items = batch_items(len(pack), 3, seed=7, step=step)
         assert torch.equal(batch.z1, cache.z1(items)) and torch.equal(batch.z0, cache.z0(items))
         torch.testing.assert_close(batch.c, cache.frozen.text([pack.caption(i) for i in items]))
         assert torch.equal(batch.t, draw_times(3, kind="uniform", seed=7, step=step))
-        assert batch.z0_refined is None
+        assert batch.z0_refined is None and batch.area is None
+
+
+def test_refined_labels_are_cached_beside_the_annotations(pack: Pack, tmp_path: Path) -> None:
+    for name in (pack.path.name, index_path(pack.path).name):
+        shutil.copy(pack.path.with_name(name), tmp_path)
+    pack = Pack(tmp_path / pack.path.name)
+    lossless = LatentCache(tmp_path / "cache", pack, Lossless())  # type: ignore[arg-type]
+    with pytest.raises(PackError, match="has no refined masks: refine them first"):
+        flow_batch(lossless, 1, size=3, time="one", selection="exact", seed=7)
+    masks = [pack.masks(item)[0] for item in range(len(pack))]
+    add_refined(pack, [~each for each in masks], made_of="turned")
+    batches = {
+        name: flow_batch(lossless, 1, size=3, time="one", selection=name, seed=7)
+        for name in ("original", "refined", "exact", "probe")
+    }
+    original, refined, exact, probe = batches.values()
+    assert torch.equal(refined.z0, -original.z0) and refined.z0_refined is None
+    for batch in (exact, probe):
+        assert torch.equal(batch.z0, original.z0) and torch.equal(batch.z0_refined, refined.z0)
+        items = batch_items(len(pack), 3, seed=7, step=1)
+        assert batch.area.tolist() == pytest.approx([masks[i].mean() for i in items])
 
 
 # --- scoring ---------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_things_hide_each_other_but_share_no_pixel(scenes: list[Scene]) -> None:
             for b in spans[:i]
         )
     assert touching > 10  # scenes are crowded enough for phrases to matter
-    assert np.mean([len(each.things) for each in scenes]) > 3
+    assert np.mean([len(each.things) for each in scenes]) > 2.7
 
 
 def test_a_thing_is_painted_where_its_mask_is() -> None:
@@ -293,7 +293,7 @@ def test_the_annotation_is_coarse_but_about_the_right_thing(
         drawn, exact = rasterise(sample), known[sample.ids["task_id"]].mask
         ious.append((drawn & exact).sum() / (drawn | exact).sum())
         for polygon in (p for instance in outlines(sample) for p in instance):
-            assert 6 <= len(polygon) <= 10
+            assert 6 <= len(polygon) <= 12
             assert polygon.min() >= 0 and polygon.max() <= PIXELS - 1
     assert 0.7 < np.mean(ious) < 0.92
     assert min(ious) > 0.25 and max(ious) < 0.99

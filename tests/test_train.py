@@ -268,6 +268,56 @@ def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss() 
     torch.testing.assert_close(objective.unet.scale.grad, scale.grad)
 
 
+def test_the_probe_chooses_as_the_exact_way_does_at_t_1() -> None:
+    batch = flow_batch(refined=True)
+    at_one = batch._replace(t=torch.ones(5))
+    probed = RectifiedFlowObjective(Field(), selection="probe")
+    chosen = probed.probe(batch)
+    assert 0 < chosen.sum() < 5  # the case decides something
+    exact = RectifiedFlowObjective(Field())(at_one)
+    assert torch.equal(exact.values["picked_original"], chosen)
+    torch.testing.assert_close(probed(at_one).loss, exact.loss)
+
+
+def test_the_probe_trains_its_winner_at_the_samples_own_t() -> None:
+    batch = flow_batch(refined=True)
+    assert batch.z0_refined is not None
+    objective = RectifiedFlowObjective(Field(), selection="probe")
+    losses = objective(batch)
+    scale = torch.tensor(0.7, requires_grad=True)
+    chosen = objective.probe(batch)
+    winner = torch.where(chosen[:, None, None, None], batch.z0, batch.z0_refined)
+    wanted = by_hand(batch, winner, scale)
+    torch.testing.assert_close(losses.loss, wanted)
+    losses.loss.sum().backward()
+    wanted.sum().backward()
+    torch.testing.assert_close(objective.unet.scale.grad, scale.grad)
+
+
+@pytest.mark.parametrize("selection", ["exact", "probe"])
+def test_choices_are_recorded_by_the_masks_size(selection: str) -> None:
+    area = torch.tensor([0.3, 0.01, 0.1, 0.5, 0.019])  # large, small, large, large, small
+    batch = flow_batch(refined=True)._replace(area=area)
+    values = RectifiedFlowObjective(Field(), selection=selection)(batch).values
+    picked = values["picked_original"]
+    assert torch.equal(values["picked_original_small"], picked[[1, 4]])
+    assert torch.equal(values["picked_original_large"], picked[[0, 2, 3]])
+    assert values["picked_original_medium"].numel() == 0  # nothing to record
+
+
+def test_a_value_that_is_given_for_no_sample_is_left_out_of_the_record() -> None:
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, step: int) -> Losses:
+            return Losses(self.weight.square()[None], {"even": torch.ones(1 - step % 2)})
+
+    steps = fit(Once(), lambda n: n, OptimiserConfig(steps=3, lr=0.1), accelerator=Accelerator())
+    assert [dict(step.values) for step in steps] == [{}, {"even": 1.0}, {}]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 99), st.integers(1, 200))
 def test_an_epoch_shows_each_item_at_most_once(count: int, size: int, seed: int, step: int) -> None:

@@ -4,17 +4,44 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self, TypeVar
 
 from rlfseg.backbone.full_size import random_stage
 from rlfseg.backbone.recipe import BackboneConfig, backbone_stage
-from rlfseg.config import DataConfig, TrainConfig
+from rlfseg.config import DataConfig, RefineConfig, TrainConfig
 from rlfseg.pack import VERSION as PACK_VERSION
+from rlfseg.refine import KINDS
+from rlfseg.refine.recipe import SamConfig, sam_stage
+from rlfseg.relabel import VERSION as RELABEL_VERSION
 from rlfseg.stage import Stage
 
-RANDOM = "random-sd15"
+RANDOM, RANDOM_SAM = "random-sd15", "random"
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class SamChoice:
+    """Which SAM refines labels.
+
+    Attributes:
+        kind: `mini`, which has a recipe of its own, or `vit_b`, `vit_l` or `vit_h`.
+        checkpoint: the weights of the latter three, absolute or from the repository's root, or
+            `random`.
+        recipe: of the mini SAM.
+    """
+
+    kind: str = "mini"
+    checkpoint: str = ""
+    recipe: SamConfig = field(default_factory=SamConfig)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"sam: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if (self.kind == "mini") == bool(self.checkpoint):
+            raise ValueError(
+                f"sam: {self.kind} needs " + ("no" if self.checkpoint else "a") + " checkpoint"
+            )
 
 
 @dataclass(frozen=True)
@@ -28,6 +55,8 @@ class Description:
         recipe: of the mini backbone; unused for another.
         data: which data.
         train: the rectified flow run.
+        sam: refines labels, where training asks for refined ones.
+        refine: how it does.
     """
 
     profile: str
@@ -35,6 +64,8 @@ class Description:
     recipe: BackboneConfig
     data: DataConfig
     train: TrainConfig
+    sam: SamChoice
+    refine: RefineConfig
 
     @classmethod
     def from_parameters(
@@ -44,6 +75,8 @@ class Description:
         backbone: Mapping[str, Any],
         data: Mapping[str, Any],
         train: Mapping[str, Any],
+        sam: Mapping[str, Any] | None = None,
+        refine: Mapping[str, Any] | None = None,
     ) -> Self:
         """Builds one from a chapter's parameters.
 
@@ -52,17 +85,23 @@ class Description:
             backbone: `name`, and for `mini` the fields of `BackboneConfig`.
             data: fields of `DataConfig`.
             train: fields of `TrainConfig`.
+            sam: `kind`, and `checkpoint` or, for `mini`, the fields of `SamConfig`.
+            refine: fields of `RefineConfig`.
 
         Raises:
             ValueError: naming the parameter and the key that is unknown.
         """
         rest = {key: value for key, value in backbone.items() if key != "name"}
+        choice = {key: (sam or {})[key] for key in ("kind", "checkpoint") if key in (sam or {})}
+        recipe = {key: value for key, value in (sam or {}).items() if key not in choice}
         return cls(
             profile,
             str(backbone["name"]),
             _build(BackboneConfig, "backbone", rest),
             _build(DataConfig, "data", data),
             _build(TrainConfig, "train", train),
+            SamChoice(**choice, recipe=_build(SamConfig, "sam", recipe)),
+            _build(RefineConfig, "refine", refine or {}),
         )
 
     def variant(self, changes: Mapping[str, Any]) -> Self:
@@ -80,6 +119,9 @@ class Description:
         if self.backbone == "mini":
             parts["recipe"] = self.recipe
         parts |= {"data": self.data, "train": self.train}
+        if self.train.selection != "original":
+            parts |= {"sam": self.sam.recipe if self.sam.kind == "mini" else self.sam.kind}
+            parts |= {"refine": self.refine}
         return "\n".join(f"{name:9}{_values(part)}" for name, part in parts.items())
 
     @property
@@ -102,12 +144,26 @@ class Description:
         return Stage("data", PACK_VERSION, {}, {"source": self.source_stage})
 
     @property
+    def sam_stage(self) -> Stage:
+        """Identifies the SAM; an outside one by its kind and the name of its checkpoint."""
+        if self.sam.kind == "mini":
+            return sam_stage(self.sam.recipe)
+        name = self.sam.checkpoint.rsplit("/", 1)[-1]
+        return Stage("outside-sam", 1, {"kind": self.sam.kind, "checkpoint": name})
+
+    def refined_stage(self, split: str) -> Stage:
+        """Identifies a split's packed file with refined masks."""
+        inputs = {"data": self.data_stage, "sam": self.sam_stage}
+        return Stage(f"refined-{split}", RELABEL_VERSION, asdict(self.refine), inputs)
+
+    @property
     def train_stage(self) -> Stage:
         """Identifies what training ends in."""
         inputs = {"backbone": self.backbone_stage, "data": self.source_stage}
         kind = f"lora{self.train.rank}" if self.train.rank else "full"
         name = f"{kind}-{self.train.targets}-{self.train.time}"
         if self.train.selection != "original":
+            inputs["labels"] = self.refined_stage("train")
             name += f"-{self.train.selection}"
         return Stage(name, 1, asdict(self.train), inputs)
 

@@ -7,6 +7,7 @@ chapter made, or what ships with the repository, is found, and what is missing i
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,11 +23,15 @@ from rlfseg.backbone.recipe import backbone
 from rlfseg.cache import LatentCache
 from rlfseg.config import OptimiserConfig
 from rlfseg.data import FlowBatch, flow_batch
-from rlfseg.description import RANDOM, Description
+from rlfseg.description import RANDOM, RANDOM_SAM, Description
 from rlfseg.latent import Frozen, load_frozen
 from rlfseg.model import ATTENTION, EVERYTHING, add_lora, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.pack import Pack, Record, write_pack
+from rlfseg.pack.schema import index_path
+from rlfseg.refine import PromptedSam, load_sam, random_sam, save_sam
+from rlfseg.refine.recipe import trained_sam
+from rlfseg.relabel import relabel
 from rlfseg.sources import by_image
 from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import SPLITS, read_truth, write_phrasecut
@@ -104,17 +109,50 @@ class Setting(Description):
         """What packing counted, by split."""
         return dict(read_record(self.pack("test").path.parent)["figures"])
 
+    def predictor(self) -> PromptedSam:
+        """The SAM that refines labels, on this machine's device; trained if ours is missing."""
+        if self.sam.kind == "mini":
+            checkpoint = trained_sam(self.sam.recipe, profile=self.profile)
+        elif self.sam.checkpoint == RANDOM_SAM:
+
+            def make(folder: Path) -> None:
+                save_sam(random_sam(self.sam.kind), folder / "sam.safetensors")
+
+            checkpoint = run(self.sam_stage, make, profile=self.profile) / "sam.safetensors"
+        else:
+            checkpoint = repository() / self.sam.checkpoint
+        return load_sam(self.sam.kind, checkpoint, device=PartialState().device)
+
+    def refined(self, split: str) -> Path:
+        """A folder: the split's packed file with refined masks beside the annotations.
+
+        In `relabel/` lie the records and the report of `rlfseg.relabel`.
+        """
+
+        def make(folder: Path) -> dict[str, Any]:
+            packed = self.pack(split).path
+            for source in (index_path(packed), packed):
+                copy = folder / source.name
+                if not copy.exists():
+                    shutil.copy(source, folder / "copy.tmp")
+                    os.replace(folder / "copy.tmp", copy)
+            path, out = folder / packed.name, folder / "relabel"
+            return asdict(relabel(path, self.predictor(), self.refine, out))
+
+        return run(self.refined_stage(split), make, profile=self.profile)
+
     def frozen(self) -> Frozen:
         """Autoencoder and text encoder on this machine's device."""
         return load_frozen(self.backbone_location(), device=PartialState().device)
 
-    def cache(self, split: str, frozen: Frozen) -> LatentCache:
-        """The latent cache of a split."""
+    def cache(self, split: str, frozen: Frozen, *, refined: bool = False) -> LatentCache:
+        """The latent cache of a split, over the packed file with refined masks if asked for."""
         tie = Stage(
             f"latents-{split}", 1, {}, {"data": self.data_stage, "backbone": self.backbone_stage}
         )
         folder = repository() / "runs" / self.profile / "stages" / f"{tie.name}-{tie.hash}"
-        return LatentCache(folder, self.pack(split), frozen)
+        pack = Pack(self.refined(split) / f"{split}.h5") if refined else self.pack(split)
+        return LatentCache(folder, pack, frozen)
 
     def untrained(self) -> UNet2DConditionModel:
         """The backbone's UNet, ready to train: with adapters, or all parameters free."""
@@ -145,7 +183,8 @@ class Setting(Description):
         self, unet: UNet2DConditionModel
     ) -> tuple[RectifiedFlowObjective, Callable[[int], FlowBatch], OptimiserConfig]:
         """Objective, batches and optimiser of the training run."""
-        cache, train = self.cache("train", self.frozen()), self.train
+        train = self.train
+        cache = self.cache("train", self.frozen(), refined=train.selection != "original")
         optimiser = OptimiserConfig(
             steps=train.steps, lr=train.lr, warmup=train.warmup, schedule=train.schedule
         )

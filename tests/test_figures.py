@@ -13,13 +13,18 @@ from rlfseg.figures import (
     COLOURS,
     as_picture,
     bars,
+    before_after,
     histograms,
     lines,
     miou_bars,
     pictures,
+    refinement,
     smoothed,
+    sweeps,
 )
 from rlfseg.metrics import count
+from rlfseg.pack import Item
+from rlfseg.refine import Refined
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +103,42 @@ def test_figures_are_shown_once() -> None:
     before = plt.get_fignums()
     lines({"a": ([0, 1], [0.0, 1.0])}, x="x", y="y")
     assert plt.get_fignums() == before
+
+
+def test_refinement_shows_anchors_steps_and_what_is_still_wrong() -> None:
+    truth, mask, image = (
+        np.zeros((8, 8), bool),
+        np.zeros((8, 8), bool),
+        np.zeros((8, 8, 3), np.uint8),
+    )
+    truth[2:6, 2:6] = mask[2:6, 3:7] = True
+    item = Item("a", "small star", image, mask, truth, None)
+    anchors = np.array([[3.0, 2.0], [5.0, 4.0]])
+    result = Refined(mask, anchors, (truth, mask), (0.6, 1.0), True, 1.0, 0.9, None)
+    figure = refinement([item], [result])
+    assert len(figure.axes) == 4
+    assert figure.axes[0].collections[-1].get_offsets().tolist() == anchors.tolist()
+    drawn = figure.axes[3].images[0].get_array()
+    missing, too_much = (
+        np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in COLOURS[1::-1]
+    )
+    np.testing.assert_allclose(drawn[3, 2] * 255, missing)
+    np.testing.assert_allclose(drawn[3, 6] * 255, too_much)
+    without = Item("a", "small star", image, mask, None, None)
+    assert len(refinement([without], [result]).axes) == 3
+
+
+def test_before_and_after_are_the_points_coordinates() -> None:
+    pairs = np.array([[0.2, 0.9], [0.8, 0.4]])
+    first, second = before_after({"IoU": pairs, "boundary F": pairs[::-1]}).axes
+    assert first.collections[0].get_offsets().tolist() == pairs.tolist()
+    assert second.get_title() == "boundary F"
+
+
+def test_a_sweep_shows_both_scores_and_the_work() -> None:
+    swept = {
+        "tau": {"values": [0.8, 0.9], "iou": [80, 85], "boundary": [60, 70], "asked": [1, 2.5]}
+    }
+    (axis,) = sweeps(swept, y="%").axes
+    assert [list(line.get_ydata()) for line in axis.lines] == [[80, 85], [60, 70]]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0.8\n(1.0x)", "0.9\n(2.5x)"]

@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 from tiny import latents, texts, tiny_backbone
 
 from rlfseg.backbone.recipe import BackboneConfig, backbone_stage
-from rlfseg.config import DataConfig, SamplerConfig, TrainConfig
+from rlfseg.config import DataConfig, RefineConfig, SamplerConfig, TrainConfig
 from rlfseg.evaluate import evaluate
+from rlfseg.metrics import boundary_f
 from rlfseg.model import as_velocity, load_unet, save_trained
+from rlfseg.pack import Pack
+from rlfseg.relabel import quality, read_records, refine_items
 from rlfseg.setting import Setting
 from rlfseg.sources import phrasecut
 from rlfseg.sources.masks import rasterise
@@ -271,3 +274,80 @@ def test_everything_is_more_than_attention(setting: Setting) -> None:
         sum(p.requires_grad for p in each.untrained().parameters()) for each in (setting, more)
     ]
     assert counts[0] < counts[1]
+
+
+# --- refined labels ---------------------------------------------------------------------------
+
+SAM = {"kind": "mini", "pixels": 16, "scenes": 6, "steps": 2, "images": 2, "prompts": 1}
+
+
+def with_sam(**train: object) -> Setting:
+    return Setting.from_parameters(
+        profile="smoke",
+        backbone={"name": "./tiny"},
+        data=DATA,
+        train={**TRAIN, **train},
+        sam=SAM,
+        refine={"anchors": 2, "iterations": 2},
+    )
+
+
+def test_refined_labels_lie_beside_the_annotations_of_a_copy(setting: Setting) -> None:
+    folder = with_sam().refined("val")
+    refined, plain = Pack(folder / "val.h5"), setting.pack("val")
+    assert refined.content_hash == plain.content_hash
+    for item in range(len(plain)):
+        mask, truth, nothing = plain.masks(item)
+        assert nothing is None
+        again = refined.masks(item)
+        assert np.array_equal(again[0], mask) and np.array_equal(again[1], truth)
+        assert again[2] is not None and again[2].any()
+    records = read_records(folder / "relabel")
+    assert [record.item for record in records] == list(range(len(plain)))
+    assert read_record(folder)["figures"]["masks"] == len(plain)
+
+
+@pytest.mark.parametrize("selection", ["exact", "probe", "refined"])
+def test_training_takes_the_labels_that_it_is_told_to(setting: Setting, selection: str) -> None:
+    other = with_sam(selection=selection)
+    assert other.train_stage.name == f"lora2-attention-uniform-{selection}"
+    steps = read_steps(other.trained() / "steps.jsonl")
+    assert len(steps) == 4
+    assert all(("picked_original" in step.values) == (selection != "refined") for step in steps)
+    losses = [step.loss for step in read_steps(setting.trained() / "steps.jsonl")]
+    assert [step.loss for step in steps] != losses
+
+
+def test_annotations_alone_do_not_depend_on_sam(setting: Setting) -> None:
+    assert with_sam().train_stage == setting.train_stage
+    more = replace(with_sam(selection="exact"), refine=RefineConfig(anchors=3))
+    assert more.train_stage.hash != with_sam(selection="exact").train_stage.hash
+
+
+def test_labels_are_scored_against_the_truth(setting: Setting) -> None:
+    pack = setting.pack("val")
+    items = list(range(len(pack)))[::-1]  # any order
+    results = refine_items(pack, items, with_sam().predictor(), RefineConfig(anchors=2))
+    scored = quality(pack, items, results)
+    for place, item in enumerate(items):
+        mask, truth, _ = pack.masks(item)
+        for column, label in enumerate((mask, results[place].mask)):
+            assert scored.iou[place, column] == (label & truth).sum() / (label | truth).sum()
+            assert scored.boundary[place, column] == boundary_f(label, truth)
+    assert np.array_equal(scored.worse, scored.iou[:, 1] < scored.iou[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("sam", "message"),
+    [
+        ({"kind": "vit_x"}, "kind must be one of .*'vit_x'"),
+        ({"kind": "vit_h"}, "vit_h needs a checkpoint"),
+        ({"kind": "mini", "checkpoint": "a.pth"}, "mini needs no checkpoint"),
+        ({"kind": "mini", "size": 3}, "sam: unknown size; known are"),
+    ],
+)
+def test_a_sam_that_cannot_be_is_said_so(sam: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Setting.from_parameters(
+            profile="smoke", backbone={"name": "mini"}, data={}, train={"steps": 1}, sam=sam
+        )

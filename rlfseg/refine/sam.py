@@ -173,6 +173,15 @@ def mini_sam(*, pixels: int = 128, seed: int = 0) -> Sam:
         return Sam(encoder, prompts, decoder).eval()
 
 
+def random_sam(kind: str, *, seed: int = 0) -> Sam:
+    """A SAM at full size with random weights, to prove a machine with; `kind` as in `KINDS`."""
+    if kind == "mini":
+        return mini_sam(seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return sam_model_registry[kind]()
+
+
 def save_sam(sam: Sam, path: Path) -> None:
     """Writes a SAM as safetensors in half precision, whole or not at all."""
     tensors = {name: t.detach().cpu().half().contiguous() for name, t in sam.state_dict().items()}

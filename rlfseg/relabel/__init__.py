@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from rlfseg.relabel.quality import Quality, quality, refine_items
 from rlfseg.relabel.report import MaskRecord, RelabelReport, read_records
-from rlfseg.relabel.stage import relabel
+from rlfseg.relabel.stage import VERSION, relabel
 
-__all__ = ["MaskRecord", "RelabelReport", "read_records", "relabel"]
+__all__ = [
+    "VERSION",
+    "MaskRecord",
+    "Quality",
+    "RelabelReport",
+    "quality",
+    "read_records",
+    "refine_items",
+    "relabel",
+]

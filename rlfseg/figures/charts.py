@@ -1,99 +1,21 @@
-"""Every picture of the book; the only module that imports matplotlib."""
+"""Curves, histograms and bars."""
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import PIL.Image
-import torch
 from matplotlib.figure import Figure
 
 from rlfseg.metrics import Counts
 from rlfseg.sources import Sample
 from rlfseg.sources.masks import rasterise
-from rlfseg.types import Image
 
 #: Readable in print and by colour-blind readers (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-
-
-def as_picture(image: Image) -> np.ndarray:
-    """Turns one picture (3, H, W) in [-1, 1] into (H, W, 3) in [0, 1]."""
-    return ((image.detach().cpu().float().clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
-
-
-def pictures(
-    rows: Sequence[Sequence[np.ndarray | torch.Tensor]],
-    *,
-    columns: Sequence[str] = (),
-    labels: Sequence[str] = (),
-    outlines: Mapping[tuple[int, int], Sequence[np.ndarray]] | None = None,
-    size: float = 1.5,
-) -> Figure:
-    """A grid of pictures.
-
-    Args:
-        rows: images (H, W, 3), uint8 or in [0, 1], or score maps (H, W), shown from 0 to 1.
-        columns: titles over the first row.
-        labels: texts left of the rows.
-        outlines: masks to outline, by (row, column); the first in orange, the second in blue.
-        size: of one picture, in inches.
-    """
-    wide = max(len(row) for row in rows)
-    margin = 1.3 if labels else 0.1
-    figure, axes = plt.subplots(
-        len(rows),
-        wide,
-        figsize=(size * wide + margin, size * len(rows) + 0.3),
-        squeeze=False,
-        layout="constrained",
-    )
-    for r, row in enumerate(rows):
-        for c in range(wide):
-            axis = axes[r][c]
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-            if c >= len(row):
-                continue
-            picture = np.asarray(row[c])
-            grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
-            axis.imshow(picture, interpolation="nearest", **grey)
-            for mask, colour in zip((outlines or {}).get((r, c), ()), COLOURS[1::-1], strict=False):
-                axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.4)
-            if r == 0 and c < len(columns):
-                axis.set_title(columns[c], fontsize=9)
-        if r < len(labels):
-            axes[r][0].set_ylabel(
-                labels[r], fontsize=9, rotation=0, ha="right", va="center", wrap=True
-            )
-    return _finished(figure)
-
-
-def sample_pictures(samples: Sequence[Sample], *, shown: int, size: float = 1.7) -> Figure:
-    """Evenly spaced samples of a data set: the phrase above the picture, the mask outlined."""
-    some = samples[:: max(1, len(samples) // shown)][:shown]
-    opened = [np.asarray(PIL.Image.open(sample.image_path).convert("RGB")) for sample in some]
-    captions = [textwrap.fill(sample.caption, 20) for sample in some]
-    outlines = {(0, k): [rasterise(sample)] for k, sample in enumerate(some)}
-    return pictures([opened], columns=captions, outlines=outlines, size=size)
-
-
-def sample_histograms(samples: Sequence[Sample], *, most: int = 1000) -> Figure:
-    """Phrases a picture, words a phrase, and the area of the first `most` masks."""
-    pictured = Counter(sample.image_id for sample in samples)
-    return histograms(
-        {
-            "phrases per picture": list(pictured.values()),
-            "words per phrase": [len(sample.caption.split()) for sample in samples],
-            "mask area, % of the picture": [100 * rasterise(s).mean() for s in samples[:most]],
-        },
-        y="count",
-    )
 
 
 def lines(
@@ -119,7 +41,7 @@ def lines(
         axis.set_yscale("log")
     if len(series) > 1:
         axis.legend(frameon=False)
-    return _finished(figure)
+    return finished(figure)
 
 
 def histograms(values: Mapping[str, Sequence[float]], *, y: str, bins: int = 20) -> Figure:
@@ -132,7 +54,7 @@ def histograms(values: Mapping[str, Sequence[float]], *, y: str, bins: int = 20)
         axis.set_xlabel(name)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel(y)
-    return _finished(figure)
+    return finished(figure)
 
 
 def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> Figure:
@@ -150,7 +72,7 @@ def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> 
     axis.margins(x=0.1)
     axis.set_xlabel(x)
     axis.spines[["top", "right"]].set_visible(False)
-    return _finished(figure)
+    return finished(figure)
 
 
 def miou_bars(counts: Mapping[str, Counts]) -> Figure:
@@ -176,7 +98,63 @@ def smoothed(values: Sequence[float], width: int = 25) -> list[float]:
     return list((total[last] - total[first]) / (last - first))
 
 
-def _finished(figure: Figure) -> Figure:
+def sample_histograms(samples: Sequence[Sample], *, most: int = 1000) -> Figure:
+    """Phrases a picture, words a phrase, and the area of the first `most` masks."""
+    pictured = Counter(sample.image_id for sample in samples)
+    return histograms(
+        {
+            "phrases per picture": list(pictured.values()),
+            "words per phrase": [len(sample.caption.split()) for sample in samples],
+            "mask area, % of the picture": [100 * rasterise(s).mean() for s in samples[:most]],
+        },
+        y="count",
+    )
+
+
+def before_after(scores: Mapping[str, np.ndarray]) -> Figure:
+    """Each mask's score before and after, in [0, 1]; `scores` maps a name to (n, 2)."""
+    figure, axes = plt.subplots(
+        1, len(scores), figsize=(3.3 * len(scores), 3.2), squeeze=False, layout="constrained"
+    )
+    for axis, (name, pairs) in zip(axes[0], scores.items(), strict=True):
+        axis.scatter(pairs[:, 0], pairs[:, 1], s=9, alpha=0.5, color=COLOURS[0], linewidths=0)
+        axis.plot([0, 1], [0, 1], color="#555555", lw=1)
+        axis.set(title=name, xlabel="annotation", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("refined")
+    return finished(figure)
+
+
+def sweeps(swept: Mapping[str, Mapping[str, Any]], *, y: str) -> Figure:
+    """A panel for each parameter: IoU and boundary F, and how often SAM was asked, by its values.
+
+    Args:
+        swept: maps a parameter to `values`, `iou`, `boundary` and `asked`, all of one length.
+        y: what IoU and boundary F are.
+    """
+    figure, axes = plt.subplots(
+        1,
+        len(swept),
+        figsize=(3.1 * len(swept), 2.9),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for axis, (name, found) in zip(axes[0], swept.items(), strict=True):
+        places = range(len(found["values"]))
+        for number, (key, label) in enumerate((("iou", "IoU"), ("boundary", "boundary F"))):
+            axis.plot(places, found[key], marker="o", color=COLOURS[number], label=label)
+        ticks = zip(found["values"], found["asked"], strict=True)
+        axis.set_xticks(places, [f"{value}\n({asked:.1f}x)" for value, asked in ticks])
+        axis.set_xlabel(f"{name} (times SAM was asked)")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel(y)
+    axes[0][0].legend(frameon=False)
+    return finished(figure)
+
+
+def finished(figure: Figure) -> Figure:
     """Closed for pyplot, so that a notebook shows it once."""
     plt.close(figure)
     return figure

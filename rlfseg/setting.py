@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import UNet2DConditionModel
@@ -29,6 +30,7 @@ from rlfseg.model import ATTENTION, EVERYTHING, add_lora, load_trained, load_une
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.pack import Pack, Record, write_pack
 from rlfseg.pack.schema import index_path
+from rlfseg.preview import Watch
 from rlfseg.refine import PromptedSam, load_sam, random_sam, save_sam
 from rlfseg.refine.recipe import trained_sam
 from rlfseg.relabel import relabel
@@ -40,6 +42,7 @@ from rlfseg.stage import Stage, read_record, repository, run
 from rlfseg.train import Step, fit, fit_in_stage
 
 _WORKERS = min(8, os.cpu_count() or 1)
+_PREVIEWED, _PREVIEWS = 4, 8  # validation phrases, and how often they are looked at
 
 
 @dataclass(frozen=True)
@@ -169,13 +172,22 @@ class Setting(Description):
         return fit(*self._run(unet), accelerator=accelerator, until=until)
 
     def trained(self) -> Path:
-        """The folder of the trained adapter or UNet and its record `steps.jsonl`."""
+        """The folder of the trained adapter or UNet, its record `steps.jsonl` and its previews."""
 
         def make(folder: Path) -> dict[str, Any]:
             unet = self.untrained()
+            cache = self.cache("val", self.frozen())
+            places = np.linspace(0, len(cache.pack) - 1, _PREVIEWED)
+            items = np.unique(places.round().astype(int)).tolist()
+            every = max(1, self.train.steps // _PREVIEWS)
+            watch = Watch(folder, unet, cache, items, every=every)
+
+            def save() -> None:
+                watch.finish()
+                save_trained(unet, folder)
+
             title = f"training {self.train_stage.name}"
-            save = partial(save_trained, unet, folder)
-            return fit_in_stage(*self._run(unet), folder, title=title, save=save)
+            return fit_in_stage(*self._run(unet), folder, title=title, save=save, watch=watch)
 
         return run(self.train_stage, make, profile=self.profile)
 

@@ -160,6 +160,7 @@ def fit_in_stage(
     *,
     title: str,
     save: Callable[[], None],
+    watch: Callable[[int], None] = lambda step: None,
 ) -> dict[str, float]:
     """Trains to the end in a stage's folder, in bf16, resuming from what is found there.
 
@@ -170,6 +171,7 @@ def fit_in_stage(
         folder: keeps `checkpoint.safetensors` until the end, and the record `steps.jsonl`.
         title: of the progress bar.
         save: writes the result; the checkpoint goes only when that is done.
+        watch: called with the number of every step that is done.
 
     Returns:
         `loss_last_100` and `<value>_last_100`: means over the last hundred steps.
@@ -177,8 +179,8 @@ def fit_in_stage(
     checkpoint, record = folder / "checkpoint.safetensors", folder / "steps.jsonl"
     accelerator = Accelerator(mixed_precision="bf16")
     steps = fit(objective, batches, config, accelerator=accelerator, checkpoint=checkpoint)
-    for _ in recorded(steps, record, total=config.steps, title=title):
-        pass
+    for step in recorded(steps, record, total=config.steps, title=title):
+        watch(step.step)
     save()
     checkpoint.unlink()
     recent = [{"loss": step.loss, **step.values} for step in read_steps(record)[-100:]]

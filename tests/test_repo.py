@@ -29,7 +29,7 @@ FLOORS = {
             "latent model pack sources",
             "cache refine",
             "data evaluate check relabel",
-            "objective backbone",
+            "objective backbone preview",
             "description paper",
             "setting",
             "figures artefacts __main__",

@@ -16,10 +16,11 @@ from tiny import latents, texts, tiny_backbone
 
 from rlfseg.backbone.recipe import BackboneConfig, backbone_stage
 from rlfseg.config import DataConfig, RefineConfig, SamplerConfig, TrainConfig
-from rlfseg.evaluate import evaluate
+from rlfseg.evaluate import evaluate, predict
 from rlfseg.metrics import boundary_f
 from rlfseg.model import as_velocity, load_unet, save_trained
 from rlfseg.pack import Pack
+from rlfseg.preview import read_previews
 from rlfseg.relabel import quality, read_records, refine_items
 from rlfseg.setting import Setting
 from rlfseg.sources import phrasecut
@@ -195,7 +196,7 @@ def test_phrasecuts_own_folder_has_no_exact_masks(setting: Setting) -> None:
 
 def test_training_ends_in_an_adapter_and_its_record(setting: Setting) -> None:
     folder = setting.trained()
-    names = {"pytorch_lora_weights.safetensors", "steps.jsonl", "stage.json"}
+    names = {"pytorch_lora_weights.safetensors", "steps.jsonl", "previews.npz", "stage.json"}
     assert {path.name for path in folder.iterdir()} == names
     steps = read_steps(folder / "steps.jsonl")
     assert [step.step for step in steps] == [1, 2, 3, 4]
@@ -225,6 +226,18 @@ def test_a_live_run_repeats_the_records_first_steps(setting: Setting) -> None:
     other = replace(setting, train=replace(setting.train, seed=1))
     (first,) = other.training(other.untrained(), until=1)
     assert first.loss != recorded[0].loss
+
+
+def test_previews_show_what_the_unet_draws_at_that_step(setting: Setting) -> None:
+    previews = read_previews(setting.trained())
+    assert previews is not None and previews.steps.tolist() == [1, 2, 3, 4]
+    cache = setting.cache("val", setting.frozen())
+    v = as_velocity(setting.trained_unet(torch.device("cpu")))
+    (last,) = predict(v, cache, previews.items.tolist(), SamplerConfig("one"))
+    wanted = last.scores.clamp(0, 1).numpy()
+    assert np.abs(previews.scores[-1] - wanted).max() < 0.01
+    assert np.abs(previews.scores[0] - wanted).max() > 0.01  # it learned something since
+    assert read_previews(setting.pack("val").path.parent) is None
 
 
 def test_an_interrupted_training_is_taken_up(

@@ -158,14 +158,27 @@ class Description:
 
     @property
     def train_stage(self) -> Stage:
-        """Identifies what training ends in."""
+        """Identifies what training ends in.
+
+        Fields at their default are left out, so that a field that is added later, and then does
+        nothing by default, leaves what was trained before current.
+        """
         inputs = {"backbone": self.backbone_stage, "data": self.source_stage}
-        kind = f"lora{self.train.rank}" if self.train.rank else "full"
-        name = f"{kind}-{self.train.targets}-{self.train.time}"
+        kind = f"lora{self.train.rank}-{self.train.targets}" if self.train.rank else "full"
+        name = f"{kind}-{self.train.time}"
         if self.train.selection != "original":
             inputs["labels"] = self.refined_stage("train")
             name += f"-{self.train.selection}"
-        return Stage(name, 1, asdict(self.train), inputs)
+        return Stage(name, 1, _changed(self.train), inputs)
+
+
+def _changed(part: Any) -> dict[str, Any]:
+    """The fields of a frozen part that differ from their default."""
+    return {
+        each.name: value
+        for each in fields(part)
+        if (value := getattr(part, each.name)) != each.default
+    }
 
 
 def _values(part: Any) -> str:

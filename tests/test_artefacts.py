@@ -53,5 +53,5 @@ def test_changed_parameters_make_it_stale(checkout: Path) -> None:
         ship(checkout, name, digest)
     for path in (checkout / "params" / "mini").glob("*.yml"):
         path.write_text(path.read_text().replace("rank: 64", "rank: 32"))
-    first, second = stale("mini")
-    assert "lora64-attention-uniform" in first and "lora64-everything-one" in second
+    (message,) = stale("mini")
+    assert "lora64-attention-uniform" in message

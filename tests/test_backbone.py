@@ -184,9 +184,13 @@ def test_the_text_to_image_loss_is_the_noise_that_was_added() -> None:
     torch.testing.assert_close(objective(Noised(z, tokens, 4)).loss, losses.loss)
 
 
+def drawn_noise(shape: tuple[int, ...], **how: float) -> Tensor:
+    return multiresolution_noise(shape, torch.Generator().manual_seed(1), **how)
+
+
 def test_the_noise_has_all_scales_and_unit_variance() -> None:
     decay, shape = 0.8, (4000, 2, 8, 8)
-    noise = multiresolution_noise(shape, torch.Generator().manual_seed(1), decay=decay)
+    noise = drawn_noise(shape, decay=decay, spread=0)
     weights = [decay ** (2 * octave) for octave in range(4)]  # cells of 1, 2, 4 and 8
     total = sum(weights)
 
@@ -199,8 +203,18 @@ def test_the_noise_has_all_scales_and_unit_variance() -> None:
         found = correlation(noise[..., 2, x], noise[..., 2, other])
         assert found == pytest.approx(expected, abs=0.04)
     white = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    plain = multiresolution_noise(shape, torch.Generator().manual_seed(1), decay=0)
-    assert torch.equal(plain, white)
+    assert torch.equal(drawn_noise(shape, decay=0, spread=0), white)
+
+
+def test_the_noise_has_an_amplitude_of_its_own_in_each_sample_and_channel() -> None:
+    noise = drawn_noise((4000, 2, 8, 8), decay=0, spread=0.5)
+    assert float(noise.square().mean()) == pytest.approx(1, abs=0.05)
+    amplitude = noise.square().mean((2, 3)).sqrt()
+    assert float(amplitude.log().std()) == pytest.approx(0.5, abs=0.03)
+    both = torch.corrcoef(amplitude.log().T)[0, 1]
+    assert abs(float(both)) < 0.05  # channels are independent
+    mixed = drawn_noise((4000, 2, 8, 8), decay=0.9, spread=0.5)
+    assert float(mixed.square().mean()) == pytest.approx(1, abs=0.05)
 
 
 def test_a_tenth_of_the_captions_are_emptied() -> None:

@@ -272,7 +272,7 @@ def test_all_parameters_can_be_trained(setting: Setting) -> None:
     full = replace(setting, train=replace(setting.train, rank=0, steps=1, lr=1e-3))
     assert all(p.requires_grad for p in full.untrained().parameters())
     folder = full.trained()
-    assert folder.name.startswith("full-attention-uniform")
+    assert folder.name.startswith("full-uniform")
     assert (folder / "unet" / "config.json").is_file()
     unet, base = full.trained_unet(torch.device("cpu")), load_unet("./tiny")
     moved = [

@@ -58,7 +58,7 @@ class BackboneConfig:
     vae_batch: int = 16
     vae_lr: float = 1.2e-3
     kl_weight: float = 3e-4
-    unet_steps: int = 4000
+    unet_steps: int = 3200
     unet_batch: int = 32
     unet_lr: float = 1e-3
 

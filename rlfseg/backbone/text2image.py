@@ -6,6 +6,7 @@ Deviation: SD1.5 takes its text encoder from CLIP; here it is trained together w
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -70,7 +71,7 @@ def small_unet(*, side: int) -> UNet2DConditionModel:
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=_WIDTH,
         attention_head_dim=2,  # diffusers reads this as the number of heads
-        norm_num_groups=16,
+        norm_num_groups=8,
     )
     return with_fast_attention(unet)
 
@@ -106,14 +107,20 @@ class EncodedCorpus:
 
 
 def multiresolution_noise(
-    shape: Sequence[int], generator: torch.Generator, *, decay: float = 0.9
+    shape: Sequence[int], generator: torch.Generator, *, decay: float = 0.9, spread: float = 0.5
 ) -> Tensor:
-    """Noise of unit variance whose coarser octaves count `decay` times the next finer one.
+    """Noise of all scales whose amplitudes vary from sample to sample; its mean variance is 1.
+
+        noise = sum_k decay^k exp(spread g_k) n_k / norm
+
+    with n_k white noise in cells of 2^k and one Gaussian number g_k for each octave, sample and
+    channel.
 
     Where the noise is strongest, a noise predictor need only copy its input. Trained on white noise
-    alone, the small UNet copies white noise and little else, and a flow that starts from pictures
-    finds no path through the frozen layers: with half the picture's latent lost, adapters learned
-    hardly anything. Noise that has all scales, as pictures do, mends that.
+    alone, the small UNet copies white noise and little else: its normalisation layers forget the
+    amplitude that white noise always has. A flow that starts from pictures then finds no path
+    through the frozen layers, and adapters learn hardly anything. Noise that varies as pictures do
+    mends that.
 
     Deviation: Stable Diffusion 1.5 saw white noise; its size and its billions of pictures are not
     to be had here.
@@ -121,18 +128,19 @@ def multiresolution_noise(
     Args:
         shape: (b, c, h, w).
         generator: on the CPU.
-        decay: 0 gives white noise.
+        decay: 0 gives one octave, white.
+        spread: 0 gives all samples and channels the same amplitude.
     """
-    batch, channels, *sides = shape
-    noise, variance, weight = torch.randn(*shape, generator=generator), 1.0, decay
-    coarse = [side // 2 for side in sides]
-    while min(coarse) >= 1 and weight > 0:
-        octave = torch.randn(batch, channels, *coarse, generator=generator)
-        noise = noise + weight * nn.functional.interpolate(octave, size=sides)
+    batch, channels, *cells = shape
+    noise, variance, weight = torch.zeros(*shape), 0.0, 1.0
+    while min(cells) >= 1 and weight > 0:
+        octave = torch.randn(batch, channels, *cells, generator=generator)
+        amplitude = torch.exp(spread * torch.randn(batch, channels, 1, 1, generator=generator))
+        noise += weight * amplitude * nn.functional.interpolate(octave, size=tuple(shape[2:]))
         variance += weight**2
         weight *= decay
-        coarse = [side // 2 for side in coarse]
-    return noise / variance**0.5
+        cells = [side // 2 for side in cells]
+    return noise / (variance * math.exp(2 * spread**2)) ** 0.5
 
 
 class TextToImageObjective(nn.Module):

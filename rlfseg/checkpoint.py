@@ -56,9 +56,11 @@ def load_checkpoint(
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
-            _check_config(path, json.loads(meta["config"]), asdict(config))
+            _check_config(
+                path, asdict(OptimiserConfig(**json.loads(meta["config"]))), asdict(config)
+            )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not one of our checkpoints ({error}); delete it") from error
     unfit = [
         name

@@ -22,6 +22,7 @@ class OptimiserConfig:
         warmup: steps of linear warm-up.
         schedule: `constant` (the paper's) or `cosine` (to 2% of the peak).
         clip: largest gradient norm.
+        accumulate: equal parts of a batch that go through the network one after the other.
         save_every: steps between checkpoints.
     """
 
@@ -32,6 +33,7 @@ class OptimiserConfig:
     weight_decay: float = 0.01
     beta2: float = 0.999
     clip: float = 1.0
+    accumulate: int = 1
     save_every: int = 100
 
     @classmethod
@@ -49,7 +51,8 @@ class OptimiserConfig:
         )
 
     def __post_init__(self) -> None:
-        _positive(steps=self.steps, lr=self.lr, clip=self.clip, save_every=self.save_every)
+        _positive(steps=self.steps, lr=self.lr, clip=self.clip)
+        _positive(accumulate=self.accumulate, save_every=self.save_every)
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
 

@@ -104,6 +104,20 @@ class Description:
             _build(RefineConfig, "refine", refine or {}),
         )
 
+    def parameters(self) -> dict[str, Any]:
+        """What `from_parameters` builds it from, as plain values."""
+        sam = asdict(self.sam)
+        recipe = sam.pop("recipe") if self.sam.kind == "mini" else {}
+        backbone = asdict(self.recipe) if self.backbone == "mini" else {}
+        return {
+            "profile": self.profile,
+            "backbone": {"name": self.backbone, **backbone},
+            "data": asdict(self.data),
+            "train": asdict(self.train),
+            "sam": {"kind": self.sam.kind, "checkpoint": self.sam.checkpoint, **recipe},
+            "refine": asdict(self.refine),
+        }
+
     def variant(self, changes: Mapping[str, Any]) -> Self:
         """The same with some fields of `train` changed.
 

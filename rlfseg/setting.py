@@ -26,11 +26,13 @@ from rlfseg.config import OptimiserConfig
 from rlfseg.data import FlowBatch, flow_batch
 from rlfseg.description import RANDOM, RANDOM_SAM, Description
 from rlfseg.latent import Frozen, load_frozen
+from rlfseg.launch import launch
 from rlfseg.model import ATTENTION, EVERYTHING, add_lora, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.pack import Pack, Record, write_pack
 from rlfseg.pack.schema import index_path
 from rlfseg.preview import Watch
+from rlfseg.record import Step
 from rlfseg.refine import PromptedSam, load_sam, random_sam, save_sam
 from rlfseg.refine.recipe import trained_sam
 from rlfseg.relabel import relabel
@@ -39,7 +41,7 @@ from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import SPLITS, read_truth, write_phrasecut
 from rlfseg.sources.phrasecut import read
 from rlfseg.stage import Stage, read_record, repository, run
-from rlfseg.train import Step, fit, fit_in_stage
+from rlfseg.train import fit, fit_in_stage
 
 _WORKERS = min(8, os.cpu_count() or 1)
 _PREVIEWED, _PREVIEWS = 4, 8  # validation phrases, and how often they are looked at
@@ -171,8 +173,19 @@ class Setting(Description):
         accelerator = Accelerator(mixed_precision="bf16")
         return fit(*self._run(unet), accelerator=accelerator, until=until)
 
-    def trained(self) -> Path:
-        """The folder of the trained adapter or UNet, its record `steps.jsonl` and its previews."""
+    def trained(self, *, processes: int = 1) -> Path:
+        """The folder of the trained adapter or UNet, its record `steps.jsonl` and its previews.
+
+        Args:
+            processes: how many train together, a GPU each; with one, it is this process. In a
+                process of a launch it stays at 1.
+
+        Raises:
+            RuntimeError: if the processes fail.
+        """
+        if processes > 1:
+            self._prepare()
+            launch(self.parameters(), processes=processes)
 
         def make(folder: Path) -> dict[str, Any]:
             unet = self.untrained()
@@ -189,14 +202,24 @@ class Setting(Description):
             title = f"training {self.train_stage.name}"
             return fit_in_stage(*self._run(unet), folder, title=title, save=save, watch=watch)
 
-        return run(self.train_stage, make, profile=self.profile)
+        main = PartialState().is_main_process
+        return run(self.train_stage, make, profile=self.profile, main=main)
+
+    def _prepare(self) -> None:
+        """Makes what training reads, so that the processes of a launch find it."""
+        self.backbone_location()
+        for split in ("train", "val"):
+            self.pack(split)
+        if self.train.selection != "original":
+            self.refined("train")
 
     def _run(
         self, unet: UNet2DConditionModel
     ) -> tuple[RectifiedFlowObjective, Callable[[int], FlowBatch], OptimiserConfig]:
         """Objective, batches and optimiser of the training run."""
-        train = self.train
-        cache = self.cache("train", self.frozen(), refined=train.selection != "original")
+        train, state = self.train, PartialState()
+        with state.main_process_first():  # which makes the cache's files
+            cache = self.cache("train", self.frozen(), refined=train.selection != "original")
         optimiser = OptimiserConfig(
             steps=train.steps, lr=train.lr, warmup=train.warmup, schedule=train.schedule
         )
@@ -207,6 +230,7 @@ class Setting(Description):
             time=train.time,
             selection=train.selection,
             seed=train.seed,
+            share=(state.process_index, state.num_processes),
         )
         return RectifiedFlowObjective(unet, selection=train.selection), batch, optimiser
 

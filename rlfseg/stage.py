@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "stage.json"
+_POLL = 0.2  # seconds
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
@@ -88,6 +89,7 @@ def run(
     make: Callable[[Path], Mapping[str, Any] | None],
     *,
     profile: str,
+    main: bool = True,
 ) -> Path:
     """Returns the folder of a stage's artefact, making it only if it is not there.
 
@@ -99,6 +101,8 @@ def run(
         stage: what is wanted.
         make: writes the artefact into the folder it is given.
         profile: `smoke`, `mini`, `preflight` or `a100`.
+        main: False in the other processes of a launch that makes it together: they call `make`
+            too, and wait until the first has put the artefact into its place.
 
     Returns:
         The folder, holding what `make` wrote and `stage.json`.
@@ -113,6 +117,10 @@ def run(
     part.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     figures = make(part)
+    while not main:
+        if is_current(final, stage):
+            return final
+        time.sleep(_POLL)
     record = {
         "name": stage.name,
         "hash": stage.hash,

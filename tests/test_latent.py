@@ -226,6 +226,20 @@ def test_a_batch_is_a_function_of_seed_and_step(cache: LatentCache, pack: Pack) 
         assert batch.z0_refined is None and batch.area is None
 
 
+def test_shares_of_a_batch_are_what_one_process_sees(cache: LatentCache, pack: Pack) -> None:
+    how = {"size": 4, "time": "uniform", "selection": "original", "seed": 7}
+    whole = flow_batch(cache, 3, **how)
+    shares = [flow_batch(cache, 3, **how, share=(rank, 2)) for rank in range(2)]
+    for name in ("z1", "z0", "c", "t"):
+        parts = [getattr(share, name) for share in shares]
+        torch.testing.assert_close(torch.stack(parts, 1).flatten(0, 1), getattr(whole, name))
+    assert [name for pair in zip(*(s.names for s in shares), strict=True) for name in pair] == list(
+        whole.names
+    )
+    with pytest.raises(ValueError, match="a batch of 4 can't be shared equally by 3 processes"):
+        flow_batch(cache, 3, **how, share=(0, 3))
+
+
 def test_refined_labels_are_cached_beside_the_annotations(pack: Pack, tmp_path: Path) -> None:
     for name in (pack.path.name, index_path(pack.path).name):
         shutil.copy(pack.path.with_name(name), tmp_path)

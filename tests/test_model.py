@@ -28,7 +28,8 @@ from rlfseg.model import (
     with_fast_attention,
 )
 from rlfseg.objective import RectifiedFlowObjective
-from rlfseg.train import Step, fit
+from rlfseg.record import Step
+from rlfseg.train import fit
 
 RANK = 3
 FILE = "pytorch_lora_weights.safetensors"

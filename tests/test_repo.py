@@ -23,10 +23,10 @@ FLOORS = {
     name: floor
     for floor, names in enumerate(
         (
-            "compat types config stage",
+            "compat types config stage record signals",
             "flow metrics checkpoint",
             "sampling train",
-            "latent model pack sources",
+            "latent model pack sources launch",
             "cache refine",
             "data evaluate check relabel",
             "objective backbone preview",

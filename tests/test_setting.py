@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,13 +22,13 @@ from rlfseg.metrics import boundary_f
 from rlfseg.model import as_velocity, load_unet, save_trained
 from rlfseg.pack import Pack
 from rlfseg.preview import read_previews
+from rlfseg.record import read_steps
 from rlfseg.relabel import quality, read_records, refine_items
 from rlfseg.setting import Setting
 from rlfseg.sources import phrasecut
 from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import read_truth
 from rlfseg.stage import read_record
-from rlfseg.train import read_steps
 
 DATA = {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 3, "seed": 5}
 TRAIN = {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2}
@@ -63,6 +64,29 @@ def test_parameters_become_a_setting(setting: Setting) -> None:
     )
     assert mini.recipe == BackboneConfig(unet_steps=7) and mini.data == DataConfig()
     assert mini.backbone_stage == backbone_stage(BackboneConfig(unet_steps=7))
+
+
+def test_parameters_are_given_back(setting: Setting) -> None:
+    mini = {"name": "mini", "unet_steps": 7}
+    for each in (
+        setting,
+        with_sam(selection="probe"),
+        Setting.from_parameters(profile="mini", backbone=mini, data={}, train={"steps": 1}),
+    ):
+        again = Setting.from_parameters(**json.loads(json.dumps(each.parameters())))
+        assert again == each
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(setting: Setting) -> None:
+    other = setting.variant({"seed": 5, "selection": "original"})
+    both = read_steps(other.trained(processes=2) / "steps.jsonl")
+    alone = list(other.training(other.untrained(), until=4))
+    for a, b in zip(both, alone, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-3)
+    broken = setting.variant({"seed": 6, "batch": 3})
+    with pytest.raises(RuntimeError, match="a batch of 3 can't be shared equally by 2 processes"):
+        broken.trained(processes=2)
 
 
 def test_a_variant_differs_in_its_training_alone(setting: Setting) -> None:

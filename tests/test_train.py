@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,46 +20,17 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import latents, texts
+from together import CONFIG, Regression, batch, one_of_two
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
 from rlfseg.data import FlowBatch, batch_items, draw_times
 from rlfseg.flow import rf_loss, select
 from rlfseg.objective import RectifiedFlowObjective
-from rlfseg.train import (
-    Losses,
-    NonFiniteLossError,
-    Step,
-    fit,
-    learning_rate,
-    read_steps,
-    recorded,
-)
-
-CONFIG = OptimiserConfig(steps=11, lr=1e-2, warmup=3, schedule="cosine", save_every=4)
-
-
-class Regression(nn.Module):
-    """A small network with a frozen part; its batch is (x, y)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            self.frozen = nn.Linear(3, 5).requires_grad_(False)
-            self.free = nn.Linear(5, 2)
-
-    def forward(self, batch: tuple[Tensor, Tensor]) -> Losses:
-        x, y = batch
-        error = (self.free(torch.tanh(self.frozen(x))) - y).square().mean(1)
-        return Losses(error, {"error": error, "large": error > 1})
-
-
-def batch(step: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    return torch.randn(6, 3, generator=generator), torch.randn(6, 2, generator=generator)
+from rlfseg.record import Step, read_steps, recorded
+from rlfseg.train import Losses, NonFiniteLossError, StoppedError, fit, learning_rate
 
 
 def weights(model: nn.Module) -> list[Tensor]:
@@ -136,6 +112,98 @@ def test_a_linear_layer_learns_a_known_value() -> None:
     torch.testing.assert_close(model.value.data, torch.tensor([2.0, 0.5]), atol=1e-3, rtol=0)
     assert steps[0].loss == pytest.approx(7.5) and steps[-1].loss == pytest.approx(3.25, abs=1e-4)
     assert steps[0].grad_norm == pytest.approx(math.hypot(4, 1))  # before clipping
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_a_batch_in_parts_trains_as_one_in_a_piece(parts: int) -> None:
+    whole, cut = Regression(), Regression()
+    expected = run(whole)
+    steps = run(cut, replace(CONFIG, accumulate=parts))
+    for a, b in zip(steps, expected, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
+        assert a.values == pytest.approx(b.values, rel=1e-5)
+    for a, b in zip(weights(cut), weights(whole), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_cut_equally_is_refused() -> None:
+    with pytest.raises(ValueError, match="a batch of 6 can't be cut into 4 equal parts"):
+        run(Regression(), replace(CONFIG, accumulate=4))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    whole, second = Regression(), Regression()
+    expected = run(whole)
+    file, seen = tmp_path / "checkpoint.safetensors", []
+    before = signal.getsignal(number)
+
+    def warned(step: int) -> tuple[Tensor, Tensor]:
+        if step == 6:
+            os.kill(os.getpid(), number)
+        return batch(step)
+
+    with pytest.raises(StoppedError, match=f"{number.name} after step 6 of 11; run the same again"):
+        for step in fit(Regression(), warned, CONFIG, accelerator=Accelerator(), checkpoint=file):
+            seen.append(step)
+    assert signal.getsignal(number) is before
+    assert bare(seen + run(second, checkpoint=file)) == bare(expected)
+    assert len(seen) == 6 and same(weights(second), weights(whole))
+
+
+class Named(NamedTuple):
+    """A batch whose samples have names; the second is broken."""
+
+    x: Tensor
+    y: Tensor
+    names: tuple[str, ...]
+
+
+def test_a_loss_that_is_not_finite_names_its_samples() -> None:
+    class Pair(Regression):
+        def forward(self, batch: Named) -> Losses:
+            return super().forward((batch.x, batch.y))
+
+    def named(step: int) -> Named:
+        x, y = batch(step)
+        y[4] = float("nan")
+        return Named(x, y, tuple(f"image {k}" for k in range(6)))
+
+    for parts in (1, 3):
+        config = replace(CONFIG, accumulate=parts)
+        with pytest.raises(NonFiniteLossError, match=r"step 1: the loss is nan \(image 4\)"):
+            list(fit(Pair(), named, config, accelerator=Accelerator()))
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    whole = Regression()
+    expected = run(whole)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()  # where it still waits for the other
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    steps = read_steps(tmp_path / "steps.jsonl")
+    assert bare(steps) == bare(read_steps(tmp_path / "other.jsonl"))  # both tell of all samples
+    for a, b in zip(steps, expected, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
+        assert a.values == pytest.approx(b.values, rel=1e-5)
+    state = load_file(tmp_path / "model.safetensors")
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_only_what_requires_a_gradient_is_trained() -> None:
@@ -346,9 +414,13 @@ def test_seed_and_epoch_change_the_order() -> None:
 
 def test_times_fill_the_unit_interval() -> None:
     drawn = torch.cat([draw_times(500, kind="uniform", seed=1, step=step) for step in range(1, 9)])
-    assert drawn.dtype == torch.float32 and drawn.min() >= 0 and drawn.max() < 1
-    counts = torch.histc(drawn, 10, 0, 1)
-    assert counts.min() > 300 and counts.max() < 500  # 400 each on average, deviation 19
+    assert drawn.dtype == torch.float32 and drawn.min() >= 0 and drawn.max() <= 1
+    for batch_times in drawn.split(500):  # one in each of 500 equal parts, in any order
+        places = (batch_times.double() * 500).floor().clamp(max=499)
+        assert places.unique().numel() >= 498 and not torch.equal(places, places.sort().values)
+    first = torch.stack([draw_times(8, kind="uniform", seed=1, step=k)[0] for k in range(1, 2001)])
+    counts = torch.histc(first, 10, 0, 1)  # each place of the batch is uniform by itself
+    assert counts.min() > 150 and counts.max() < 250  # 200 each on average, deviation 13
     assert torch.equal(drawn[:500], draw_times(500, kind="uniform", seed=1, step=1))
     assert not torch.equal(drawn[:500], drawn[500:1000])
     assert draw_times(3, kind="one", seed=1, step=1).tolist() == [1, 1, 1]

@@ -1,0 +1,51 @@
+"""Starts several processes that train together, by torchrun: the same code as one alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from rlfseg.stage import repository
+
+_LAST = 20  # lines of the processes' output that an error repeats
+
+
+def launch(parameters: Mapping[str, Any], *, processes: int) -> None:
+    """Runs `python -m rlfseg train` in several processes of this machine and waits for them.
+
+    Args:
+        parameters: of a run, as `Description.parameters` gives them.
+        processes: how many; one for each GPU. Without a GPU they share the CPU's cores.
+
+    Raises:
+        RuntimeError: if one fails; its last lines are in the message. What was checkpointed stays.
+    """
+    environment = dict(os.environ)
+    if not torch.cuda.is_available():
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads)}
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "run.json"
+        file.write_text(json.dumps(parameters))
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command = [*torchrun, "--nproc_per_node", str(processes), "-m", "rlfseg", "train", file]
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=repository(),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        told = "\n".join(done.stdout.splitlines()[-_LAST:])
+        raise RuntimeError(f"training in {processes} processes failed ({done.returncode}):\n{told}")

@@ -1,0 +1,52 @@
+"""The record of a training: one step after the other, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step was: number from 1, mean loss, gradient norm before clipping, ..."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    seconds: float
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> Iterator[Step]:
+    """Passes steps on, appending each to a file of JSON lines, with a progress bar.
+
+    Lines of steps that are now done again (a resumed run goes back to its last checkpoint) are
+    dropped, so the file always holds each step once, in order.
+    """
+    kept = read_steps(path)
+    with tqdm(total=total, desc=title, leave=False) as bar:
+        file = None
+        for step in steps:
+            if file is None:
+                kept = [k for k in kept if k.step < step.step]
+                path.write_text("".join(json.dumps(asdict(k)) + "\n" for k in kept))
+                file = path.open("a", buffering=1)
+                bar.update(step.step - 1)
+            file.write(json.dumps(asdict(step)) + "\n")
+            bar.update()
+            bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+            yield step
+        if file is not None:
+            file.close()
+
+
+def read_steps(path: Path) -> list[Step]:
+    """The steps that `recorded` wrote to a file; none if there is no file."""
+    if not path.exists():
+        return []
+    return [Step(**json.loads(line)) for line in path.read_text().splitlines()]

@@ -1,0 +1,61 @@
+"""A small training, and the part of it that runs in processes of its own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.record import recorded
+from rlfseg.train import Losses, fit
+
+CONFIG = OptimiserConfig(steps=11, lr=1e-2, warmup=3, schedule="cosine", save_every=4)
+
+
+class Regression(nn.Module):
+    """A small network with a frozen part; its batch is (x, y)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.frozen = nn.Linear(3, 5).requires_grad_(False)
+            self.free = nn.Linear(5, 2)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Losses:
+        x, y = batch
+        error = (self.free(torch.tanh(self.frozen(x))) - y).square().mean(1)
+        return Losses(error, {"error": error, "large": error > 1})
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(6, 3, generator=generator), torch.randn(6, 2, generator=generator)
+
+
+def one_of_two(rank: int, port: int, folder: Path) -> None:
+    """One of two processes that share each batch; the first writes what came of it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    model, accelerator = Regression(), Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+
+    def share(step: int) -> tuple[Tensor, Tensor]:
+        x, y = batch(step)
+        return x[rank::2], y[rank::2]
+
+    config = replace(CONFIG, accumulate=3)
+    record = folder / "steps.jsonl" if rank == 0 else folder / "other.jsonl"
+    steps = fit(model, share, config, accelerator=accelerator)
+    list(recorded(steps, record, total=config.steps, title="test"))
+    if rank == 0:
+        save_file(model.state_dict(), folder / "model.safetensors")
+    accelerator.wait_for_everyone()
+    PartialState().destroy_process_group()

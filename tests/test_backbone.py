@@ -28,7 +28,7 @@ from rlfseg.backbone.text2image import (
     EncodedCorpus,
     Noised,
     TextToImageObjective,
-    multiresolution_noise,
+    mixed_noise,
     noise_schedule,
     small_text_encoder,
     small_tokenizer,
@@ -177,44 +177,27 @@ def test_the_text_to_image_loss_is_the_noise_that_was_added() -> None:
     a = schedule.alphas_cumprod[t][:, None, None, None]
     noise = (noisy - a.sqrt() * z) / (1 - a).sqrt()
     assert t.min() >= 0 and t.max() < 1000 and len(t.unique()) > 1
-    drawn = multiresolution_noise(z.shape, torch.Generator().manual_seed(4))
+    drawn = mixed_noise(z, torch.Generator().manual_seed(4))
     torch.testing.assert_close(noise, drawn, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(losses.loss, noise.square().mean((1, 2, 3)), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(c, text_encoder(tokens).last_hidden_state)
     torch.testing.assert_close(objective(Noised(z, tokens, 4)).loss, losses.loss)
 
 
-def drawn_noise(shape: tuple[int, ...], **how: float) -> Tensor:
-    return multiresolution_noise(shape, torch.Generator().manual_seed(1), **how)
-
-
-def test_the_noise_has_all_scales_and_unit_variance() -> None:
-    decay, shape = 0.8, (4000, 2, 8, 8)
-    noise = drawn_noise(shape, decay=decay, spread=0)
-    weights = [decay ** (2 * octave) for octave in range(4)]  # cells of 1, 2, 4 and 8
-    total = sum(weights)
-
-    def correlation(a: Tensor, b: Tensor) -> float:
-        return float((a * b).mean())
-
-    assert correlation(noise, noise) == pytest.approx(1, abs=0.02)
-    for (x, other), shared in (((0, 1), 1), ((1, 2), 2), ((3, 4), 3)):
-        expected = sum(weights[shared:]) / total  # what two pixels have in common
-        found = correlation(noise[..., 2, x], noise[..., 2, other])
-        assert found == pytest.approx(expected, abs=0.04)
-    white = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(drawn_noise(shape, decay=0, spread=0), white)
-
-
-def test_the_noise_has_an_amplitude_of_its_own_in_each_sample_and_channel() -> None:
-    noise = drawn_noise((4000, 2, 8, 8), decay=0, spread=0.5)
-    assert float(noise.square().mean()) == pytest.approx(1, abs=0.05)
-    amplitude = noise.square().mean((2, 3)).sqrt()
-    assert float(amplitude.log().std()) == pytest.approx(0.5, abs=0.03)
-    both = torch.corrcoef(amplitude.log().T)[0, 1]
-    assert abs(float(both)) < 0.05  # channels are independent
-    mixed = drawn_noise((4000, 2, 8, 8), decay=0.9, spread=0.5)
-    assert float(mixed.square().mean()) == pytest.approx(1, abs=0.05)
+def test_half_of_the_noise_is_white_and_half_another_picture() -> None:
+    z = torch.arange(4000.0)[:, None, None, None].expand(-1, 2, 4, 4)
+    noise = mixed_noise(z, torch.Generator().manual_seed(1))
+    other = (noise == z.roll(1, 0)).flatten(1)
+    assert torch.equal(other.all(1), other.any(1))  # a sample's noise is of one kind
+    taken = other[:, 0]
+    assert float(taken.float().mean()) == pytest.approx(0.5, abs=0.03)
+    white = noise[~taken]
+    assert float(white.mean()) == pytest.approx(0, abs=0.02)
+    assert float(white.std()) == pytest.approx(1, abs=0.02)
+    pixels = white.flatten(1)
+    assert abs(float((pixels[:, 0] * pixels[:, 1]).mean())) < 0.08  # no scale but the finest
+    none = mixed_noise(z, torch.Generator().manual_seed(1), pictures=0)
+    assert torch.equal(none, torch.randn(z.shape, generator=torch.Generator().manual_seed(1)))
 
 
 def test_a_tenth_of_the_captions_are_emptied() -> None:

@@ -7,12 +7,14 @@ by the code that loads Stable Diffusion 1.5.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -58,7 +60,7 @@ class BackboneConfig:
     vae_batch: int = 16
     vae_lr: float = 1.2e-3
     kl_weight: float = 3e-4
-    unet_steps: int = 3200
+    unet_steps: int = 2600
     unet_batch: int = 32
     unet_lr: float = 1e-3
 
@@ -117,7 +119,7 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
         vae = AutoencoderKL.from_pretrained(first / "vae", torch_dtype=torch.float32).eval()
         corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
         tokenizer = small_tokenizer(corpus.captions)
-        latents = _encode(vae, torch.from_numpy(corpus.images))
+        latents = _encode(vae, torch.from_numpy(corpus.images), kept=folder / "latents.npy")
         vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
         padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         encoded = EncodedCorpus(
@@ -131,6 +133,7 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
         def save() -> None:
             models = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
             save_backbone(folder, tokenizer, **{name: m.half() for name, m in models.items()})
+            (folder / "latents.npy").unlink(missing_ok=True)
 
         return fit_in_stage(
             TextToImageObjective(unet, text_encoder, noise_schedule()),
@@ -172,8 +175,13 @@ def save_backbone(
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Posterior modes (n, 4, h, w) of uint8 pictures (n, p, p, 3), unscaled, rounded to bf16."""
+def _encode(vae: AutoencoderKL, images: torch.Tensor, *, kept: Path) -> torch.Tensor:
+    """Posterior modes (n, 4, h, w) of uint8 pictures (n, p, p, 3), unscaled, rounded to bf16.
+
+    They are kept in a file until the stage is finished, for when it is interrupted.
+    """
+    if kept.is_file():
+        return torch.from_numpy(np.load(kept))
     device = PartialState().device
     vae.to(device)
     parts = []
@@ -181,4 +189,8 @@ def _encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
         pictures = some.to(device).permute(0, 3, 1, 2) / 127.5 - 1
         with torch.autocast(device.type, torch.bfloat16):
             parts.append(vae.encode(pictures).latent_dist.mode().float().cpu())
-    return torch.cat(parts)
+    latents = torch.cat(parts)
+    with kept.with_suffix(".tmp").open("wb") as file:
+        np.save(file, latents.numpy())
+    os.replace(kept.with_suffix(".tmp"), kept)
+    return latents

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,8 @@ class Setting(Description):
 
     def frozen(self) -> Frozen:
         """Autoencoder and text encoder on this machine's device."""
-        return load_frozen(self.backbone_location(), device=PartialState().device)
+        frozen = load_frozen(self.backbone_location(), device=PartialState().device)
+        return replace(frozen, decoding=torch.bfloat16)
 
     def cache(self, split: str, frozen: Frozen, *, refined: bool = False) -> LatentCache:
         """The latent cache of a split, over the packed file with refined masks if asked for."""

@@ -216,6 +216,15 @@ def test_a_cache_of_other_data_is_refused(pack: Pack, frozen: Frozen, tmp_path: 
         LatentCache(tmp_path / "cache", Pack(other), frozen)
 
 
+def test_decoding_in_bfloat16_moves_scores_a_little(frozen: Frozen) -> None:
+    z = torch.randn(3, 4, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(0))
+    fast = replace(frozen, decoding=torch.bfloat16)
+    exact, moved = frozen.decode(z), fast.decode(z)
+    assert moved.dtype == torch.float32
+    assert 0 < float((exact - moved).abs().max()) < 0.02
+    assert torch.equal(frozen.encode(frozen.decode_image(z)), fast.encode(frozen.decode_image(z)))
+
+
 def test_a_batch_is_a_function_of_seed_and_step(cache: LatentCache, pack: Pack) -> None:
     for step in (1, 2, 5):
         batch = flow_batch(cache, step, size=3, time="uniform", selection="original", seed=7)

@@ -69,7 +69,8 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _train(given: argparse.Namespace) -> int:
-    from rlfseg.setting import Setting  # here, so that a check need not wait for torch
+    from rlfseg.launch import joined  # here, so that a check need not wait for torch
+    from rlfseg.setting import Setting
 
     try:
         parameters = yaml.safe_load(Path(given.parameters).read_text())
@@ -82,7 +83,8 @@ def _train(given: argparse.Namespace) -> int:
             f"{given.parameters} has no {', '.join(missing or wanted)}: give a chapter's file"
         )
     parts = {name: parameters[name] for name in (*wanted, "sam", "refine") if name in parameters}
-    print(Setting.from_parameters(**parts).trained())
+    with joined():
+        print(Setting.from_parameters(**parts).trained())
     return 0
 
 

@@ -6,16 +6,30 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from rlfseg.stage import repository
 
-_LAST = 20  # lines of the processes' output that an error repeats
+_LAST = 60  # lines of the processes' output that an error repeats; torchrun adds 30
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Joins the launch that this process belongs to, if any, and leaves it at the end.
+
+    It must come before anything else asks Accelerate for the device: without a GPU, processes
+    share their work only if they are told from the first that it is done on the CPU.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available())
+    yield
+    state.destroy_process_group()
 
 
 def launch(parameters: Mapping[str, Any], *, processes: int) -> None:
@@ -31,7 +45,7 @@ def launch(parameters: Mapping[str, Any], *, processes: int) -> None:
     environment = dict(os.environ)
     if not torch.cuda.is_available():
         threads = max(1, (os.cpu_count() or 1) // processes)
-        environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads)}
+        environment["OMP_NUM_THREADS"] = str(threads)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "run.json"
         file.write_text(json.dumps(parameters))

@@ -190,7 +190,8 @@ class Setting(Description):
 
         def make(folder: Path) -> dict[str, Any]:
             unet = self.untrained()
-            cache = self.cache("val", self.frozen())
+            with PartialState().main_process_first():  # which makes the cache's files
+                cache = self.cache("val", self.frozen())
             places = np.linspace(0, len(cache.pack) - 1, _PREVIEWED)
             items = np.unique(places.round().astype(int)).tolist()
             every = max(1, self.train.steps // _PREVIEWS)

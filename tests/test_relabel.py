@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from test_pack_resume import everything, kill_at_rename, survives
+from together import as_one_of_two, run_two
 from torch import Tensor
 
 from rlfseg.config import RefineConfig
@@ -171,14 +169,13 @@ def test_killed_at_any_step_then_resumed(tmp_path: Path, whole: Path, number: in
     }
 
 
-def in_process(rank: int, port: int, path: Path, log: Path, out: Path) -> None:
+def in_process(rank: int, port: int, path: Path, logs: list[Path], out: Path) -> None:
     """One of two processes of an Accelerate launch."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    as_one_of_two(rank, port)
     stage.CHUNK = CHUNK
     state = PartialState(cpu=True)
     assert (state.process_index, state.num_processes) == (rank, 2)
-    report = relabel(path, Grows(log), CONFIG, out)
+    report = relabel(path, Grows(logs[rank]), CONFIG, out)
     assert report.masks == 2 * IMAGES
     state.destroy_process_group()
 
@@ -186,21 +183,7 @@ def in_process(rank: int, port: int, path: Path, log: Path, out: Path) -> None:
 def test_two_processes_equal_one(tmp_path: Path, whole: Path) -> None:
     path, out = write(tmp_path / "a.h5"), tmp_path / "out"
     logs = [tmp_path / "log0", tmp_path / "log1"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=in_process, args=(rank, port, path, logs[rank], out))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        process.kill()  # where it still waits for the other
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two(in_process, path, logs, out)
     assert results(tmp_path) == results(whole)
     assert [log.stat().st_size for log in logs] == [IMAGES - CHUNK, CHUNK]
 

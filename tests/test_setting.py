@@ -83,7 +83,7 @@ def test_two_processes_train_what_one_trains(setting: Setting) -> None:
     both = read_steps(other.trained(processes=2) / "steps.jsonl")
     alone = list(other.training(other.untrained(), until=4))
     for a, b in zip(both, alone, strict=True):
-        assert a.loss == pytest.approx(b.loss, rel=1e-3)
+        assert a.loss == pytest.approx(b.loss, rel=1e-2)  # bf16; in float32: test_train
     broken = setting.variant({"seed": 6, "batch": 3})
     with pytest.raises(RuntimeError, match="a batch of 3 can't be shared equally by 2 processes"):
         broken.trained(processes=2)

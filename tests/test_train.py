@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import latents, texts
-from together import CONFIG, Regression, batch, one_of_two
+from together import CONFIG, Regression, batch, one_of_two, run_two
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
@@ -181,20 +179,7 @@ def test_a_loss_that_is_not_finite_names_its_samples() -> None:
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     whole = Regression()
     expected = run(whole)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        process.kill()  # where it still waits for the other
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two(one_of_two, tmp_path)
     steps = read_steps(tmp_path / "steps.jsonl")
     assert bare(steps) == bare(read_steps(tmp_path / "other.jsonl"))  # both tell of all samples
     for a, b in zip(steps, expected, strict=True):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,10 +42,31 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(6, 3, generator=generator), torch.randn(6, 2, generator=generator)
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
-    """One of two processes that share each batch; the first writes what came of it."""
+def run_two(work: Callable[..., None], *arguments: object) -> None:
+    """Runs `work(rank, port, *arguments)` in two processes, which must both end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(rank, port, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()  # where it still waits for the other
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def as_one_of_two(rank: int, port: int) -> None:
+    """Tells Accelerate, by the environment that launchers set, that there are two processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def one_of_two(rank: int, port: int, folder: Path) -> None:
+    """One of two processes that share each batch; the first writes what came of it."""
+    as_one_of_two(rank, port)
     torch.set_num_threads(1)
     model, accelerator = Regression(), Accelerator(cpu=True)
     assert accelerator.num_processes == 2

@@ -1,10 +1,12 @@
 """The commands a person types.
 
     python -m rlfseg check DATASET ROOT     what of a data set is on disk
+    python -m rlfseg latents PARAMS         encodes what that training reads, before it
     python -m rlfseg train PARAMS           the training run of a chapter's parameters
 
-The second is what a launcher starts, on as many GPUs and nodes as it is told:
+The last two are what a launcher starts, on as many GPUs and nodes as it is told:
 
+    torchrun --nproc_per_node 8 -m rlfseg latents params/a100/03_train.yml
     torchrun --nproc_per_node 8 -m rlfseg train params/a100/03_train.yml
 """
 
@@ -51,15 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="count PhraseCut's images among those of FILE: COCO's JSON, or refs(*.p); repeatable",
     )
-    about = "train what a chapter's parameters describe, or find it trained"
-    training = commands.add_parser("train", help=about, description=about)
-    training.add_argument("parameters", help="a chapter's YAML file, or JSON of the same form")
+    runs = {
+        "latents": "encode the pictures and masks that the training of a chapter reads",
+        "train": "train what a chapter's parameters describe, or find it trained",
+    }
+    running = {name: commands.add_parser(name, help=a, description=a) for name, a in runs.items()}
+    for command in running.values():
+        command.add_argument("parameters", help="a chapter's YAML file, or JSON of the same form")
     given = parser.parse_args(arguments)
-    command = checking if given.command == "check" else training
     try:
-        return _check(given) if given.command == "check" else _train(given)
+        return _check(given) if given.command == "check" else _run(given)
     except (OSError, ValueError) as error:
-        command.error(str(error))
+        (running | {"check": checking})[given.command].error(str(error))
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -68,7 +73,7 @@ def _check(given: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _train(given: argparse.Namespace) -> int:
+def _run(given: argparse.Namespace) -> int:
     from rlfseg.launch import joined  # here, so that a check need not wait for torch
     from rlfseg.setting import Setting
 
@@ -84,7 +89,11 @@ def _train(given: argparse.Namespace) -> int:
         )
     parts = {name: parameters[name] for name in (*wanted, "sam", "refine") if name in parameters}
     with joined():
-        print(Setting.from_parameters(**parts).trained())
+        setting = Setting.from_parameters(**parts)
+        if given.command == "latents":
+            print(f"{setting.fill_latents()} latents were missing here and are encoded")
+        else:
+            print(setting.trained())
     return 0
 
 

@@ -2,8 +2,8 @@
 
 Flat float16 arrays on disk: `images.npy` (images, c, h, w), `masks.npy` and, for each way that the
 labels were refined, `refined-*s.npy` (items, c, h, w), and whether each row is filled. Rows are
-filled when first asked for, so a short run encodes no more than it uses, and an interrupted one
-keeps what it had.
+filled when first asked for, so a short run encodes no more than it uses, or all at once by `fill`,
+in any number of processes; an interrupted one keeps what it had.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
+from tqdm.auto import tqdm
 
 from rlfseg.latent import Frozen
 from rlfseg.pack import Pack, PackError
@@ -71,6 +72,30 @@ class LatentCache:
         shares = [float(self.pack.masks(int(i))[0].mean()) for i in items]
         return torch.tensor(shares, device=self.frozen.device)
 
+    def fill(self, *, share: tuple[int, int] = (0, 1)) -> int:
+        """Encodes every row that is missing, of refined masks too if there are any.
+
+        Args:
+            share: this process's number and how many there are; together they fill all.
+
+        Returns:
+            How many rows this process encoded.
+        """
+        rank, world = share
+        kinds = [(self._images, self._encode_images)]
+        kinds.append((self._masks, partial(self._encode_masks, which=0)))
+        if refined_by(self.pack.path) is not None:
+            kinds.append((self._refined, partial(self._encode_masks, which=2)))
+        missing = [rank + world * np.flatnonzero(~kept.filled[rank::world]) for kept, _ in kinds]
+        total = sum(map(len, missing))
+        with tqdm(total=total, desc="encoding", leave=False, disable=rank > 0) as bar:
+            for (kept, encode), rows in zip(kinds, missing, strict=True):
+                for start in range(0, len(rows), _BATCH):
+                    some = rows[start : start + _BATCH]
+                    kept.keep(some, encode(some))
+                    bar.update(len(some))
+        return total
+
     @cached_property
     def _refined(self) -> _Rows:
         made_of = refined_by(self.pack.path)
@@ -87,8 +112,7 @@ class LatentCache:
         missing = np.unique(rows[~kept.filled[rows]])
         for start in range(0, len(missing), _BATCH):
             some = missing[start : start + _BATCH]
-            kept.values[some] = encode(some).cpu().numpy().astype(np.float16)
-            kept.filled[some] = True  # after the row itself, so that a filled row is a whole one
+            kept.keep(some, encode(some))
         return torch.from_numpy(kept.values[rows].astype(np.float32)).to(self.frozen.device)
 
     def _encode_images(self, images: np.ndarray) -> Latent:
@@ -107,6 +131,11 @@ class _Rows:
     def __init__(self, folder: Path, name: str, shape: tuple[int, ...]) -> None:
         self.values = _array(folder / f"{name}s.npy", shape, np.float16)
         self.filled = _array(folder / f"has_{name}.npy", shape[:1], np.bool_)
+
+    def keep(self, rows: np.ndarray, latents: Latent) -> None:
+        """Writes rows, and only then that they are there."""
+        self.values[rows] = latents.cpu().numpy().astype(np.float16)
+        self.filled[rows] = True
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self, TypeVar
 
 from rlfseg.backbone.full_size import random_stage
-from rlfseg.backbone.recipe import BackboneConfig, backbone_stage
+from rlfseg.backbone.recipe import BackboneConfig, autoencoder_stage, backbone_stage
 from rlfseg.config import DataConfig, RefineConfig, TrainConfig
 from rlfseg.pack import VERSION as PACK_VERSION
 from rlfseg.refine import KINDS
@@ -156,6 +156,11 @@ class Description:
     def data_stage(self) -> Stage:
         """Identifies the packed files."""
         return Stage("data", PACK_VERSION, {}, {"source": self.source_stage})
+
+    def latents_stage(self, split: str) -> Stage:
+        """Identifies a split's latents: made of the data by the autoencoder, whatever the UNet."""
+        encoder = autoencoder_stage(self.recipe) if self.backbone == "mini" else self.backbone_stage
+        return Stage(f"latents-{split}", 2, {}, {"data": self.data_stage, "autoencoder": encoder})
 
     @property
     def sam_stage(self) -> Stage:

@@ -40,7 +40,7 @@ from rlfseg.sources import by_image
 from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import SPLITS, read_truth, write_phrasecut
 from rlfseg.sources.phrasecut import read
-from rlfseg.stage import Stage, read_record, repository, run
+from rlfseg.stage import read_record, repository, run
 from rlfseg.train import fit, fit_in_stage
 
 _WORKERS = min(8, os.cpu_count() or 1)
@@ -153,12 +153,26 @@ class Setting(Description):
 
     def cache(self, split: str, frozen: Frozen, *, refined: bool = False) -> LatentCache:
         """The latent cache of a split, over the packed file with refined masks if asked for."""
-        tie = Stage(
-            f"latents-{split}", 1, {}, {"data": self.data_stage, "backbone": self.backbone_stage}
-        )
-        folder = repository() / "runs" / self.profile / "stages" / f"{tie.name}-{tie.hash}"
+        stage = self.latents_stage(split)
+        folder = repository() / "runs" / self.profile / "stages" / f"{stage.name}-{stage.hash}"
         pack = Pack(self.refined(split) / f"{split}.h5") if refined else self.pack(split)
         return LatentCache(folder, pack, frozen)
+
+    def fill_latents(self) -> int:
+        """Encodes what training reads, before it; returns how many latents were missing here.
+
+        Training fills the cache too, as it goes. Done beforehand, in the processes of a launch or
+        of several, it keeps the autoencoder out of the training's time.
+        """
+        state, count = PartialState(), 0
+        frozen, share = self.frozen(), (state.process_index, state.num_processes)
+        for split in ("train", "val"):
+            refined = split == "train" and self.train.selection != "original"
+            with state.main_process_first():  # which makes the cache's files
+                cache = self.cache(split, frozen, refined=refined)
+            count += cache.fill(share=share)
+        state.wait_for_everyone()
+        return count
 
     def untrained(self) -> UNet2DConditionModel:
         """The backbone's UNet, ready to train: with adapters, or all parameters free."""

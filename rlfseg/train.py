@@ -98,7 +98,7 @@ def fit(
         lr=config.lr,
         betas=(0.9, config.beta2),
         weight_decay=config.weight_decay,
-        fused=accelerator.device.type == "cuda",
+        fused=True,
     )
     first = 1
     if checkpoint is not None and checkpoint.exists():

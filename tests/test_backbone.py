@@ -36,7 +36,7 @@ from rlfseg.backbone.text2image import (
     text_to_image_batch,
 )
 from rlfseg.config import OptimiserConfig
-from rlfseg.latent import load_frozen
+from rlfseg.latent import Frozen, load_frozen
 from rlfseg.model import load_unet
 from rlfseg.sources.mini.scene import COLOURS, SHAPES
 from rlfseg.train import fit
@@ -232,6 +232,19 @@ def test_the_small_autoencoder_has_stable_diffusions_layout() -> None:
     with torch.no_grad():
         z = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
         assert z.shape == (1, 4, 8, 8) and vae.decode(z).sample.shape == (1, 3, 64, 64)
+
+
+def test_scaled_latents_differ_as_strongly_as_noise() -> None:
+    """The images' latents from the masks', over the whole set: the mean square of v is 1."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(70, 32, 32, 3), dtype=np.uint8)
+    masks = rng.random((70, 32, 32)) < 0.2
+    vae = recipe.seeded(0, lambda: small_autoencoder(pixels=32)).eval()
+    vae.register_to_config(scaling_factor=recipe.unit_difference(vae, images, masks))
+    frozen = Frozen(vae, None, None)  # type: ignore[arg-type]
+    z1 = frozen.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
+    z0 = frozen.encode_mask(torch.from_numpy(masks))
+    assert float((z1 - z0).square().mean()) == pytest.approx(1, rel=0.02)
 
 
 def test_a_saved_backbone_is_loaded_in_single_precision(folder: Path) -> None:

@@ -207,6 +207,32 @@ def test_nothing_is_encoded_twice(pack: Pack, frozen: Frozen, tmp_path: Path) ->
     assert counting.encoded == 4
 
 
+def test_filled_in_shares_it_holds_what_is_asked_for_one_by_one(
+    cache: LatentCache, pack: Pack, frozen: Frozen, tmp_path: Path
+) -> None:
+    counting = Counting(frozen)
+    filled = LatentCache(tmp_path / "filled", pack, counting)  # type: ignore[arg-type]
+    filled.z0([2])
+    counts = [filled.fill(share=(rank, 3)) for rank in range(3)]
+    assert sum(counts) == len(pack.image_ids) + len(pack) - 1 and min(counts) > 0
+    assert counting.encoded == len(pack.image_ids) + len(pack)
+    for item in range(len(pack)):
+        torch.testing.assert_close(filled.z1([item]), cache.z1([item]))
+        torch.testing.assert_close(filled.z0([item]), cache.z0([item]))
+    assert filled.fill() == 0 and counting.encoded == len(pack.image_ids) + len(pack)
+
+
+def test_refined_masks_are_filled_in_too(pack: Pack, tmp_path: Path) -> None:
+    for name in (pack.path.name, index_path(pack.path).name):
+        shutil.copy(pack.path.with_name(name), tmp_path)
+    pack = Pack(tmp_path / pack.path.name)
+    add_refined(pack, [~pack.masks(item)[0] for item in range(len(pack))], made_of="turned")
+    lossless = LatentCache(tmp_path / "cache", pack, Lossless())  # type: ignore[arg-type]
+    assert lossless.fill() == len(pack.image_ids) + 2 * len(pack)
+    items = list(range(len(pack)))
+    assert torch.equal(lossless.z0_refined(items), -lossless.z0(items))
+
+
 def test_a_cache_of_other_data_is_refused(pack: Pack, frozen: Frozen, tmp_path: Path) -> None:
     LatentCache(tmp_path / "cache", pack, frozen)
     other = tmp_path / "other.h5"

@@ -233,6 +233,24 @@ def test_training_ends_in_an_adapter_and_its_record(setting: Setting) -> None:
     assert (folder / "steps.jsonl").stat().st_mtime_ns == written
 
 
+def test_latents_can_be_encoded_before_training(setting: Setting) -> None:
+    other = replace(setting, data=replace(setting.data, seed=6))
+    packs = [other.pack(split) for split in ("train", "val")]
+    assert other.fill_latents() == sum(len(pack) + len(pack.image_ids) for pack in packs)
+    assert other.fill_latents() == 0
+    assert other.latents_stage("train").hash != setting.latents_stage("train").hash
+    assert other.variant({"seed": 9}).latents_stage("val").hash == other.latents_stage("val").hash
+
+
+def test_only_the_autoencoder_is_in_the_latents_hash(repo: Path) -> None:
+    def latents_hash(**recipe: object) -> str:
+        backbone = {"name": "mini", **recipe}
+        given = {"profile": "smoke", "backbone": backbone, "data": DATA, "train": TRAIN}
+        return Setting.from_parameters(**given).latents_stage("train").hash  # type: ignore[arg-type]
+
+    assert latents_hash(unet_steps=3) == latents_hash() != latents_hash(vae_steps=3)
+
+
 def test_the_trained_unet_is_another_field_than_the_backbone(setting: Setting) -> None:
     z, t, c = latents(2, 0), torch.ones(2), texts(2)
     trained = setting.trained_unet(torch.device("cpu"))

@@ -68,7 +68,7 @@ def small_unet(*, side: int) -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=_WIDTH,
-        attention_head_dim=2,  # diffusers reads this as the number of heads
+        attention_head_dim=4,  # diffusers reads this as the number of heads
         norm_num_groups=8,
     )
     return with_fast_attention(unet)
@@ -117,7 +117,7 @@ def mixed_noise(latents: Tensor, generator: torch.Generator, *, pictures: float 
     to be had here.
 
     Args:
-        latents: (b, 4, h, w) in scaled units, so that their mean square is about 1.
+        latents: (b, 4, h, w) in scaled units.
         generator: on the CPU.
         pictures: share of the samples whose noise is a picture.
     """

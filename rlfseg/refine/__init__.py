@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rlfseg.refine.algorithm import Predicted, Predictor, Refined, logit_map, refine
 from rlfseg.refine.anchors import anchors
-from rlfseg.refine.sam import KINDS, PromptedSam, load_sam, mini_sam, random_sam, save_sam
+from rlfseg.refine.sam import PromptedSam
+from rlfseg.refine.weights import KINDS, load_sam, mini_sam, random_sam, save_sam
 
 __all__ = [
     "KINDS",

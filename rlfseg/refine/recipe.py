@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from rlfseg.config import OptimiserConfig, RefineConfig
 from rlfseg.refine.algorithm import logit_map
 from rlfseg.refine.anchors import anchors
-from rlfseg.refine.sam import decode, mini_sam, save_sam
+from rlfseg.refine.sam import decode
+from rlfseg.refine.weights import mini_sam, save_sam
 from rlfseg.sources.mini.phrases import phrases
 from rlfseg.sources.mini.scene import draw_scene
 from rlfseg.sources.mini.write import annotate

@@ -25,7 +25,7 @@ book: $(SETUP) ## execute the chapters of PROFILE and render the book
 	@echo "The book is at $$(cd runs/$(PROFILE)/site && pwd)/index.html"
 
 test: $(SETUP) ## run the unit tests (the slow ones: .venv/bin/pytest -m slow)
-	@python -m pytest -q
+	@OMP_NUM_THREADS=1 python -m pytest -q -n $(CORES) --dist loadfile
 
 lint: $(SETUP) ## check style, formatting and types
 	@ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlfseg.relabel.corners import corners
 from rlfseg.relabel.quality import Quality, quality, refine_items
 from rlfseg.relabel.report import MaskRecord, RelabelReport, read_records
 from rlfseg.relabel.stage import VERSION, relabel
@@ -11,6 +12,7 @@ __all__ = [
     "MaskRecord",
     "Quality",
     "RelabelReport",
+    "corners",
     "quality",
     "read_records",
     "refine_items",

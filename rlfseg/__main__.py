@@ -87,7 +87,11 @@ def _run(given: argparse.Namespace) -> int:
         raise ValueError(
             f"{given.parameters} has no {', '.join(missing or wanted)}: give a chapter's file"
         )
-    parts = {name: parameters[name] for name in (*wanted, "sam", "refine") if name in parameters}
+    parts = {
+        name: parameters[name]
+        for name in (*wanted, "sam", "refine", "machine")
+        if name in parameters
+    }
     with joined():
         setting = Setting.from_parameters(**parts)
         if given.command == "latents":

@@ -121,6 +121,30 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class MachineConfig:
+    """How training uses a machine; what is trained doesn't depend on it, but for rounding.
+
+    Attributes:
+        processes: that train together, a GPU each; without GPUs they share the CPU.
+        compile: a backend of `torch.compile` for the UNet (`inductor`), or nothing. The first step
+            then takes minutes, the others less than before.
+        recompute: what the backward pass needs is computed again (gradient checkpointing): a third
+            more work, and much less memory.
+        tracker: `tensorboard` (its files lie beside the record), or nothing.
+    """
+
+    processes: int = 1
+    compile: str = ""
+    recompute: bool = False
+    tracker: str = ""
+
+    def __post_init__(self) -> None:
+        _positive(processes=self.processes)
+        if self.tracker not in ("", "tensorboard"):
+            raise ValueError(f"tracker must be 'tensorboard' or '', got {self.tracker!r}")
+
+
+@dataclass(frozen=True)
 class SamplerConfig:
     """How a velocity field is turned into a mask latent.
 

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 from rlfseg.backbone.full_size import random_stage
 from rlfseg.backbone.recipe import BackboneConfig, autoencoder_stage, backbone_stage
-from rlfseg.config import DataConfig, RefineConfig, TrainConfig
+from rlfseg.config import DataConfig, MachineConfig, RefineConfig, TrainConfig
 from rlfseg.pack import VERSION as PACK_VERSION
 from rlfseg.refine import KINDS
 from rlfseg.refine.recipe import SamConfig, sam_stage
@@ -57,6 +57,7 @@ class Description:
         train: the rectified flow run.
         sam: refines labels, where training asks for refined ones.
         refine: how it does.
+        machine: how training uses the machine; in no stage's identity.
     """
 
     profile: str
@@ -66,6 +67,7 @@ class Description:
     train: TrainConfig
     sam: SamChoice
     refine: RefineConfig
+    machine: MachineConfig
 
     @classmethod
     def from_parameters(
@@ -77,6 +79,7 @@ class Description:
         train: Mapping[str, Any],
         sam: Mapping[str, Any] | None = None,
         refine: Mapping[str, Any] | None = None,
+        machine: Mapping[str, Any] | None = None,
     ) -> Self:
         """Builds one from a chapter's parameters.
 
@@ -87,6 +90,7 @@ class Description:
             train: fields of `TrainConfig`.
             sam: `kind`, and `checkpoint` or, for `mini`, the fields of `SamConfig`.
             refine: fields of `RefineConfig`.
+            machine: fields of `MachineConfig`.
 
         Raises:
             ValueError: naming the parameter and the key that is unknown.
@@ -102,6 +106,7 @@ class Description:
             _build(TrainConfig, "train", train),
             SamChoice(**choice, recipe=_build(SamConfig, "sam", recipe)),
             _build(RefineConfig, "refine", refine or {}),
+            _build(MachineConfig, "machine", machine or {}),
         )
 
     def parameters(self) -> dict[str, Any]:
@@ -116,6 +121,7 @@ class Description:
             "train": asdict(self.train),
             "sam": {"kind": self.sam.kind, "checkpoint": self.sam.checkpoint, **recipe},
             "refine": asdict(self.refine),
+            "machine": asdict(self.machine),
         }
 
     def variant(self, changes: Mapping[str, Any]) -> Self:

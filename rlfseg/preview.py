@@ -16,6 +16,7 @@ from rlfseg.cache import LatentCache
 from rlfseg.config import SamplerConfig
 from rlfseg.evaluate import predict
 from rlfseg.model import as_velocity
+from rlfseg.record import Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +50,9 @@ class Watch:
         self._folder = folder / "previews"
         self._unet, self._cache, self._items, self._every = unet, cache, list(items), every
 
-    def __call__(self, step: int) -> None:
+    def __call__(self, step: Step) -> None:
         """Segments the items, in one step as Eq. 5, if it is time to."""
-        if step % self._every:
+        if step.step % self._every:
             return
         self._unet.eval()
         with torch.no_grad():
@@ -63,7 +64,7 @@ class Watch:
         draft = self._folder / "draft.tmp"
         with draft.open("wb") as file:
             np.save(file, (scores * 255).round().numpy().astype(np.uint8))
-        os.replace(draft, self._folder / f"{step:08d}.npy")
+        os.replace(draft, self._folder / f"{step.step:08d}.npy")
 
     def finish(self) -> None:
         """Puts all previews into one file beside the folder, which goes."""

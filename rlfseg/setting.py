@@ -6,10 +6,8 @@ chapter made, or what ships with the repository, is found, and what is missing i
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,168 +17,37 @@ import torch
 from accelerate import Accelerator, PartialState
 from diffusers import UNet2DConditionModel
 
-from rlfseg.backbone.full_size import random_stable_diffusion
-from rlfseg.backbone.recipe import backbone
-from rlfseg.cache import LatentCache
 from rlfseg.config import OptimiserConfig
 from rlfseg.data import FlowBatch, flow_batch
-from rlfseg.description import RANDOM, RANDOM_SAM, Description
-from rlfseg.latent import Frozen, load_frozen
+from rlfseg.inputs import Inputs
 from rlfseg.launch import launch
 from rlfseg.model import ATTENTION, EVERYTHING, add_lora, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
-from rlfseg.pack import Pack, Record, write_pack
-from rlfseg.pack.schema import index_path
 from rlfseg.preview import Watch
 from rlfseg.record import Step
-from rlfseg.refine import PromptedSam, load_sam, random_sam, save_sam
-from rlfseg.refine.recipe import trained_sam
-from rlfseg.relabel import relabel
-from rlfseg.sources import by_image
-from rlfseg.sources.masks import rasterise
-from rlfseg.sources.mini.write import SPLITS, read_truth, write_phrasecut
-from rlfseg.sources.phrasecut import read
-from rlfseg.stage import read_record, repository, run
+from rlfseg.stage import run
+from rlfseg.tracking import Tracked
 from rlfseg.train import fit, fit_in_stage
 
-_WORKERS = min(8, os.cpu_count() or 1)
 _PREVIEWED, _PREVIEWS = 4, 8  # validation phrases, and how often they are looked at
 
 
 @dataclass(frozen=True)
-class Setting(Description):
-    """A description whose artefacts can be had.
-
-    Raises:
-        FileNotFoundError: if the data's source is neither `mini` nor a folder.
-    """
-
-    def __post_init__(self) -> None:
-        if self.data.source != "mini":
-            self.source()
-
-    def backbone_location(self) -> Path | str:
-        """The backbone's folder, trained or built if it is ours and missing, or its hub id."""
-        if self.backbone == "mini":
-            return backbone(self.recipe, profile=self.profile)
-        if self.backbone == RANDOM:
-            return random_stable_diffusion(profile=self.profile)
-        local = repository() / self.backbone
-        return local if local.is_dir() else self.backbone
-
-    def source(self) -> Path:
-        """The folder in PhraseCut's format: the given one, or the drawn scenes."""
-        if self.data.source != "mini":
-            folder = repository() / self.data.source
-            if not folder.is_dir():
-                raise FileNotFoundError(
-                    f"data source {folder} is no folder: give PhraseCut's folder, or 'mini'"
-                )
-            return folder
-        counts = {split: getattr(self.data, split) for split in SPLITS}
-
-        def make(folder: Path) -> None:
-            write_phrasecut(folder, seed=self.data.seed, counts=counts, pixels=self.data.pixels)
-
-        return run(self.source_stage, make, profile=self.profile)
-
-    def pack(self, split: str) -> Pack:
-        """A split's packed file (A.3.2), with exact masks where the world is ours."""
-
-        def make(folder: Path) -> dict[str, Any]:
-            root = self.source()
-            exact = read_truth(root) if self.data.source == "mini" else {}
-            reports = {}
-            for name in SPLITS:
-                records = (
-                    Record(
-                        sample.image_id,
-                        sample.image_path,
-                        sample.caption,
-                        partial(rasterise, sample),
-                        exact[sample.ids["task_id"]].mask if exact else None,
-                        (sample.ids["task_id"],),
-                    )
-                    for sample in by_image(read(root, name))
-                )
-                path = folder / f"{name}.h5"
-                report = write_pack(records, path, size=self.data.pixels, workers=_WORKERS)
-                reports[name] = asdict(report)
-            return reports
-
-        return Pack(run(self.data_stage, make, profile=self.profile) / f"{split}.h5")
-
-    def pack_report(self) -> dict[str, Any]:
-        """What packing counted, by split."""
-        return dict(read_record(self.pack("test").path.parent)["figures"])
-
-    def predictor(self) -> PromptedSam:
-        """The SAM that refines labels, on this machine's device; trained if ours is missing."""
-        if self.sam.kind == "mini":
-            checkpoint = trained_sam(self.sam.recipe, profile=self.profile)
-        elif self.sam.checkpoint == RANDOM_SAM:
-
-            def make(folder: Path) -> None:
-                save_sam(random_sam(self.sam.kind), folder / "sam.safetensors")
-
-            checkpoint = run(self.sam_stage, make, profile=self.profile) / "sam.safetensors"
-        else:
-            checkpoint = repository() / self.sam.checkpoint
-        return load_sam(self.sam.kind, checkpoint, device=PartialState().device)
-
-    def refined(self, split: str) -> Path:
-        """A folder: the split's packed file with refined masks beside the annotations.
-
-        In `relabel/` lie the records and the report of `rlfseg.relabel`.
-        """
-
-        def make(folder: Path) -> dict[str, Any]:
-            packed = self.pack(split).path
-            for source in (index_path(packed), packed):
-                copy = folder / source.name
-                if not copy.exists():
-                    shutil.copy(source, folder / "copy.tmp")
-                    os.replace(folder / "copy.tmp", copy)
-            path, out = folder / packed.name, folder / "relabel"
-            return asdict(relabel(path, self.predictor(), self.refine, out))
-
-        return run(self.refined_stage(split), make, profile=self.profile)
-
-    def frozen(self) -> Frozen:
-        """Autoencoder and text encoder on this machine's device."""
-        frozen = load_frozen(self.backbone_location(), device=PartialState().device)
-        return replace(frozen, decoding=torch.bfloat16)
-
-    def cache(self, split: str, frozen: Frozen, *, refined: bool = False) -> LatentCache:
-        """The latent cache of a split, over the packed file with refined masks if asked for."""
-        stage = self.latents_stage(split)
-        folder = repository() / "runs" / self.profile / "stages" / f"{stage.name}-{stage.hash}"
-        pack = Pack(self.refined(split) / f"{split}.h5") if refined else self.pack(split)
-        return LatentCache(folder, pack, frozen)
-
-    def fill_latents(self) -> int:
-        """Encodes what training reads, before it; returns how many latents were missing here.
-
-        Training fills the cache too, as it goes. Done beforehand, in the processes of a launch or
-        of several, it keeps the autoencoder out of the training's time.
-        """
-        state, count = PartialState(), 0
-        frozen, share = self.frozen(), (state.process_index, state.num_processes)
-        for split in ("train", "val"):
-            refined = split == "train" and self.train.selection != "original"
-            with state.main_process_first():  # which makes the cache's files
-                cache = self.cache(split, frozen, refined=refined)
-            count += cache.fill(share=share)
-        state.wait_for_everyone()
-        return count
+class Setting(Inputs):
+    """A description whose training can be had too."""
 
     def untrained(self) -> UNet2DConditionModel:
         """The backbone's UNet, ready to train: with adapters, or all parameters free."""
         unet = load_unet(self.backbone_location())
         if self.train.rank == 0:
-            return unet.requires_grad_(True)
-        targets = ATTENTION if self.train.targets == "attention" else EVERYTHING
-        add_lora(unet, rank=self.train.rank, targets=targets, seed=self.train.seed)
+            unet.requires_grad_(True)
+        else:
+            targets = ATTENTION if self.train.targets == "attention" else EVERYTHING
+            add_lora(unet, rank=self.train.rank, targets=targets, seed=self.train.seed)
+        if self.machine.recompute:
+            unet.enable_gradient_checkpointing()
+        if self.machine.compile:
+            unet.compile(backend=self.machine.compile)
         return unet
 
     def training(self, unet: UNet2DConditionModel, *, until: int) -> Iterator[Step]:
@@ -188,19 +55,17 @@ class Setting(Description):
         accelerator = Accelerator(mixed_precision="bf16")
         return fit(*self._run(unet), accelerator=accelerator, until=until)
 
-    def trained(self, *, processes: int = 1) -> Path:
+    def trained(self) -> Path:
         """The folder of the trained adapter or UNet, its record `steps.jsonl` and its previews.
 
-        Args:
-            processes: how many train together, a GPU each; with one, it is this process. In a
-                process of a launch it stays at 1.
+        It is trained by `machine.processes` processes, or, in a process of a launch, by those.
 
         Raises:
             RuntimeError: if the processes fail.
         """
-        if processes > 1:
+        if self.machine.processes > 1 and PartialState().num_processes == 1:
             self._prepare()
-            launch(self.parameters(), processes=processes)
+            launch(self.parameters(), processes=self.machine.processes)
 
         def make(folder: Path) -> dict[str, Any]:
             unet = self.untrained()
@@ -209,10 +74,17 @@ class Setting(Description):
             places = np.linspace(0, len(cache.pack) - 1, _PREVIEWED)
             items = np.unique(places.round().astype(int)).tolist()
             every = max(1, self.train.steps // _PREVIEWS)
-            watch = Watch(folder, unet, cache, items, every=every)
+            watches: list[Watch | Tracked] = [Watch(folder, unet, cache, items, every=every)]
+            if self.machine.tracker:
+                watches.append(Tracked(folder))
+
+            def watch(step: Step) -> None:
+                for each in watches:
+                    each(step)
 
             def save() -> None:
-                watch.finish()
+                for each in watches:
+                    each.finish()
                 save_trained(unet, folder)
 
             title = f"training {self.train_stage.name}"

@@ -208,7 +208,7 @@ def fit_in_stage(
     *,
     title: str,
     save: Callable[[], None],
-    watch: Callable[[int], None] = lambda step: None,
+    watch: Callable[[Step], None] = lambda step: None,
 ) -> dict[str, float]:
     """Trains to the end in a stage's folder, in bf16, resuming from what is found there.
 
@@ -221,7 +221,7 @@ def fit_in_stage(
         folder: keeps `checkpoint.safetensors` until the end, and the record `steps.jsonl`.
         title: of the progress bar.
         save: writes the result; the checkpoint goes only when that is done.
-        watch: called with the number of every step that is done.
+        watch: called in the first process with every step that is done.
 
     Returns:
         `loss_last_100` and `<value>_last_100`: means over the last hundred steps.
@@ -231,7 +231,7 @@ def fit_in_stage(
     steps = fit(objective, batches, config, accelerator=accelerator, checkpoint=checkpoint)
     if accelerator.is_main_process:
         for step in recorded(steps, record, total=config.steps, title=title):
-            watch(step.step)
+            watch(step)
         save()
         checkpoint.unlink()
     else:

@@ -25,12 +25,13 @@ FLOORS = {
         (
             "compat types config stage record signals",
             "flow metrics checkpoint",
-            "sampling train",
+            "sampling train tracking",
             "latent model pack sources launch",
             "cache refine",
             "data evaluate check relabel",
             "objective backbone preview",
             "description paper",
+            "inputs",
             "setting",
             "figures artefacts __main__",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,17 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event
 from tiny import latents, texts, tiny_backbone
 
 from rlfseg.backbone.recipe import BackboneConfig, backbone_stage
-from rlfseg.config import DataConfig, RefineConfig, SamplerConfig, TrainConfig
+from rlfseg.config import (
+    DataConfig,
+    MachineConfig,
+    RefineConfig,
+    SamplerConfig,
+    TrainConfig,
+)
 from rlfseg.evaluate import evaluate, predict
 from rlfseg.metrics import boundary_f
 from rlfseg.model import as_velocity, load_unet, save_trained
@@ -79,14 +87,15 @@ def test_parameters_are_given_back(setting: Setting) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(setting: Setting) -> None:
-    other = setting.variant({"seed": 5, "selection": "original"})
-    both = read_steps(other.trained(processes=2) / "steps.jsonl")
+    two = MachineConfig(processes=2)
+    other = replace(setting.variant({"seed": 5, "selection": "original"}), machine=two)
+    both = read_steps(other.trained() / "steps.jsonl")
     alone = list(other.training(other.untrained(), until=4))
     for a, b in zip(both, alone, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-2)  # bf16; in float32: test_train
-    broken = setting.variant({"seed": 6, "batch": 3})
+    broken = replace(setting.variant({"seed": 6, "batch": 3}), machine=two)
     with pytest.raises(RuntimeError, match="a batch of 3 can't be shared equally by 2 processes"):
-        broken.trained(processes=2)
+        broken.trained()
 
 
 def test_a_variant_differs_in_its_training_alone(setting: Setting) -> None:
@@ -249,6 +258,65 @@ def test_only_the_autoencoder_is_in_the_latents_hash(repo: Path) -> None:
         return Setting.from_parameters(**given).latents_stage("train").hash  # type: ignore[arg-type]
 
     assert latents_hash(unet_steps=3) == latents_hash() != latents_hash(vae_steps=3)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")
+@pytest.mark.parametrize(
+    "machine",
+    [
+        MachineConfig(recompute=True),
+        pytest.param(MachineConfig(compile="aot_eager"), marks=pytest.mark.slow),
+    ],
+)
+def test_how_the_machine_is_used_does_not_change_what_is_learned(
+    setting: Setting, machine: MachineConfig
+) -> None:
+    other = replace(setting, machine=machine)
+    assert other.train_stage.hash == setting.train_stage.hash
+    here, there = (
+        [step.loss for step in each.training(each.untrained(), until=3)]
+        for each in (setting, other)
+    )
+    assert there == pytest.approx(here, rel=2e-3)  # bf16
+    assert here[0] != here[1]
+
+
+def test_recomputing_keeps_less_for_the_backward_pass(setting: Setting) -> None:
+    kept = []
+    for recompute in (False, True):
+        unet = replace(setting, machine=MachineConfig(recompute=recompute)).untrained().train()
+        z, c = latents(2, 0).requires_grad_(True), texts(2)
+        sizes: list[int] = []
+
+        def pack(t: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(t.numel())
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            as_velocity(unet)(z, torch.ones(2), c)
+        kept.append(sum(sizes))
+    assert kept[1] < 0.7 * kept[0]
+
+
+def read_events(file: Path) -> Iterator[Event]:
+    """TensorBoard's records: a length of 8 bytes, a checksum of 4, the event, a checksum of 4."""
+    data = file.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def test_a_tracker_gets_every_step(setting: Setting) -> None:
+    other = setting.variant({"seed": 77})
+    folder = replace(other, machine=MachineConfig(tracker="tensorboard")).trained()
+    (file,) = (folder / "tensorboard").glob("events*")
+    events = list(read_events(file))
+    steps = read_steps(folder / "steps.jsonl")
+    for name in ("loss", "grad_norm", "lr", "seconds"):
+        logged = {e.step: v.simple_value for e in events for v in e.summary.value if v.tag == name}
+        wanted = {step.step: getattr(step, name) for step in steps}
+        assert logged == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_trained_unet_is_another_field_than_the_backbone(setting: Setting) -> None:

@@ -8,6 +8,8 @@ in any number of processes; an interrupted one keeps what it had.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,7 +39,7 @@ class LatentCache:
             frozen: whose autoencoder encodes.
 
         Raises:
-            ValueError: if the arrays there were made for data of another shape.
+            ValueError: if the latents there are of other data or another autoencoder.
         """
         self.pack = pack
         self.frozen = frozen
@@ -45,6 +47,7 @@ class LatentCache:
         side = self.pixels // frozen.factor
         shape = (int(frozen.vae.config.latent_channels), side, side)
         folder.mkdir(parents=True, exist_ok=True)
+        _tie(folder / "made_of.json", data=pack.content_hash, autoencoder=frozen.identity)
         self._images = _Rows(folder, "image", (len(pack.image_ids), *shape))
         self._masks = _Rows(folder, "mask", (len(pack), *shape))
         self._folder = folder
@@ -138,11 +141,22 @@ class _Rows:
         self.filled[rows] = True
 
 
+def _tie(path: Path, **made_of: str) -> None:
+    """Writes down what latents are made of, or checks that it is the same."""
+    if not path.exists():
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        draft.write_text(json.dumps(made_of, indent=1) + "\n")
+        os.replace(draft, path)
+    then = json.loads(path.read_text())
+    if differ := [name for name, value in made_of.items() if then.get(name) != value]:
+        raise ValueError(
+            f"{path.parent} holds latents of another {' and another '.join(differ)}: delete it, or "
+            "give another folder"
+        )
+
+
 def _array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     """Opens a `.npy` file for reading and writing, or makes it, full of zeros."""
     if not path.exists():
         return open_memmap(path, "w+", dtype=dtype, shape=shape)
-    array = open_memmap(path, "r+")
-    if array.shape != shape or array.dtype != dtype:
-        raise ValueError(f"{path}: {array.shape} {array.dtype}, not {shape}; delete its folder")
-    return array
+    return open_memmap(path, "r+")

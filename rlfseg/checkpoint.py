@@ -1,11 +1,12 @@
 """Checkpoints of a training run: one safetensors file, written whole or not at all.
 
 All randomness of a run is a function of its seed and the step's number, so weights, optimiser
-moments and the step are the whole state.
+moments and the step are the whole state; settings and git commit are kept beside it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlfseg.config import OptimiserConfig
+from rlfseg.stage import commit
 
 
 def save_checkpoint(
@@ -28,7 +30,11 @@ def save_checkpoint(
     config: OptimiserConfig,
     step: int,
 ) -> None:
-    """Writes weights, optimiser state and step; an older file at `path` is replaced at the end."""
+    """Writes weights, optimiser state and step; an older file at `path` is replaced at the end.
+
+    Raises:
+        OSError: if it can't be written; the older file stays as it is.
+    """
     tensors = {f"weight/{name}": p.detach().cpu().contiguous() for name, p in parameters.items()}
     state = optimiser.state_dict()["state"]
     for number, name in enumerate(parameters):
@@ -36,9 +42,17 @@ def save_checkpoint(
             tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value).cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    meta = {"step": str(step), "config": json.dumps(asdict(config), sort_keys=True)}
-    save_file(tensors, temporary, metadata=meta)
-    os.replace(temporary, path)
+    settings = json.dumps(asdict(config), sort_keys=True)
+    meta = {"step": str(step), "config": settings, "commit": commit()}
+    try:
+        save_file(tensors, temporary, metadata=meta)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"checkpoint {path} can't be written ({error}): is the disk full, or the folder "
+            "read-only? The one before it is whole; mend that and run the same again"
+        ) from error
 
 
 def load_checkpoint(
@@ -83,3 +97,12 @@ def _check_config(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -
     differ = [f"{k}: {then.get(k)!r} -> {v!r}" for k, v in now.items() if then.get(k) != v]
     if differ:
         raise ValueError(f"{path}: written with other settings ({'; '.join(differ)}); delete it")
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that identify weights by their names, shapes and values."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        sha.update(f"{name} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().data)
+    return sha.hexdigest()[:16]

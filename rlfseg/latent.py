@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from rlfseg.checkpoint import weights_hash
 from rlfseg.config import backbone_location
 from rlfseg.types import Image, Latent, Mask, Score, Text
 
@@ -45,6 +47,11 @@ class Frozen:
     def factor(self) -> int:
         """How many pixels a latent position spans in each direction."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @cached_property
+    def identity(self) -> str:
+        """Of what makes latents: a hash of the autoencoder's weights and scaling factor."""
+        return f"{weights_hash(self.vae.state_dict())} x {self.vae.config.scaling_factor}"
 
     @torch.no_grad()
     def encode(self, image: Image) -> Latent:

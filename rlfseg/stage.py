@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,19 @@ def run(
     return final
 
 
+@cache
+def commit() -> str:
+    """The git commit that this package is of, or `unknown`."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return git.stdout.strip() or "unknown"
+
+
 def provenance() -> dict[str, Any]:
     """Commit, library versions and machine of this run."""
     versions = {}
@@ -145,11 +159,8 @@ def provenance() -> dict[str, Any]:
             versions[library] = version(library)
         except PackageNotFoundError:
             versions[library] = "not installed"
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=repository(), capture_output=True, text=True, check=False
-    )
     return {
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(),
         "python": platform.python_version(),
         "libraries": versions,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",

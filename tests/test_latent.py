@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -238,8 +239,25 @@ def test_a_cache_of_other_data_is_refused(pack: Pack, frozen: Frozen, tmp_path: 
     other = tmp_path / "other.h5"
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     write_pack([Record("a", image, "left", mask("left"))], other, size=SIDE)
-    with pytest.raises(ValueError, match=r"images\.npy: .*; delete its folder"):
+    with pytest.raises(ValueError, match="cache holds latents of another data: delete it"):
         LatentCache(tmp_path / "cache", Pack(other), frozen)
+
+
+def test_a_cache_of_another_autoencoder_is_refused(
+    pack: Pack, frozen: Frozen, tmp_path: Path
+) -> None:
+    cache = LatentCache(tmp_path, pack, frozen)
+    z = cache.z1([0])
+    other = copy.deepcopy(frozen.vae)
+    for change in (
+        lambda: other.encoder.conv_in.bias.data.add_(1e-3),
+        lambda: other.register_to_config(scaling_factor=0.3),
+    ):
+        change()
+        with pytest.raises(ValueError, match="holds latents of another autoencoder: delete it"):
+            LatentCache(tmp_path, pack, Frozen(other, frozen.tokenizer, frozen.text_encoder))
+    same = Frozen(copy.deepcopy(frozen.vae), frozen.tokenizer, frozen.text_encoder)
+    assert torch.equal(LatentCache(tmp_path, pack, same).z1([0]), z)
 
 
 def test_decoding_in_bfloat16_moves_scores_a_little(frozen: Frozen) -> None:
@@ -303,6 +321,7 @@ class Lossless:
     """In the place of `Frozen`: latents are pictures, and a caption is its place in `ITEMS`."""
 
     factor = 1
+    identity = "lossless"
     device = torch.device("cpu")
     vae = SimpleNamespace(config=SimpleNamespace(latent_channels=3))
 

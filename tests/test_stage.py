@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlfseg.stage import Stage, is_current, read_record, repository, run, shipped
+import rlfseg
+from rlfseg.stage import Stage, commit, is_current, read_record, repository, run, shipped
 
 STAGE = Stage("thing", 1, {"a": 1, "b": {"c": [1, 2], "d": None}}, {"x": Stage("x", 1, {})})
 
@@ -103,7 +105,7 @@ def test_the_record_says_what_it_is_and_where_it_comes_from() -> None:
     assert record["config"] == STAGE.config
     assert record["inputs"] == {"x": STAGE.inputs["x"].hash}
     assert record["figures"] == {"calls": 1} and record["seconds"] >= 0
-    assert record["commit"] == "unknown"  # this folder is under no version control
+    assert record["commit"] == commit()
     assert record["libraries"]["torch"].startswith("2.") and record["python"].startswith("3.")
     assert "CPU cores" in record["machine"]
 
@@ -162,3 +164,10 @@ def test_the_repository_is_found_from_inside_it_only(
     monkeypatch.chdir(tmp_path_factory.mktemp("outside"))
     with pytest.raises(FileNotFoundError, match="not inside the repository"):
         repository()
+
+
+def test_the_commit_is_that_of_the_package() -> None:
+    root = Path(rlfseg.__file__).parents[1]
+    where = ["git", "-C", str(root), "log", "-1", "--format=%H"]
+    git = subprocess.run(where, capture_output=True, text=True, check=False)
+    assert commit() == (git.stdout.strip() or "unknown")

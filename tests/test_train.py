@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import latents, texts
 from together import CONFIG, Regression, batch, one_of_two, run_two
@@ -28,6 +30,7 @@ from rlfseg.data import FlowBatch, batch_items, draw_times
 from rlfseg.flow import rf_loss, select
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.record import Step, read_steps, recorded
+from rlfseg.stage import commit
 from rlfseg.train import Losses, NonFiniteLossError, StoppedError, fit, learning_rate
 
 
@@ -78,6 +81,35 @@ def test_a_killed_run_goes_back_to_its_last_checkpoint(tmp_path: Path) -> None:
     assert bare(read_steps(record)) == bare(expected)
     assert list(steps()) == []  # a finished run has nothing left to do, and its record stays
     assert bare(read_steps(record)) == bare(expected)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    whole = [step.loss for step in run(Regression())]
+    run(Regression(), checkpoint=path, until=4)
+    kept = path.read_bytes()
+
+    def full(tensors: object, file: Path, metadata: object) -> None:
+        file.write_bytes(b"the beginning")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlfseg.checkpoint.save_file", full)
+        with pytest.raises(OSError, match=r"checkpoint\.safetensors can't be written .*No space"):
+            run(Regression(), checkpoint=path)
+    assert path.read_bytes() == kept and list(tmp_path.iterdir()) == [path]
+    assert [step.loss for step in run(Regression(), checkpoint=path)] == whole[4:]
+
+
+def test_a_checkpoint_says_what_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    run(Regression(), checkpoint=path, until=3)
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+    assert meta["step"] == "3" and json.loads(meta["config"])["lr"] == CONFIG.lr
+    assert meta["commit"] == commit() and (meta["commit"] == "unknown" or len(commit()) == 40)
 
 
 def test_the_record_holds_what_happened(tmp_path: Path) -> None:

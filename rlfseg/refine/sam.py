@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+from rlfseg.checkpoint import weights_hash
 from rlfseg.refine.algorithm import Predicted
 
 
@@ -39,7 +39,7 @@ class PromptedSam:
         """Takes a model and freezes it."""
         self.sam = sam.requires_grad_(False).eval()
         self.side: int = sam.prompt_encoder.mask_input_size[0]
-        self.identity = _hash(sam.state_dict())
+        self.identity = weights_hash(sam.state_dict())
         self._transform = ResizeLongestSide(sam.image_encoder.img_size)
 
     @torch.no_grad()
@@ -113,11 +113,3 @@ def decode(
         multimask_output=False,
     )
     return low, scores[:, 0]
-
-
-def _hash(state: Mapping[str, Tensor]) -> str:
-    sha = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        sha.update(f"{name} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().data)
-    return sha.hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""What a training step costs: the naive loop beside the cached ones, in turns, in one run.
+
+    python benchmarks/train.py params/mini/03_train.yml --batch 8
+    python benchmarks/train.py params/preflight/03_train.yml --batch 1 --rounds 3
+
+The naive loop encodes the images and both masks of every batch anew; that is all that differs from
+`exact`. All ways train one and the same UNet, and the medians of their steps are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator
+
+import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
+from rlfseg.cache import LatentCache, _Rows
+from rlfseg.config import OptimiserConfig
+from rlfseg.data import batch_items, flow_batch
+from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.pack import Pack
+from rlfseg.pack.refined import add_refined
+from rlfseg.pack.schema import index_path
+from rlfseg.setting import Setting
+from rlfseg.train import fit
+from rlfseg.types import Latent
+
+WAYS = {
+    "naive, exact": ("exact", "uniform"),
+    "cached, exact": ("exact", "uniform"),
+    "cached, probe": ("probe", "uniform"),
+    "cached, one label": ("original", "uniform"),
+    "cached, one label, t = 1": ("original", "one"),
+}
+
+
+class Uncached(LatentCache):
+    """Encodes whatever it is asked for, each time."""
+
+    def _filled(
+        self, kept: _Rows, rows: np.ndarray, encode: Callable[[np.ndarray], Latent]
+    ) -> Latent:
+        return encode(rows)
+
+
+def with_refined(pack: Pack, folder: Path) -> Pack:
+    """A copy whose refined masks are the exact ones."""
+    for source in (index_path(pack.path), pack.path):
+        shutil.copy(source, folder)
+    copy = Pack(folder / pack.path.name)
+    truths = (copy.masks(item)[1] for item in range(len(copy)))
+    add_refined(copy, [truth for truth in truths if truth is not None], made_of="truth")
+    return Pack(folder / pack.path.name)
+
+
+def main() -> None:
+    """Measures and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parameters", type=Path, help="a chapter's YAML file")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=15)
+    given = parser.parse_args()
+    values = yaml.safe_load(given.parameters.read_text())
+    parts = {name: values[name] for name in ("profile", "backbone", "data", "train")}
+    setting = Setting.from_parameters(**parts)
+    frozen, unet = setting.frozen(), setting.untrained()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        pack = with_refined(setting.pack("val"), folder)
+        cached = LatentCache(folder / "cache", pack, frozen)
+        anew = Uncached(folder / "none", pack, frozen)
+        for step in range(1, given.rounds + 1):
+            items = batch_items(len(pack), given.batch, seed=0, step=step)
+            for each in (cached.z1, cached.z0, cached.z0_refined):
+                each(items)
+        runs = {}
+        for way, (selection, time) in WAYS.items():
+            cache = anew if way.startswith("naive") else cached
+            how = {"size": given.batch, "time": time, "selection": selection, "seed": 0}
+            runs[way] = fit(
+                RectifiedFlowObjective(unet, selection=selection),
+                partial(flow_batch, cache, **how),
+                OptimiserConfig(steps=given.rounds, lr=1e-6),
+                accelerator=Accelerator(mixed_precision="bf16"),
+            )
+        turns = list(itertools.chain.from_iterable(zip(*runs.values(), strict=True)))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(f"{setting.backbone}, {setting.data.pixels} pixels, batch {given.batch}, bf16, {device}")
+    naive = None
+    for number, way in enumerate(WAYS):
+        seconds = median(step.seconds for step in turns[number :: len(WAYS)][1:])
+        naive = naive or seconds
+        print(f"{way:26}{seconds:8.3f} s a step   {naive / seconds:4.1f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

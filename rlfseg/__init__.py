@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rlfseg import compat as compat
 
 __version__ = "0.1.0"
+__all__ = ["RLFSegPipeline"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the pipeline, and with it diffusers, when it is asked for."""
+    if name != "RLFSegPipeline":
+        raise AttributeError(f"module 'rlfseg' has no attribute {name!r}")
+    from rlfseg.pipeline import RLFSegPipeline
+
+    return RLFSegPipeline

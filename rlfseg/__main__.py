@@ -1,5 +1,6 @@
 """The commands a person types.
 
+    python -m rlfseg segment PICTURE PHRASE what the phrase means, as a mask and an overlay
     python -m rlfseg check DATASET ROOT     what of a data set is on disk
     python -m rlfseg latents PARAMS         encodes what that training reads, before it
     python -m rlfseg train PARAMS           the training run of a chapter's parameters
@@ -16,11 +17,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import yaml
 
 from rlfseg.check import DATASETS, check
+
+if TYPE_CHECKING:
+    from rlfseg.setting import Setting
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,6 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="count PhraseCut's images among those of FILE: COCO's JSON, or refs(*.p); repeatable",
     )
+    about = "segment what a phrase means in a picture"
+    asking = commands.add_parser("segment", help=about, description=about)
+    asking.add_argument("picture", help="a picture file")
+    asking.add_argument("phrase", help="what to segment, as in 'striped star'")
+    asking.add_argument(
+        "-o", "--out", default="segmented.png", help="the overlay; the mask lies beside it"
+    )
+    asking.add_argument("--model", help="a saved pipeline's folder, or a chapter's YAML file")
+    asking.add_argument("--sampler", default="aos", help="aos, one, hss, steps or aos_signed")
+    asking.add_argument("--threshold", type=float, help="of the scores, as in 0.5")
     runs = {
         "latents": "encode the pictures and masks that the training of a chapter reads",
         "train": "train what a chapter's parameters describe, or find it trained",
@@ -61,10 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in running.values():
         command.add_argument("parameters", help="a chapter's YAML file, or JSON of the same form")
     given = parser.parse_args(arguments)
+    work = {"check": _check, "segment": _segment}.get(given.command, _run)
     try:
-        return _check(given) if given.command == "check" else _run(given)
+        return work(given)
     except (OSError, ValueError) as error:
-        (running | {"check": checking})[given.command].error(str(error))
+        (running | {"check": checking, "segment": asking})[given.command].error(str(error))
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -73,32 +88,61 @@ def _check(given: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+def _segment(given: argparse.Namespace) -> int:
+    from PIL import Image
+
+    from rlfseg.pictures import as_rgb, overlay, read_picture
+    from rlfseg.pipeline import RLFSegPipeline
+    from rlfseg.stage import repository
+
+    picture, out = as_rgb(read_picture(given.picture)), Path(given.out)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"the overlay is written as PNG: give -o a name that ends so, not {out}")
+    model = Path(given.model or repository() / "params" / "mini" / "05_phrasecut.yml")
+    if model.is_dir():
+        pipeline = RLFSegPipeline.from_pretrained(model)
+    else:
+        setting = _setting(model)
+        if not setting.is_trained:
+            raise ValueError(
+                f"what {model} describes isn't trained: python -m rlfseg train {model}"
+            )
+        pipeline = setting.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    done = pipeline(picture, given.phrase, sampler=given.sampler, threshold=given.threshold)
+    mask = out.with_name(f"{out.stem}_mask.png")
+    Image.fromarray(overlay(picture, done.masks[0])).save(out)
+    Image.fromarray(done.masks[0]).save(mask)
+    print(f"{done.masks[0].mean():.1%} of the picture; {out} and {mask}")
+    return 0
+
+
 def _run(given: argparse.Namespace) -> int:
     from rlfseg.launch import joined  # here, so that a check need not wait for torch
-    from rlfseg.setting import Setting
 
-    try:
-        parameters = yaml.safe_load(Path(given.parameters).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{given.parameters} is no YAML: {error}") from error
-    wanted = ("profile", "backbone", "data", "train")
-    missing = [name for name in wanted if name not in (parameters or ())]
-    if missing or not isinstance(parameters, dict):
-        raise ValueError(
-            f"{given.parameters} has no {', '.join(missing or wanted)}: give a chapter's file"
-        )
-    parts = {
-        name: parameters[name]
-        for name in (*wanted, "sam", "refine", "machine")
-        if name in parameters
-    }
     with joined():
-        setting = Setting.from_parameters(**parts)
+        setting = _setting(Path(given.parameters))
         if given.command == "latents":
             print(f"{setting.fill_latents()} latents were missing here and are encoded")
         else:
             print(setting.trained())
     return 0
+
+
+def _setting(file: Path) -> Setting:
+    """The setting of a chapter's YAML file."""
+    from rlfseg.setting import Setting
+
+    try:
+        parameters = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {error}") from error
+    wanted = ("profile", "backbone", "data", "train")
+    missing = [name for name in wanted if name not in (parameters or ())]
+    if missing or not isinstance(parameters, dict):
+        raise ValueError(f"{file} has no {', '.join(missing or wanted)}: give a chapter's file")
+    known = (*wanted, "sam", "refine", "machine")
+    return Setting.from_parameters(**{k: parameters[k] for k in known if k in parameters})
 
 
 if __name__ == "__main__":

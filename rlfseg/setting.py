@@ -23,9 +23,10 @@ from rlfseg.inputs import Inputs
 from rlfseg.launch import launch
 from rlfseg.model import ATTENTION, EVERYTHING, add_lora, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.pipeline import RLFSegPipeline
 from rlfseg.preview import Watch
 from rlfseg.record import Step
-from rlfseg.stage import run
+from rlfseg.stage import found, run
 from rlfseg.tracking import Tracked
 from rlfseg.train import fit, fit_in_stage
 
@@ -93,6 +94,11 @@ class Setting(Inputs):
         main = PartialState().is_main_process
         return run(self.train_stage, make, profile=self.profile, main=main)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether `trained` would find what it is asked for rather than train it."""
+        return found(self.train_stage, profile=self.profile) is not None
+
     def _prepare(self) -> None:
         """Makes what training reads, so that the processes of a launch find it."""
         self.backbone_location()
@@ -125,3 +131,12 @@ class Setting(Inputs):
     def trained_unet(self, device: torch.device) -> UNet2DConditionModel:
         """The trained UNet, frozen, on a device."""
         return load_trained(self.backbone_location(), self.trained()).to(device)
+
+    def pipeline(self, *, threshold: float = 0.5) -> RLFSegPipeline:
+        """The trained model as what people import, on this machine's device."""
+        return RLFSegPipeline.from_backbone(
+            self.backbone_location(),
+            self.trained(),
+            device=PartialState().device,
+            threshold=threshold,
+        )

@@ -85,6 +85,23 @@ def is_current(folder: Path, stage: Stage) -> bool:
     return (folder / RECORD).is_file() and read_record(folder)["hash"] == stage.hash
 
 
+def found(stage: Stage, *, profile: str) -> Path | None:
+    """The folder of a stage's finished artefact, or None.
+
+    It is looked for among the shipped artefacts (unless the environment says `FRESH=1`), then in
+    `runs/<profile>/`.
+    """
+    kept = shipped(profile, stage)
+    if os.environ.get("FRESH", "") in ("", "0") and is_current(kept, stage):
+        return kept
+    final = _final(stage, profile)
+    return final if is_current(final, stage) else None
+
+
+def _final(stage: Stage, profile: str) -> Path:
+    return repository() / "runs" / profile / "stages" / f"{stage.name}-{stage.hash}"
+
+
 def run(
     stage: Stage,
     make: Callable[[Path], Mapping[str, Any] | None],
@@ -94,9 +111,8 @@ def run(
 ) -> Path:
     """Returns the folder of a stage's artefact, making it only if it is not there.
 
-    It is looked for among the shipped artefacts (unless the environment says `FRESH=1`), then in
-    `runs/<profile>/`. `make(folder)` fills a folder that survives an interruption, so that it can
-    resume from what it finds there, and returns figures to keep in the record.
+    It is looked for as by `found`. `make(folder)` fills a folder that survives an interruption, so
+    that it can resume from what it finds there, and returns figures to keep in the record.
 
     Args:
         stage: what is wanted.
@@ -108,12 +124,9 @@ def run(
     Returns:
         The folder, holding what `make` wrote and `stage.json`.
     """
-    kept = shipped(profile, stage)
-    if os.environ.get("FRESH", "") in ("", "0") and is_current(kept, stage):
-        return kept
-    final = repository() / "runs" / profile / "stages" / f"{stage.name}-{stage.hash}"
-    if is_current(final, stage):
-        return final
+    if (there := found(stage, profile=profile)) is not None:
+        return there
+    final = _final(stage, profile)
     part = final.with_name(final.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

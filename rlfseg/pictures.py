@@ -1,0 +1,151 @@
+"""Pictures in any form made uint8 RGB, and a mask laid over one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+Picture: TypeAlias = Image.Image | np.ndarray | Tensor
+_TINT = (38, 115, 235)
+
+
+def read_picture(path: Path | str) -> Image.Image:
+    """Opens a picture file, turned upright as its camera noted.
+
+    Raises:
+        OSError: if there is no such file, or it can't be read whole; with what to do.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no picture {path}")
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            return ImageOps.exif_transpose(opened)
+    except UnidentifiedImageError as error:
+        raise OSError(f"{path} is no picture that can be read here: give a JPEG or PNG") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path} can't be read ({error}): is the file whole?") from error
+
+
+def as_rgb(picture: Picture) -> np.ndarray:
+    """Makes a picture uint8 (H, W, 3).
+
+    Of PIL's modes, transparent pixels are laid on white, 16 bits and more are scaled by their
+    range, and all others are converted by PIL (grey, palette, CMYK, ...).
+
+    Args:
+        picture: a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or
+            float in [0, 1]; or a tensor (3, H, W), (1, H, W) or (1, 3, H, W), uint8 or float in
+            [0, 1].
+
+    Raises:
+        ValueError: if it has another shape or type, no pixels, or values that are not finite or
+            out of range.
+    """
+    if isinstance(picture, Image.Image):
+        return _converted(picture)
+    if isinstance(picture, Tensor):
+        flat = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
+        if flat.ndim != 3 or flat.shape[0] not in (1, 3):
+            raise ValueError(
+                f"a picture's tensor is (3, H, W) or (1, 3, H, W), got {tuple(picture.shape)}"
+            )
+        if flat.dtype.is_floating_point:
+            flat = flat.float()
+        return as_rgb(flat.permute(1, 2, 0).cpu().numpy())
+    array = np.asarray(picture)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if (
+        not array.size
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[2] not in (3, 4))
+    ):
+        raise ValueError(f"a picture is (H, W), (H, W, 3) or (H, W, 4), got {array.shape}")
+    return _converted(Image.fromarray(_eight_bits(array)))
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == np.uint16:
+        return (array / 257).round().astype(np.uint8)
+    if array.dtype.kind != "f":
+        raise ValueError(f"a picture's values are uint8, uint16 or float, got {array.dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError("the picture has values that are not finite (NaN or infinite)")
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(
+            f"a picture of floats lies in [0, 1], got {array.min():g} to {array.max():g}"
+        )
+    return (array * 255).round().astype(np.uint8)
+
+
+def _converted(image: Image.Image) -> np.ndarray:
+    if not image.width or not image.height:
+        raise ValueError(f"the picture has no pixels: {image.width} x {image.height}")
+    if image.mode.startswith("I"):  # 16 or 32 bits
+        deep = np.asarray(image).astype(np.float64)
+        top = 65535.0 if deep.max(initial=0) <= 65535 else deep.max()
+        image = Image.fromarray((deep.clip(0) / top * 255).round().astype(np.uint8))
+    if image.mode == "F":
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def paired(
+    image: Picture | Sequence[Picture], phrases: str | Sequence[str] | Sequence[Sequence[str]]
+) -> tuple[list[np.ndarray], list[tuple[int, str]]]:
+    """Pictures as uint8 (H, W, 3), and (number of the picture, phrase) in order.
+
+    Args:
+        image: one picture, or several.
+        phrases: for one picture, a phrase or several; for several, one or several for each.
+
+    Raises:
+        ValueError: naming the picture or phrase that can't be taken.
+    """
+    single = isinstance(image, Image.Image | np.ndarray | Tensor)
+    pictures: Sequence[Picture] = [image] if single else image  # type: ignore[list-item, assignment]
+    said = [phrases] if single else phrases
+    if isinstance(said, str) or len(said) != len(pictures) or not len(pictures):
+        count = 1 if isinstance(said, str) else len(said)
+        raise ValueError(
+            f"{len(pictures)} pictures need as many phrases, or lists of phrases, got {count}"
+        )
+    arrays = []
+    for number, picture in enumerate(pictures):
+        try:
+            arrays.append(as_rgb(picture))
+        except ValueError as error:
+            raise ValueError(f"picture {number}: {error}") from error
+    pairs = []
+    for number, own in enumerate(said):
+        for phrase in [own] if isinstance(own, str) else own:
+            if not isinstance(phrase, str) or not phrase.strip():
+                raise ValueError(f"picture {number}: {phrase!r} is no phrase; say what to segment")
+            pairs.append((number, phrase))
+    if not pairs:
+        raise ValueError("there is no phrase: say what to segment")
+    return arrays, pairs
+
+
+def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A picture, uint8 (H, W, 3), with the mask, bool (H, W), tinted blue and the rest paler."""
+    tinted = 0.45 * image + 0.55 * np.array(_TINT)
+    paler = 0.75 * image + 0.25 * 255
+    return np.where(mask[..., None], tinted, paler).round().astype(np.uint8)
+
+
+def to_unit(images: np.ndarray) -> Tensor:
+    """uint8 (b, H, W, 3) to (b, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1

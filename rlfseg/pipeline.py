@@ -1,0 +1,239 @@
+"""The pipeline that people import: pictures and phrases in, masks out."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from rlfseg.config import SamplerConfig
+from rlfseg.evaluate import sample
+from rlfseg.latent import Frozen, load_frozen
+from rlfseg.model import as_velocity, load_trained, load_unet
+from rlfseg.pictures import Picture, paired, to_unit
+from rlfseg.types import Latent, Score, Text, Time
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class SegmentationOutput(BaseOutput):
+    """One entry for each picture and phrase, the phrases of a picture together.
+
+    Attributes:
+        masks: bool (H, W), at the picture's size.
+        scores: float32 (H, W), about 0 on the background and 1 on what is meant, not clamped.
+        gamma: by how much the step was lengthened; 0 for samplers that don't.
+    """
+
+    masks: list[np.ndarray]
+    scores: list[np.ndarray]
+    gamma: list[float]
+
+
+class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
+    """Text-based segmentation by a rectified flow from a picture's latent to a mask's.
+
+    The UNet must have been trained for it; `load_lora_weights` puts an adapter on Stable Diffusion
+    1.5, `from_backbone` does all at once. Saved and loaded as any diffusers pipeline is.
+
+    Args:
+        vae: between pictures and latents.
+        text_encoder: CLIP's.
+        tokenizer: of the text encoder.
+        unet: the velocity field.
+        tiny_vae: decodes in the place of `vae` where `decoder="taesd"` is asked for (TAESD).
+        threshold: of the scores, above which a pixel is in the mask.
+    """
+
+    _optional_components: ClassVar[list[str]] = ["tiny_vae"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        tiny_vae: AutoencoderTiny | None = None,
+        threshold: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, tiny_vae=tiny_vae
+        )
+        self.register_to_config(threshold=threshold)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | Path,
+        trained: Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        fast: bool = False,
+        threshold: float = 0.5,
+    ) -> RLFSegPipeline:
+        """Puts what was trained on its backbone; an adapter is merged into the weights.
+
+        Args:
+            backbone: a folder in the diffusers layout, or a hub id of one.
+            trained: the folder with the adapter or the UNet; None takes the backbone's own UNet.
+            device: where it works.
+            fast: bfloat16, channels last, and compiled: the first call takes minutes.
+            threshold: as for the class.
+
+        Raises:
+            FileNotFoundError: if a folder is not there, or holds nothing that was trained.
+        """
+        frozen = load_frozen(backbone)
+        unet = load_trained(backbone, trained) if trained else load_unet(backbone)
+        if getattr(unet, "peft_config", None):
+            unet.fuse_lora()
+            unet.unload_lora()
+        made = cls(
+            frozen.vae, frozen.text_encoder, frozen.tokenizer, unet.eval(), threshold=threshold
+        ).to(device)
+        if fast:
+            made.to(torch.bfloat16)
+            for part in (made.unet, made.vae):
+                part.to(memory_format=torch.channels_last)
+            for part in (made.unet, made.vae.encoder, made.vae.decoder):
+                part.compile()
+        return made
+
+    @property
+    def side(self) -> int:
+        """Side in pixels at which pictures go through the model."""
+        return int(self.unet.config.sample_size) * self._frozen.factor
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Picture | Sequence[Picture],
+        phrases: str | Sequence[str] | Sequence[Sequence[str]],
+        *,
+        sampler: str = "aos",
+        num_steps: int = 5,
+        tol: float = SamplerConfig.tol,
+        threshold: float | None = None,
+        decoder: str = "vae",
+        batch_size: int = 8,
+    ) -> SegmentationOutput:
+        """Segments what the phrases name; each picture is encoded once.
+
+        Pictures of any size and aspect are scaled to `side` x `side`, as in training, and scores
+        are scaled back by linear interpolation.
+
+        Args:
+            image: one picture (see `as_rgb`), or several.
+            phrases: for one picture, a phrase or several; for several, one or several for each.
+            sampler: `aos`, `one`, `hss`, `steps` or `aos_signed`.
+            num_steps: of `steps`, and of the reference in `hss`.
+            tol: the epsilon of Eqs. 6 and 9, in scaled latent units.
+            threshold: in the place of the pipeline's own.
+            decoder: `vae`, or `taesd`, which is quicker, where the pipeline has one.
+            batch_size: phrases, or pictures to be encoded, at a time.
+
+        Returns:
+            Masks, scores and gamma, one for each picture and phrase.
+
+        Raises:
+            ValueError: naming the picture or phrase that can't be taken, or the unknown option.
+        """
+        config = SamplerConfig(sampler, num_steps, tol)
+        level = self.config.threshold if threshold is None else threshold
+        if decoder not in ("vae", "taesd") or (decoder == "taesd" and self.tiny_vae is None):
+            known = "'vae'" + (" or 'taesd'" if self.tiny_vae is not None else "")
+            raise ValueError(f"decoder must be {known} here, got {decoder!r}")
+        pictures, pairs = paired(image, phrases)
+        self._warn_of_cuts([phrase for _, phrase in pairs])
+        z1 = torch.cat(list(self._encoded(pictures, batch_size)))
+        zb = self._frozen.black(self.side)
+        out = SegmentationOutput(masks=[], scores=[], gamma=[])
+        with self.progress_bar(total=len(pairs)) as bar:
+            for start in range(0, len(pairs), batch_size):
+                some = pairs[start : start + batch_size]
+                c = self._frozen.text([phrase for _, phrase in some])
+                at = torch.tensor([number for number, _ in some], device=z1.device)
+                sampled = sample(config, self._velocity, z1=z1[at], c=c, zb=zb)
+                for (number, _), small in zip(some, self._scores(sampled.z0, decoder), strict=True):
+                    size = pictures[number].shape[:2]
+                    full = F.interpolate(small[None, None], size, mode="bilinear")[0, 0]
+                    out.scores.append(full.cpu().numpy())
+                    out.masks.append(out.scores[-1] > level)
+                out.gamma += sampled.gamma.tolist()
+                bar.update(len(some))
+        return out
+
+    def save_pretrained(self, save_directory: str | Path, **more: object) -> None:
+        """Saves the parts as any diffusers pipeline does, and a model card, `README.md`."""
+        super().save_pretrained(save_directory, **more)
+        card = Path(save_directory) / "README.md"
+        card.write_text(_CARD.format(side=self.side, threshold=self.config.threshold))
+
+    @property
+    def _frozen(self) -> Frozen:
+        return Frozen(self.vae, self.tokenizer, self.text_encoder)
+
+    def _velocity(self, z: Latent, t: Time, c: Text) -> Latent:
+        dtype = self.unet.dtype
+        return as_velocity(self.unet)(z.to(dtype), t, c.to(dtype)).float()
+
+    def _encoded(self, pictures: Sequence[np.ndarray], batch: int) -> Iterator[Latent]:
+        size, how = (self.side, self.side), Image.Resampling.BILINEAR
+        for start in range(0, len(pictures), batch):
+            some = pictures[start : start + batch]
+            small = [np.asarray(Image.fromarray(each).resize(size, how)) for each in some]
+            yield self._frozen.encode(to_unit(np.stack(small)))
+
+    def _scores(self, z0: Latent, decoder: str) -> Score:
+        if decoder == "taesd":
+            decoded = self.tiny_vae.decode(z0.to(self.tiny_vae.dtype)).sample.float()
+            return (decoded.mean(1) + 1) / 2
+        scores = self._frozen.decode(z0)
+        if torch.isfinite(scores).all() or self.vae.dtype == torch.float32:
+            return scores
+        _log.warning("decoding in %s overflowed: decoding again in float32", self.vae.dtype)
+        exact = copy.deepcopy(self.vae).float()
+        return Frozen(exact, self.tokenizer, self.text_encoder).decode(z0)
+
+    def _warn_of_cuts(self, phrases: Sequence[str]) -> None:
+        most = self.tokenizer.model_max_length
+        for phrase in dict.fromkeys(phrases):
+            tokens = self.tokenizer(phrase).input_ids
+            if len(tokens) > most:
+                lost = self.tokenizer.decode(tokens[most - 1 : -1])
+                _log.warning("a phrase has more than %d tokens; this was cut: %r", most, lost)
+
+
+_CARD = """---
+library_name: diffusers
+pipeline_tag: image-segmentation
+---
+# Text-based segmentation by a rectified flow
+
+A picture and a phrase in, a mask out, in one step of a rectified flow between latents.
+
+    from rlfseg import RLFSegPipeline
+    from PIL import Image
+
+    pipe = RLFSegPipeline.from_pretrained("this folder")
+    out = pipe(Image.open("photo.jpg"), ["short hair", "tree"])
+    out.masks[0], out.scores[0]
+
+Pictures are scaled to {side} x {side}; scores above {threshold} are in the mask. The scores are no
+probabilities: choose the threshold on data of your own. What the weights were trained on, and how
+good they are, stands in the record `stage.json` of the training run they come from.
+"""

@@ -1,0 +1,286 @@
+"""The pipeline against the evaluation's path, against itself, and against stock diffusers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from PIL import Image
+from tiny import CAPTIONS, tiny_backbone
+
+import rlfseg
+from rlfseg import RLFSegPipeline
+from rlfseg.__main__ import main
+from rlfseg.cache import LatentCache
+from rlfseg.config import SamplerConfig
+from rlfseg.evaluate import predict
+from rlfseg.latent import load_frozen
+from rlfseg.model import (
+    ATTENTION,
+    EVERYTHING,
+    add_lora,
+    as_velocity,
+    load_trained,
+    load_unet,
+    save_trained,
+)
+from rlfseg.pack import Pack, Record, write_pack
+
+SIDE = 16
+RNG = np.random.default_rng(3)
+PICTURES = [RNG.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8) for _ in range(3)]
+ASKED = [(0, CAPTIONS[0]), (0, CAPTIONS[1]), (1, CAPTIONS[2]), (2, CAPTIONS[0])]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_backbone(tmp_path_factory.mktemp("backbone") / "tiny")
+
+
+def adapter(backbone: Path, folder: Path, targets: tuple[str, ...]) -> Path:
+    """An adapter whose two halves are both at random, so that it changes something."""
+    unet = load_unet(backbone)
+    add_lora(unet, rank=2, targets=targets, seed=1)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(5)
+        for name, parameter in unet.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    save_trained(unet, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapter(backbone, tmp_path_factory.mktemp("adapter"), ATTENTION)
+
+
+@pytest.fixture
+def pipe(backbone: Path, trained: Path) -> RLFSegPipeline:
+    made = RLFSegPipeline.from_backbone(backbone, trained, threshold=0.4)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def all_scores(pipe: RLFSegPipeline, **more: object) -> np.ndarray:
+    asked: list[list[str]] = [[p for n, p in ASKED if n == number] for number in range(3)]
+    return np.stack(pipe(PICTURES, asked, **more).scores)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["one", "aos", "hss", "steps", "aos_signed"])
+def test_it_is_the_evaluations_path(
+    pipe: RLFSegPipeline, backbone: Path, trained: Path, tmp_path: Path, name: str
+) -> None:
+    mask = np.ones((SIDE, SIDE), bool)
+    records = [Record(str(n), PICTURES[n], phrase, mask) for n, phrase in ASKED]
+    write_pack(records, tmp_path / "a.h5", size=SIDE)
+    cache = LatentCache(tmp_path / "cache", Pack(tmp_path / "a.h5"), load_frozen(backbone))
+    v = as_velocity(load_trained(backbone, trained))
+    config = SamplerConfig(name, steps=3, tol=0.3)
+    wanted = next(predict(v, cache, range(len(ASKED)), config))
+    asked: list[list[str]] = [[p for n, p in ASKED if n == number] for number in range(3)]
+    found = pipe(PICTURES, asked, sampler=name, num_steps=3, tol=0.3)
+    # the cache keeps latents in half precision
+    np.testing.assert_allclose(np.stack(found.scores), wanted.scores.numpy(), atol=5e-3)
+    np.testing.assert_allclose(found.gamma, wanted.gamma.numpy(), atol=2e-2)
+    assert all(np.array_equal(m, s > 0.4) for m, s in zip(found.masks, found.scores, strict=True))
+
+
+def test_together_equals_one_by_one(pipe: RLFSegPipeline) -> None:
+    alone = [pipe(PICTURES[number], phrase).scores[0] for number, phrase in ASKED]
+    for size in (1, 3, 8):
+        np.testing.assert_allclose(all_scores(pipe, batch_size=size), np.stack(alone), atol=1e-5)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3  # the phrase matters
+
+
+def test_a_picture_is_encoded_once(pipe: RLFSegPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    encode = pipe.vae.encode
+    monkeypatch.setattr(pipe.vae, "encode", lambda x: seen.append(len(x)) or encode(x))
+    pipe(PICTURES[0], list(CAPTIONS))
+    assert sum(seen) == 2  # the picture, and the black one of AOS
+
+
+def test_masks_have_the_pictures_own_size(pipe: RLFSegPipeline) -> None:
+    wide = RNG.integers(256, size=(48, 80, 3), dtype=np.uint8)
+    pictures = [wide, wide[:1, :1], np.resize(wide, (3, 700, 3))]
+    out = pipe(pictures, ["red star"] * 3)
+    assert [m.shape for m in out.masks] == [(48, 80), (1, 1), (3, 700)]
+    assert out.masks[0].dtype == np.bool_
+    small = Image.fromarray(wide).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    scores = torch.from_numpy(pipe(small, "red star").scores[0])[None, None]
+    wanted = torch.nn.functional.interpolate(scores, (48, 80), mode="bilinear")[0, 0]
+    np.testing.assert_allclose(out.scores[0], wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [ATTENTION, EVERYTHING])
+def test_a_merged_adapter_equals_one_beside_the_weights(
+    backbone: Path, tmp_path: Path, targets: tuple[str, ...]
+) -> None:
+    folder = adapter(backbone, tmp_path, targets)
+    merged = RLFSegPipeline.from_backbone(backbone, folder)
+    assert not any("lora" in name for name, _ in merged.unet.named_parameters())
+    z, c = torch.randn(2, 4, 8, 8), torch.randn(2, 12, 16)
+    plain = as_velocity(load_trained(backbone, folder))(z, torch.ones(2), c)
+    torch.testing.assert_close(
+        as_velocity(merged.unet)(z, torch.ones(2), c), plain, atol=1e-5, rtol=0
+    )
+    bare = as_velocity(load_unet(backbone))(z, torch.ones(2), c)
+    assert float((plain - bare).abs().max()) > 1e-2
+
+
+def test_lora_weights_are_loaded_as_in_any_pipeline(
+    pipe: RLFSegPipeline, backbone: Path, trained: Path
+) -> None:
+    loaded = RLFSegPipeline.from_backbone(backbone)
+    stock = StableDiffusionPipeline.from_pretrained(backbone, torch_dtype=torch.float32)
+    for each in (loaded, stock):
+        each.load_lora_weights(trained)
+    np.testing.assert_allclose(all_scores(loaded), all_scores(pipe), atol=1e-5)
+    z, c = torch.randn(1, 4, 8, 8), torch.randn(1, 12, 16)
+    both = [each.unet(z, torch.tensor([999.0]), c).sample for each in (loaded, stock)]
+    torch.testing.assert_close(*both)
+
+
+def test_saved_and_loaded_it_gives_the_same_masks(pipe: RLFSegPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path)
+    again = RLFSegPipeline.from_pretrained(tmp_path)
+    assert again.config.threshold == 0.4 and again.tiny_vae is None and again.side == SIDE
+    np.testing.assert_allclose(all_scores(again), all_scores(pipe), atol=1e-5)
+    card = (tmp_path / "README.md").read_text()
+    assert "16 x 16" in card and "above 0.4" in card
+    kinds = {p.suffix for p in tmp_path.rglob("*") if p.is_file()}
+    assert ".safetensors" in kinds and not kinds & {".bin", ".pkl", ".pt"}
+
+
+def test_stable_diffusions_folder_is_read(backbone: Path) -> None:
+    loaded = RLFSegPipeline.from_pretrained(backbone, torch_dtype=torch.float32)
+    direct = RLFSegPipeline.from_backbone(backbone)
+    np.testing.assert_allclose(all_scores(loaded), all_scores(direct), atol=1e-6)
+
+
+def test_half_the_precision_gives_nearly_the_same(
+    pipe: RLFSegPipeline, backbone: Path, trained: Path
+) -> None:
+    exact = all_scores(pipe)
+    rough = all_scores(pipe.to(torch.bfloat16))
+    assert 0 < np.abs(rough - exact).mean() < 0.02
+
+
+def test_a_decoder_that_overflows_is_asked_again_in_full(
+    pipe: RLFSegPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.weight *= 3e5
+    exact = all_scores(pipe)
+    assert np.isfinite(exact).all() and np.abs(exact).max() > 65504
+    pipe.vae.to(torch.float16)
+    with caplog.at_level(logging.WARNING):
+        again = all_scores(pipe)
+    assert np.isfinite(again).all() and "decoding again in float32" in caplog.text
+    assert np.corrcoef(again.ravel(), exact.ravel())[0, 1] > 0.99
+
+
+def test_the_quick_decoder_takes_scaled_latents(pipe: RLFSegPipeline) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tiny = AutoencoderTiny(
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
+        )
+    pipe.register_modules(tiny_vae=tiny)
+    seen: list[torch.Tensor] = []
+    decode = tiny.decode
+    tiny.decode = lambda z: seen.append(z) or decode(z)
+    quick = pipe(PICTURES[0], "red star", sampler="one", decoder="taesd")
+    frozen = pipe._frozen
+    z1 = frozen.encode(torch.from_numpy(PICTURES[0]).permute(2, 0, 1)[None] / 127.5 - 1)
+    z0 = z1 - pipe._velocity(z1, torch.ones(1), frozen.text(["red star"]))
+    torch.testing.assert_close(seen[0], z0)
+    wanted = (decode(z0).sample.mean(1)[0] + 1) / 2
+    np.testing.assert_allclose(quick.scores[0], wanted.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"sampler": "euler"}, "sampler must be one of .*'euler'"),
+        ({"decoder": "taesd"}, "decoder must be 'vae' here, got 'taesd'"),
+        ({"num_steps": 0}, "steps must be positive"),
+    ],
+)
+def test_unknown_options_are_named(
+    pipe: RLFSegPipeline, more: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe(PICTURES[0], "red star", **more)  # type: ignore[arg-type]
+
+
+def test_what_is_cut_from_a_long_phrase_is_named(
+    pipe: RLFSegPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        pipe(PICTURES[0], "red star")
+        assert "was cut" not in caplog.text
+        pipe(PICTURES[0], "red star left of the small blue circle left of the green heart")
+    assert "more than 12 tokens; this was cut: " in caplog.text and "heart" in caplog.text
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(pipe: RLFSegPipeline, tmp_path: Path) -> Iterator[Path]:
+    pipe.save_pretrained(tmp_path / "model")
+    Image.fromarray(PICTURES[0]).resize((40, 30)).save(tmp_path / "photo.png")
+    yield tmp_path
+
+
+def test_the_command_writes_mask_and_overlay(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ["segment", f"{saved}/photo.png", "red star", "-o", f"{saved}/out.png"]
+    assert main([*said, "--model", f"{saved}/model", "--threshold", "0.5"]) == 0
+    model = RLFSegPipeline.from_pretrained(saved / "model")
+    wanted = model(Image.open(saved / "photo.png"), "red star", threshold=0.5).masks[0]
+    assert np.array_equal(np.asarray(Image.open(saved / "out_mask.png")), wanted)
+    assert Image.open(saved / "out.png").size == (40, 30)
+    assert f"{wanted.mean():.1%} of the picture" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"photo": "none.png"}, "there is no picture"),
+        ({"photo": "model/model_index.json"}, "is no picture that can be read here"),
+        ({"phrase": " "}, "' ' is no phrase"),
+        ({"out": "out.jpg"}, "written as PNG"),
+        ({"more": ["--sampler", "euler"]}, "sampler must be one of"),
+        ({"model": "none.yml"}, r"none\.yml"),
+    ],
+)
+def test_the_command_says_in_a_line_what_is_wrong(
+    saved: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], message: str
+) -> None:
+    photo, phrase = change.get("photo", "photo.png"), str(change.get("phrase", "red star"))
+    said = ["segment", f"{saved}/{photo}", phrase, "-o", f"{saved}/{change.get('out', 'out.png')}"]
+    model = f"{saved}/{change.get('model', 'model')}"
+    with pytest.raises(SystemExit) as stopped:
+        main([*said, "--model", model, *change.get("more", [])])  # type: ignore[misc]
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and "Traceback" not in told
+    assert message.replace("\\", "") in told.strip().splitlines()[-1]  # after progress bars
+    assert not list(saved.glob("out*"))
+
+
+def test_the_package_has_no_other_name_for_it() -> None:
+    assert rlfseg.RLFSegPipeline is RLFSegPipeline
+    with pytest.raises(AttributeError, match="'Pipeline'"):
+        rlfseg.Pipeline  # noqa: B018

@@ -7,10 +7,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlfseg.metrics import count
 from rlfseg.paper import (
     ENVIRONMENT,
     NOT_RUN,
@@ -21,6 +24,7 @@ from rlfseg.paper import (
     cell,
     difference,
     load_results,
+    measured,
     paper_table,
     render,
     save_results,
@@ -412,3 +416,24 @@ def test_the_page_has_the_papers_versions_and_the_locks() -> None:
         assert f"| {library} | {ENVIRONMENT[library]} | {lock[library]} |" in page
     assert f"| peft | not stated | {lock['peft']} |" in page
     assert f"| Python | {ENVIRONMENT['Python']} |" in page
+
+
+def test_counts_become_the_two_cells_that_most_tables_have() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.random((24, 12, 12)) < 0.4
+    scores = np.clip(0.6 * masks + 0.5 * rng.random(masks.shape), 0, 1).astype(np.float32)
+    counts = count(
+        torch.from_numpy(scores), torch.from_numpy(masks), [str(k // 2) for k in range(24)]
+    )
+    cells = measured(counts, data="24 masks", profile="mini", dataset="PhraseCut", seed=3)
+    miou, ap = cells["PhraseCut mIoU"], cells["PhraseCut AP"]
+    best = counts.miou()
+    assert miou.value == pytest.approx(100 * best.value) and miou.threshold == best.threshold
+    assert ap.value == pytest.approx(100 * counts.ap_mean()) and ap.threshold is None
+    span = counts.bootstrap(lambda c: c.miou().value, n=1000, seed=3)
+    assert (miou.low, miou.high) == pytest.approx((100 * span[0], 100 * span[1]))
+    assert ap.low is not None and ap.high is not None and ap.low <= ap.value <= ap.high
+    assert not miou.is_comparable and not ap.is_comparable
+    assert measured(counts, data="d", profile="a100")["mIoU"].is_comparable
+    rows = {("1", column): value for column, value in cells.items()}
+    assert "24 masks" in str(render(9, rows, caption="c", name="t", profile="mini").data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rlfseg.paper.ablations import ENVIRONMENT
 from rlfseg.paper.lookup import TABLES, cell, paper_table
+from rlfseg.paper.measured import measured
 from rlfseg.paper.render import render
 from rlfseg.paper.results import (
     NOT_RUN,
@@ -37,6 +38,7 @@ __all__ = [
     "cell",
     "difference",
     "load_results",
+    "measured",
     "paper_table",
     "render",
     "save_results",

@@ -319,6 +319,25 @@ def test_a_tracker_gets_every_step(setting: Setting) -> None:
         assert logged == pytest.approx(wanted, rel=1e-5)
 
 
+def test_it_is_known_whether_training_was_done(setting: Setting) -> None:
+    setting.trained()
+    assert setting.is_trained and not setting.variant({"seed": 12345}).is_trained
+
+
+def test_the_pipeline_segments_as_the_setting_does(setting: Setting) -> None:
+    cache = setting.cache("test", setting.frozen())
+    v = as_velocity(setting.trained_unet(torch.device("cpu")))
+    (wanted,) = predict(v, cache, [0, 1], SamplerConfig("aos"))
+    pipe = setting.pipeline(threshold=0.3)
+    pipe.set_progress_bar_config(disable=True)
+    pack = cache.pack
+    for item, score in zip((0, 1), wanted.scores, strict=True):
+        found = pipe(pack[item].image, pack.caption(item))
+        # decoded in bfloat16 there, and from latents in half precision
+        np.testing.assert_allclose(found.scores[0], score.numpy(), atol=0.03)
+        assert np.array_equal(found.masks[0], found.scores[0] > 0.3)
+
+
 def test_the_trained_unet_is_another_field_than_the_backbone(setting: Setting) -> None:
     z, t, c = latents(2, 0), torch.ones(2), texts(2)
     trained = setting.trained_unet(torch.device("cpu"))

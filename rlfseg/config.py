@@ -62,8 +62,10 @@ class DataConfig:
     """Which data, and how large.
 
     Attributes:
-        source: `mini` for drawn scenes, or a folder in PhraseCut's own format, absolute or from the
-            repository's root.
+        source: `mini` for drawn scenes, or the folder of the data set's own files, absolute or from
+            the repository's root.
+        dataset: `phrasecut`, `refcoco`, `refcoco+`, `refcocog` or `cocostuff`, in whose own format
+            the files are.
         pixels: side of the packed images; of the drawn scenes too.
         train: scenes to draw in the training split (`mini` only, as the next three).
         val: scenes in the validation split.
@@ -72,6 +74,7 @@ class DataConfig:
     """
 
     source: str = "mini"
+    dataset: str = "phrasecut"
     pixels: int = 128
     train: int = 4000
     val: int = 100

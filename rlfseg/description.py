@@ -156,7 +156,7 @@ class Description:
     @property
     def source_stage(self) -> Stage:
         """Identifies the data, however they are packed; training depends on nothing more."""
-        return Stage("scenes", 2, asdict(self.data))
+        return Stage("scenes", 3, _changed(self.data))
 
     @property
     def data_stage(self) -> Stage:

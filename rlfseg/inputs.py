@@ -23,12 +23,16 @@ from rlfseg.refine import PromptedSam, load_sam, random_sam, save_sam
 from rlfseg.refine.recipe import trained_sam
 from rlfseg.relabel import relabel
 from rlfseg.sources import by_image
+from rlfseg.sources.catalogue import DATASETS, read
+from rlfseg.sources.cocostuff_names import COCO_STUFF
 from rlfseg.sources.masks import rasterise
-from rlfseg.sources.mini.write import SPLITS, read_truth, write_phrasecut
-from rlfseg.sources.phrasecut import read
+from rlfseg.sources.mini.write import read_truth, write_phrasecut
+from rlfseg.sources.mini.write_cocostuff import MINI_CLASSES, write_cocostuff
+from rlfseg.sources.mini.write_refer import write_refer
 from rlfseg.stage import read_record, repository, run
 
 _WORKERS = min(8, os.cpu_count() or 1)
+_NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a packed item keeps
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,13 @@ class Inputs(Description):
 
     Raises:
         FileNotFoundError: if the data's source is neither `mini` nor a folder.
+        ValueError: if the data set is unknown.
     """
 
     def __post_init__(self) -> None:
+        if self.data.dataset not in DATASETS:
+            known = ", ".join(DATASETS)
+            raise ValueError(f"data: dataset must be one of {known}, got {self.data.dataset!r}")
         if self.data.source != "mini":
             self.source()
 
@@ -52,44 +60,61 @@ class Inputs(Description):
         local = repository() / self.backbone
         return local if local.is_dir() else self.backbone
 
+    @property
+    def splits(self) -> dict[str, str]:
+        """The splits that are packed, and what the data set calls them (`val2017` for `val`).
+
+        PhraseCut's `miniv` is left out: it is a part of its `val`.
+        """
+        names = DATASETS[self.data.dataset].splits
+        return {name.removesuffix("2017"): name for name in names if name != "miniv"}
+
     def source(self) -> Path:
-        """The folder in PhraseCut's format: the given one, or the drawn scenes."""
+        """The folder in the data set's own format: the given one, or the drawn scenes."""
         if self.data.source != "mini":
             folder = repository() / self.data.source
             if not folder.is_dir():
                 raise FileNotFoundError(
-                    f"data source {folder} is no folder: give PhraseCut's folder, or 'mini'"
+                    f"data source {folder} is no folder: give that of "
+                    f"{DATASETS[self.data.dataset].title}'s files, or 'mini'"
                 )
             return folder
-        counts = {split: getattr(self.data, split) for split in SPLITS}
+        write = {"phrasecut": write_phrasecut, "cocostuff": write_cocostuff}
+        names = ("train", "val") if self.data.dataset == "cocostuff" else ("train", "val", "test")
+        counts = {split: getattr(self.data, split) for split in names}
 
         def make(folder: Path) -> None:
-            write_phrasecut(folder, seed=self.data.seed, counts=counts, pixels=self.data.pixels)
+            write.get(self.data.dataset, write_refer)(
+                folder, seed=self.data.seed, counts=counts, pixels=self.data.pixels
+            )
 
         return run(self.source_stage, make, profile=self.profile)
 
     def pack(self, split: str) -> Pack:
         """A split's packed file (A.3.2), with exact masks where the world is ours."""
+        dataset, mini = self.data.dataset, self.data.source == "mini"
+        number = _NUMBERS.get(dataset, "sent_id")
 
         def make(folder: Path) -> dict[str, Any]:
             root = self.source()
-            exact = read_truth(root) if self.data.source == "mini" else {}
+            exact = read_truth(root) if mini and dataset == "phrasecut" else {}
+            classes = MINI_CLASSES if mini else COCO_STUFF
             reports = {}
-            for name in SPLITS:
+            for packed, name in self.splits.items():
                 records = (
                     Record(
                         sample.image_id,
                         sample.image_path,
                         sample.caption,
                         partial(rasterise, sample),
-                        exact[sample.ids["task_id"]].mask if exact else None,
-                        (sample.ids["task_id"],),
+                        exact[sample.ids[number]].mask if exact else None,
+                        (str(sample.ids[number]),),
                     )
-                    for sample in by_image(read(root, name))
+                    for sample in by_image(read(dataset, root, name, classes=classes))
                 )
-                path = folder / f"{name}.h5"
+                path = folder / f"{packed}.h5"
                 report = write_pack(records, path, size=self.data.pixels, workers=_WORKERS)
-                reports[name] = asdict(report)
+                reports[packed] = asdict(report)
             return reports
 
         return Pack(run(self.data_stage, make, profile=self.profile) / f"{split}.h5")

@@ -13,6 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from rlfseg.description import Description
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlfseg"
 PROFILES = ("smoke", "mini", "preflight", "a100")
@@ -209,6 +211,14 @@ def normal(name: str) -> str:
 
 def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*/runs/*.yml")), ids=str)
+def test_a_run_is_described_whole(path: Path) -> None:
+    given = yaml.safe_load(path.read_text())
+    run = Description.from_parameters(**given)
+    assert run.profile == path.parents[1].name and run.data.dataset == path.stem
+    assert run.train.batch % run.machine.processes == 0
 
 
 def test_lock_is_exact_and_names_no_place() -> None:

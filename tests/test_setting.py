@@ -34,8 +34,10 @@ from rlfseg.record import read_steps
 from rlfseg.relabel import quality, read_records, refine_items
 from rlfseg.setting import Setting
 from rlfseg.sources import phrasecut
+from rlfseg.sources.catalogue import DATASETS, read
 from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import read_truth
+from rlfseg.sources.mini.write_cocostuff import MINI_CLASSES
 from rlfseg.stage import read_record
 
 DATA = {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 3, "seed": 5}
@@ -225,6 +227,31 @@ def test_phrasecuts_own_folder_has_no_exact_masks(setting: Setting) -> None:
     v = as_velocity(outside.untrained().eval())
     scored = evaluate(v, cache, range(len(pack)), SamplerConfig(name="one"))
     assert scored.truth is None and len(scored.annotation) == len(pack)
+
+
+@pytest.mark.parametrize("dataset", ["refcoco", "refcoco+", "refcocog", "cocostuff"])
+def test_every_data_set_is_packed_and_trained_on(setting: Setting, dataset: str) -> None:
+    other = replace(setting, data=replace(setting.data, dataset=dataset, test=12))
+    assert other.train_stage.hash != setting.train_stage.hash
+    assert tuple(other.splits.values()) == DATASETS[dataset].splits
+    for split, name in other.splits.items():
+        pack = other.pack(split)
+        samples = list(read(dataset, other.source(), name, classes=MINI_CLASSES))
+        assert {pack.caption(i) for i in range(len(pack))} == {s.caption for s in samples}
+        first = samples[0]
+        item = pack.find(first.image_id, first.caption)
+        said = [s for s in samples if (s.image_id, s.caption) == (first.image_id, first.caption)]
+        assert np.array_equal(
+            pack.masks(item)[0], np.logical_or.reduce([rasterise(s) for s in said])
+        )
+        assert pack.masks(item)[1] is None
+    losses = [step.loss for step in other.training(other.untrained(), until=2)]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+
+
+def test_an_unknown_data_set_is_named(setting: Setting) -> None:
+    with pytest.raises(ValueError, match=r"dataset must be one of phrasecut, .*got 'coco'"):
+        replace(setting, data=replace(setting.data, dataset="coco"))
 
 
 def test_training_ends_in_an_adapter_and_its_record(setting: Setting) -> None:

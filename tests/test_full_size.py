@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ from rlfseg.data import FlowBatch
 from rlfseg.latent import load_frozen
 from rlfseg.model import add_lora, as_velocity, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.record import Step, read_steps, recorded
 from rlfseg.sampling import aos
+from rlfseg.setting import Setting
 from rlfseg.train import fit
 
 pytestmark = pytest.mark.slow
@@ -79,3 +83,37 @@ def test_one_step_and_one_inference_at_512(
         for name, seconds in took.items():
             print(f"  {name:32} {seconds:6.1f} s")
         print(f"  {'peak memory':32} {peak:6.1f} GiB")
+
+
+def test_preflight_is_cached_trained_interrupted_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The preflight profile's way at 512 x 512: drawn scenes, latents, two steps with a kill."""
+    for name in ("params", "book"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    setting = Setting.from_parameters(
+        profile="preflight",
+        backbone={"name": "random-sd15"},
+        data={"source": "mini", "pixels": 512, "train": 2, "val": 1, "test": 1},
+        train={"steps": 2, "rank": 64, "batch": 1, "lr": 1e-4},
+    )
+    assert setting.fill_latents() > 0
+    whole = list(setting.training(setting.untrained(), until=2))
+    real = recorded
+
+    def cut_short(steps: Iterator[Step], *more: object, **said: object) -> Iterator[Step]:
+        for step in real(steps, *more, **said):  # type: ignore[arg-type]
+            yield step
+            raise KeyboardInterrupt  # after the first step, which is checkpointed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlfseg.train.recorded", cut_short)
+        patch.setattr("rlfseg.setting.OptimiserConfig", partial(OptimiserConfig, save_every=1))
+        with pytest.raises(KeyboardInterrupt):
+            setting.trained()
+        patch.setattr("rlfseg.train.recorded", real)
+        folder = setting.trained()
+    steps = read_steps(folder / "steps.jsonl")
+    assert [step.loss for step in steps] == [step.loss for step in whole]
+    assert setting.is_trained and (folder / "pytorch_lora_weights.safetensors").is_file()

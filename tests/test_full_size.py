@@ -88,7 +88,7 @@ def test_one_step_and_one_inference_at_512(
 def test_preflight_is_cached_trained_interrupted_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The preflight profile's way at 512 x 512: drawn scenes, latents, two steps with a kill."""
+    """The preflight profile's way at 512 x 512: drawn scenes, latents, three steps with a kill."""
     for name in ("params", "book"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
@@ -96,16 +96,17 @@ def test_preflight_is_cached_trained_interrupted_and_resumed(
         profile="preflight",
         backbone={"name": "random-sd15"},
         data={"source": "mini", "pixels": 512, "train": 2, "val": 1, "test": 1},
-        train={"steps": 2, "rank": 64, "batch": 1, "lr": 1e-4},
+        train={"steps": 3, "rank": 64, "batch": 1, "lr": 1e-4},
     )
     assert setting.fill_latents() > 0
-    whole = list(setting.training(setting.untrained(), until=2))
+    whole = list(setting.training(setting.untrained(), until=3))
     real = recorded
 
     def cut_short(steps: Iterator[Step], *more: object, **said: object) -> Iterator[Step]:
         for step in real(steps, *more, **said):  # type: ignore[arg-type]
             yield step
-            raise KeyboardInterrupt  # after the first step, which is checkpointed
+            if step.step == 2:
+                raise KeyboardInterrupt  # the first step is checkpointed, the second isn't
 
     with monkeypatch.context() as patch:
         patch.setattr("rlfseg.train.recorded", cut_short)

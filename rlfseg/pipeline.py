@@ -116,7 +116,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @property
     def side(self) -> int:
         """Side in pixels at which pictures go through the model."""
-        return int(self.unet.config.sample_size) * self._frozen.factor
+        return int(self.unet.config.sample_size) * self.frozen.factor
 
     @torch.no_grad()
     def __call__(
@@ -160,14 +160,14 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         pictures, pairs = paired(image, phrases)
         self._warn_of_cuts([phrase for _, phrase in pairs])
         z1 = torch.cat(list(self._encoded(pictures, batch_size)))
-        zb = self._frozen.black(self.side)
+        zb = self.frozen.black(self.side)
         out = SegmentationOutput(masks=[], scores=[], gamma=[])
         with self.progress_bar(total=len(pairs)) as bar:
             for start in range(0, len(pairs), batch_size):
                 some = pairs[start : start + batch_size]
-                c = self._frozen.text([phrase for _, phrase in some])
+                c = self.frozen.text([phrase for _, phrase in some])
                 at = torch.tensor([number for number, _ in some], device=z1.device)
-                sampled = sample(config, self._velocity, z1=z1[at], c=c, zb=zb)
+                sampled = sample(config, self.velocity, z1=z1[at], c=c, zb=zb)
                 for (number, _), small in zip(some, self._scores(sampled.z0, decoder), strict=True):
                     size = pictures[number].shape[:2]
                     full = F.interpolate(small[None, None], size, mode="bilinear")[0, 0]
@@ -184,10 +184,12 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         card.write_text(_CARD.format(side=self.side, threshold=self.config.threshold))
 
     @property
-    def _frozen(self) -> Frozen:
+    def frozen(self) -> Frozen:
+        """Its autoencoder and text encoder, as the rest of the package takes them."""
         return Frozen(self.vae, self.tokenizer, self.text_encoder)
 
-    def _velocity(self, z: Latent, t: Time, c: Text) -> Latent:
+    def velocity(self, z: Latent, t: Time, c: Text) -> Latent:
+        """The field v(z, t, c), in float32 whatever the UNet's own precision."""
         dtype = self.unet.dtype
         return as_velocity(self.unet)(z.to(dtype), t, c.to(dtype)).float()
 
@@ -196,13 +198,13 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         for start in range(0, len(pictures), batch):
             some = pictures[start : start + batch]
             small = [np.asarray(Image.fromarray(each).resize(size, how)) for each in some]
-            yield self._frozen.encode(to_unit(np.stack(small)))
+            yield self.frozen.encode(to_unit(np.stack(small)))
 
     def _scores(self, z0: Latent, decoder: str) -> Score:
         if decoder == "taesd":
             decoded = self.tiny_vae.decode(z0.to(self.tiny_vae.dtype)).sample.float()
             return (decoded.mean(1) + 1) / 2
-        scores = self._frozen.decode(z0)
+        scores = self.frozen.decode(z0)
         if torch.isfinite(scores).all() or self.vae.dtype == torch.float32:
             return scores
         _log.warning("decoding in %s overflowed: decoding again in float32", self.vae.dtype)

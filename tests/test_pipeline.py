@@ -200,9 +200,9 @@ def test_the_quick_decoder_takes_scaled_latents(pipe: RLFSegPipeline) -> None:
     decode = tiny.decode
     tiny.decode = lambda z: seen.append(z) or decode(z)
     quick = pipe(PICTURES[0], "red star", sampler="one", decoder="taesd")
-    frozen = pipe._frozen
+    frozen = pipe.frozen
     z1 = frozen.encode(torch.from_numpy(PICTURES[0]).permute(2, 0, 1)[None] / 127.5 - 1)
-    z0 = z1 - pipe._velocity(z1, torch.ones(1), frozen.text(["red star"]))
+    z0 = z1 - pipe.velocity(z1, torch.ones(1), frozen.text(["red star"]))
     torch.testing.assert_close(seen[0], z0)
     wanted = (decode(z0).sample.mean(1)[0] + 1) / 2
     np.testing.assert_allclose(quick.scores[0], wanted.detach().numpy(), atol=1e-5)

@@ -35,7 +35,7 @@ FLOORS = {
             "description paper",
             "inputs",
             "setting",
-            "figures artefacts __main__",
+            "figures artefacts cost __main__",
         )
     )
     for name in names.split()

@@ -1,0 +1,69 @@
+"""What a segmentation costs by parts, at the size of a chapter's backbone.
+
+    python benchmarks/infer.py params/mini/05_phrasecut.yml
+    python benchmarks/infer.py params/preflight/05_phrasecut.yml --batch 1 --rounds 2 --bf16
+
+The weights are the backbone's own, since training doesn't change the cost. Rates are set against
+a large matrix product in the same precision, in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import PartialState
+
+import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
+from rlfseg.cost import in_turns, matrix_rate, parts
+from rlfseg.pipeline import RLFSegPipeline
+from rlfseg.setting import Setting
+
+WALK = 25  # steps of the sampler that one step is set against
+
+
+def main() -> None:
+    """Measures and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parameters", type=Path, help="a chapter's YAML file")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 in the place of float32")
+    given = parser.parse_args()
+    values = yaml.safe_load(given.parameters.read_text())
+    wanted = {name: values[name] for name in ("profile", "backbone", "data", "train")}
+    setting, device = Setting.from_parameters(**wanted), PartialState().device
+    dtype = torch.bfloat16 if given.bf16 else torch.float32
+    pipe = RLFSegPipeline.from_backbone(setting.backbone_location(), device=device).to(dtype)
+    pipe.set_progress_bar_config(disable=True)
+    roof = matrix_rate(device, dtype)
+    costs = parts(pipe, batch=given.batch, rounds=given.rounds)
+    picture = torch.rand(3, pipe.side, pipe.side)
+    phrases = ["small striped star", "red circle", "moon", "the left heart"]
+    calls = {
+        "one phrase": lambda: pipe(picture, phrases[0]),
+        "four phrases at once": lambda: pipe(picture, phrases),
+        "four phrases in four calls": lambda: [pipe(picture, phrase) for phrase in phrases],
+    }
+    whole = in_turns(calls, rounds=given.rounds, device=device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(f"{setting.backbone}, {pipe.side} pixels, batch {given.batch}, {dtype}, {name}")
+    print(f"a matrix product runs at {roof / 1e9:.0f} GFLOP/s")
+    for part, cost in costs.items():
+        print(
+            f"{part:10}{1e3 * cost.seconds / given.batch:10.1f} ms a picture"
+            f"{cost.flop / given.batch / 1e9:10.1f} GFLOP{cost.rate / roof:8.0%} of that rate"
+        )
+    once = sum(cost.seconds for cost in costs.values())
+    walk = once + (WALK - 1) * costs["UNet"].seconds - costs["rescale"].seconds
+    print(
+        f"one step: {1e3 * once / given.batch:.1f} ms a picture; {WALK} steps: {walk / once:.1f}x"
+    )
+    for call, seconds in whole.items():
+        print(f"{call:28}{1e3 * seconds:10.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

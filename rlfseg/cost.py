@@ -1,0 +1,114 @@
+"""What a segmentation costs: seconds and FLOPs by part, beside what the machine can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rlfseg.flow import at_time
+from rlfseg.pipeline import RLFSegPipeline
+from rlfseg.sampling import rescale
+
+_PHRASE = "small striped star"
+_TOL = 0.2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a segmentation, for a whole batch.
+
+    Attributes:
+        seconds: median over the rounds.
+        flop: of matrix products, convolutions and attention; two for each multiply-add.
+    """
+
+    seconds: float
+    flop: int
+
+    @property
+    def rate(self) -> float:
+        """FLOP a second."""
+        return self.flop / self.seconds
+
+
+def parts(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, Part]:
+    """Measures the parts of an AOS segmentation side by side.
+
+    Args:
+        pipe: on the device and in the precision that are to be measured.
+        batch: pictures, each with one phrase.
+        rounds: how often each part is timed, after one warm-up; the parts take turns.
+
+    Returns:
+        `text`, `encode`, `UNet`, `rescale` and `decode`, in the order of their work.
+    """
+    frozen, side = pipe.frozen, pipe.side
+    generator = torch.Generator().manual_seed(0)
+    pictures = (torch.rand(batch, 3, side, side, generator=generator) * 2 - 1).to(frozen.device)
+    with torch.no_grad():
+        z1, c, zb = frozen.encode(pictures), frozen.text([_PHRASE] * batch), frozen.black(side)
+        t = at_time(1.0, like=z1)
+        dz = -pipe.velocity(z1, t, c)
+
+        def unet() -> Any:
+            return pipe.velocity(z1, t, c)
+
+        works: Mapping[str, Callable[[], Any]] = {
+            "text": lambda: frozen.text([_PHRASE] * batch),
+            "encode": lambda: frozen.encode(pictures),
+            "UNet": unet,
+            "rescale": lambda: rescale(z1=z1, dz=dz, z_ref=zb, tol=_TOL),
+            "decode": lambda: frozen.decode(z1 + dz),
+        }
+        taken = in_turns(works, rounds=rounds, device=frozen.device)
+        return {name: Part(taken[name], count_flop(work)) for name, work in works.items()}
+
+
+def in_turns(
+    works: Mapping[str, Callable[[], Any]], *, rounds: int, device: torch.device
+) -> dict[str, float]:
+    """Times several pieces of work in turns, after a warm-up; returns median seconds of each.
+
+    Raises:
+        ValueError: if there is no round.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            _wait(device)
+            start = time.perf_counter()
+            work()
+            _wait(device)
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: median(each) for name, each in seconds.items()}
+
+
+def count_flop(work: Callable[[], Any]) -> int:
+    """FLOPs of a piece of work, as torch's counter knows them."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def matrix_rate(
+    device: torch.device | str, dtype: torch.dtype, *, side: int = 2048, rounds: int = 5
+) -> float:
+    """FLOP a second of a large matrix product: the roof under which every part stays."""
+    place = torch.device(device)
+    a = torch.rand(side, side, dtype=torch.float32).to(place, dtype)
+    taken = in_turns({"product": lambda: a @ a}, rounds=rounds, device=place)
+    return 2 * side**3 / taken["product"]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from rlfseg.metrics import Counts
 from rlfseg.paper.results import Result
 
@@ -26,18 +28,17 @@ def measured(
         step-wise average precision, mean over samples.
     """
     best, before = counts.miou(), f"{dataset} " if dataset else ""
-    kind = {
-        "protocol": _PROTOCOL,
-        "comparable": "yes" if profile == "a100" else "no: another world",
-        "data": data,
-    }
+    percent = partial(
+        Result.percent,
+        protocol=_PROTOCOL,
+        comparable="yes" if profile == "a100" else "no: another world",
+        data=data,
+    )
     spans = [
         counts.bootstrap(read, n=_RESAMPLES, seed=seed)
         for read in (lambda c: c.miou().value, lambda c: c.ap_mean())
     ]
     return {
-        f"{before}mIoU": Result.percent(best.value, spans[0], threshold=best.threshold, **kind),
-        f"{before}AP": Result.percent(
-            counts.ap_mean(), spans[1], note="step-wise AP, mean over samples", **kind
-        ),
+        f"{before}mIoU": percent(best.value, spans[0], threshold=best.threshold),
+        f"{before}AP": percent(counts.ap_mean(), spans[1], note="step-wise AP, mean over samples"),
     }

@@ -95,16 +95,17 @@ def roofline(points: Mapping[str, tuple[float, float]], *, rate: float, slope: f
     """What the machine allows, and what parts reach.
 
     Args:
-        points: by name, FLOP a byte and FLOP a second.
+        points: by name, FLOP a byte and FLOP a second; what has none is left out.
         rate: FLOP a second of a matrix product, the roof's flat part.
         slope: bytes a second of a copy, its rising part.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    most = max(2 * rate / slope, *(2 * intensity for intensity, _ in points.values()))
-    across = np.geomspace(min(1.0, *(i / 2 for i, _ in points.values())), most, 200)
+    reach = [intensity for intensity, _ in points.values() if intensity] + [rate / slope]
+    across = np.geomspace(min(1.0, min(reach) / 2), 2 * max(reach), 200)
     axis.plot(across, np.minimum(rate, slope * across) / 1e9, color="#555555", label="the machine")
     for number, (name, (intensity, reached)) in enumerate(points.items()):
-        axis.scatter(intensity, reached / 1e9, color=COLOURS[number], label=name, zorder=3)
+        if reached:
+            axis.scatter(intensity, reached / 1e9, color=COLOURS[number], label=name, zorder=3)
     axis.set(xscale="log", yscale="log", xlabel="FLOP a byte", ylabel="GFLOP a second")
     axis.legend(frameon=False)
     return finished(figure)

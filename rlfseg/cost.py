@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlfseg.flow import at_time
@@ -26,15 +27,22 @@ class Part:
     Attributes:
         seconds: median over the rounds.
         flop: of matrix products, convolutions and attention; two for each multiply-add.
+        bytes: that must at least be moved: the weights once, what comes in and what goes out.
     """
 
     seconds: float
     flop: int
+    bytes: int
 
     @property
     def rate(self) -> float:
         """FLOP a second."""
         return self.flop / self.seconds
+
+    @property
+    def intensity(self) -> float:
+        """FLOP a byte, at most."""
+        return self.flop / self.bytes
 
 
 def parts(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, Part]:
@@ -59,15 +67,22 @@ def parts(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, Par
         def unet() -> Any:
             return pipe.velocity(z1, t, c)
 
-        works: Mapping[str, Callable[[], Any]] = {
+        works: dict[str, Callable[[], Any]] = {
             "text": lambda: frozen.text([_PHRASE] * batch),
             "encode": lambda: frozen.encode(pictures),
             "UNet": unet,
             "rescale": lambda: rescale(z1=z1, dz=dz, z_ref=zb, tol=_TOL),
             "decode": lambda: frozen.decode(z1 + dz),
         }
+        moved = {
+            "text": _size(pipe.text_encoder, c),
+            "encode": _size(pipe.vae.encoder, pictures, z1),
+            "UNet": _size(pipe.unet, z1, c, dz),
+            "rescale": _size(nn.Identity(), z1, dz, zb, z1),
+            "decode": _size(pipe.vae.decoder, z1, pictures),
+        }
         taken = in_turns(works, rounds=rounds, device=frozen.device)
-        return {name: Part(taken[name], count_flop(work)) for name, work in works.items()}
+        return {n: Part(taken[n], count_flop(work), moved[n]) for n, work in works.items()}
 
 
 def in_turns(
@@ -107,6 +122,20 @@ def matrix_rate(
     a = torch.rand(side, side, dtype=torch.float32).to(place, dtype)
     taken = in_turns({"product": lambda: a @ a}, rounds=rounds, device=place)
     return 2 * side**3 / taken["product"]
+
+
+def copy_rate(device: torch.device | str, *, megabytes: int = 256, rounds: int = 5) -> float:
+    """Bytes a second that a large copy reads and writes: the slope of the roofline."""
+    place = torch.device(device)
+    source = torch.zeros(megabytes * 2**20, dtype=torch.uint8, device=place)
+    target = torch.empty_like(source)
+    taken = in_turns({"copy": lambda: target.copy_(source)}, rounds=rounds, device=place)
+    return 2 * source.numel() / taken["copy"]
+
+
+def _size(weights: nn.Module, *tensors: Tensor) -> int:
+    every = [*weights.parameters(), *tensors]
+    return sum(tensor.numel() * tensor.element_size() for tensor in every)
 
 
 def _wait(device: torch.device) -> None:

@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_backbone
 from torch import nn
 
-from rlfseg.cost import Part, count_flop, in_turns, matrix_rate, parts
+from rlfseg.cost import Part, copy_rate, count_flop, in_turns, matrix_rate, parts
 from rlfseg.pipeline import RLFSegPipeline
 
 CPU = torch.device("cpu")
@@ -56,8 +56,14 @@ def test_parts_scale_with_the_batch_and_add_up(tmp_path: Path) -> None:
     c = pipe.frozen.text(["a"])
     assert one["UNet"].flop == count_flop(lambda: pipe.velocity(z, torch.ones(1), c))
     assert all(part.seconds > 0 for part in three.values())
+    weights = 4 * sum(p.numel() for p in pipe.unet.parameters())
+    assert one["UNet"].bytes == weights + 4 * (z.numel() + c.numel() + z.numel())
+    grown = three["UNet"].bytes - one["UNet"].bytes
+    assert grown == 2 * 4 * (2 * z.numel() + c.numel())  # weights are moved once a batch
 
 
 def test_rates() -> None:
-    assert Part(seconds=0.5, flop=100).rate == 200
+    part = Part(seconds=0.5, flop=100, bytes=20)
+    assert part.rate == 200 and part.intensity == 5
     assert matrix_rate("cpu", torch.float32, side=256, rounds=2) > 1e8
+    assert copy_rate("cpu", megabytes=8, rounds=2) > 1e8

@@ -19,7 +19,9 @@ from rlfseg.figures import (
     miou_bars,
     pictures,
     refinement,
+    roofline,
     smoothed,
+    stacked,
     sweeps,
 )
 from rlfseg.metrics import count
@@ -74,6 +76,26 @@ def test_bars_show_value_and_interval() -> None:
     ends = [segment[:, 0].tolist() for segment in whiskers.get_segments()]
     assert ends == [[35.0, 47.0], [12.0, 13.0]]
     assert [text.get_text() for text in axis.texts] == ["40.0", "12.5"]
+
+
+def test_stacked_bars_begin_where_the_part_before_ends() -> None:
+    values = {"one": {"a": 1.0, "b": 2.0}, "two": {"a": 4.0, "b": 0.5}}
+    (axis,) = stacked(values, x="ms").axes
+    drawn = [(bar.get_x(), bar.get_width()) for bar in axis.patches]
+    assert drawn == [(0, 1), (0, 4), (1, 2), (4, 0.5)]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_the_roof_is_the_lower_of_slope_and_rate() -> None:
+    figure = roofline(
+        {"a": (4.0, 3e9), "none": (0.0, 0.0), "b": (100.0, 9e9)}, rate=1e10, slope=1e9
+    )
+    (axis,) = figure.axes
+    across, up = axis.lines[0].get_data()
+    np.testing.assert_allclose(up, np.minimum(10, across))
+    assert across.min() <= 4 and across.max() >= 100
+    points = [tuple(each.get_offsets()[0].tolist()) for each in axis.collections]
+    assert points == [(4.0, 3.0), (100.0, 9.0)]
 
 
 def test_miou_bars_show_the_counts_own_readings() -> None:

@@ -9,8 +9,10 @@ from rlfseg.figures.charts import (
     histograms,
     lines,
     miou_bars,
+    roofline,
     sample_histograms,
     smoothed,
+    stacked,
     sweeps,
 )
 from rlfseg.figures.pictures import as_picture, pictures, refinement, sample_pictures
@@ -25,8 +27,10 @@ __all__ = [
     "miou_bars",
     "pictures",
     "refinement",
+    "roofline",
     "sample_histograms",
     "sample_pictures",
     "smoothed",
+    "stacked",
     "sweeps",
 ]

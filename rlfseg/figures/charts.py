@@ -75,6 +75,42 @@ def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> 
     return finished(figure)
 
 
+def stacked(values: Mapping[str, Mapping[str, float]], *, x: str) -> Figure:
+    """Horizontal bars, each cut into the same parts in the same order."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.5 * len(values) + 1.2), layout="constrained")
+    start = np.zeros(len(values))
+    names = list(next(iter(values.values())))
+    for number, name in enumerate(names):
+        width = np.array([parts[name] for parts in values.values()])
+        axis.barh(list(values), width, left=start, color=COLOURS[number], label=name, height=0.6)
+        start += width
+    axis.invert_yaxis()
+    axis.set_xlabel(x)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    return finished(figure)
+
+
+def roofline(points: Mapping[str, tuple[float, float]], *, rate: float, slope: float) -> Figure:
+    """What the machine allows, and what parts reach.
+
+    Args:
+        points: by name, FLOP a byte and FLOP a second; what has none is left out.
+        rate: FLOP a second of a matrix product, the roof's flat part.
+        slope: bytes a second of a copy, its rising part.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    reach = [intensity for intensity, _ in points.values() if intensity] + [rate / slope]
+    across = np.geomspace(min(1.0, min(reach) / 2), 2 * max(reach), 200)
+    axis.plot(across, np.minimum(rate, slope * across) / 1e9, color="#555555", label="the machine")
+    for number, (name, (intensity, reached)) in enumerate(points.items()):
+        if reached:
+            axis.scatter(intensity, reached / 1e9, color=COLOURS[number], label=name, zorder=3)
+    axis.set(xscale="log", yscale="log", xlabel="FLOP a byte", ylabel="GFLOP a second")
+    axis.legend(frameon=False)
+    return finished(figure)
+
+
 def miou_bars(counts: Mapping[str, Counts]) -> Figure:
     """Best mIoU of each, with 95 % intervals over images; groups without phrases are left out."""
     return bars(

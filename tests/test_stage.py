@@ -170,4 +170,5 @@ def test_the_commit_is_that_of_the_package() -> None:
     root = Path(rlfseg.__file__).parents[1]
     where = ["git", "-C", str(root), "log", "-1", "--format=%H"]
     git = subprocess.run(where, capture_output=True, text=True, check=False)
+    commit.cache_clear()  # it may have been asked before a commit was made
     assert commit() == (git.stdout.strip() or "unknown")

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
@@ -64,22 +64,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asking.add_argument(
         "-o", "--out", default="segmented.png", help="the overlay; the mask lies beside it"
     )
-    asking.add_argument("--model", help="a saved pipeline's folder, or a chapter's YAML file")
+    asking.add_argument("--model", help="a saved pipeline's folder, or a YAML of chapter 05")
     asking.add_argument("--sampler", default="aos", help="aos, one, hss, steps or aos_signed")
     asking.add_argument("--threshold", type=float, help="of the scores, as in 0.5")
     runs = {
         "latents": "encode the pictures and masks that the training of a chapter reads",
         "train": "train what a chapter's parameters describe, or find it trained",
     }
-    running = {name: commands.add_parser(name, help=a, description=a) for name, a in runs.items()}
-    for command in running.values():
+    for name, about in runs.items():
+        command = commands.add_parser(name, help=about, description=about)
         command.add_argument("parameters", help="a chapter's YAML file, or JSON of the same form")
+        command.set_defaults(work=_run)
+    checking.set_defaults(work=_check)
+    asking.set_defaults(work=_segment)
     given = parser.parse_args(arguments)
-    work = {"check": _check, "segment": _segment}.get(given.command, _run)
     try:
-        return work(given)
+        return int(given.work(given))
     except (OSError, ValueError) as error:
-        (running | {"check": checking, "segment": asking})[given.command].error(str(error))
+        commands.choices[given.command].error(str(error))
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -102,12 +104,15 @@ def _segment(given: argparse.Namespace) -> int:
     if model.is_dir():
         pipeline = RLFSegPipeline.from_pretrained(model)
     else:
-        setting = _setting(model)
+        parameters = _parameters(model, "sampler", "threshold")
+        setting = _setting(parameters)
         if not setting.is_trained:
             raise ValueError(
                 f"what {model} describes isn't trained: python -m rlfseg train {model}"
             )
-        pipeline = setting.pipeline()
+        pipeline = setting.pipeline(
+            threshold=parameters["threshold"], tol=parameters["sampler"]["tol"]
+        )
     pipeline.set_progress_bar_config(disable=True)
     done = pipeline(picture, given.phrase, sampler=given.sampler, threshold=given.threshold)
     mask = out.with_name(f"{out.stem}_mask.png")
@@ -121,7 +126,7 @@ def _run(given: argparse.Namespace) -> int:
     from rlfseg.launch import joined  # here, so that a check need not wait for torch
 
     with joined():
-        setting = _setting(Path(given.parameters))
+        setting = _setting(_parameters(Path(given.parameters)))
         if given.command == "latents":
             print(f"{setting.fill_latents()} latents were missing here and are encoded")
         else:
@@ -129,19 +134,23 @@ def _run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _setting(file: Path) -> Setting:
-    """The setting of a chapter's YAML file."""
-    from rlfseg.setting import Setting
-
+def _parameters(file: Path, *more: str) -> dict[str, Any]:
+    """A chapter's parameters, which must say what a run is, and what else is named."""
     try:
         parameters = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML: {error}") from error
-    wanted = ("profile", "backbone", "data", "train")
+    wanted = ("profile", "backbone", "data", "train", *more)
     missing = [name for name in wanted if name not in (parameters or ())]
     if missing or not isinstance(parameters, dict):
         raise ValueError(f"{file} has no {', '.join(missing or wanted)}: give a chapter's file")
-    known = (*wanted, "sam", "refine", "machine")
+    return parameters
+
+
+def _setting(parameters: Mapping[str, Any]) -> Setting:
+    from rlfseg.setting import Setting
+
+    known = ("profile", "backbone", "data", "train", "sam", "refine", "machine")
     return Setting.from_parameters(**{k: parameters[k] for k in known if k in parameters})
 
 

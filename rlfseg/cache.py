@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from rlfseg.latent import Frozen
 from rlfseg.pack import Pack, PackError
 from rlfseg.pack.refined import refined_by
+from rlfseg.pictures import to_unit
 from rlfseg.types import Latent, PerSample
 
 _BATCH = 32
@@ -120,7 +121,7 @@ class LatentCache:
 
     def _encode_images(self, images: np.ndarray) -> Latent:
         stack = np.stack([self.pack.image(int(k)) for k in images])
-        return self.frozen.encode(torch.from_numpy(stack).permute(0, 3, 1, 2) / 127.5 - 1)
+        return self.frozen.encode(to_unit(torch.from_numpy(stack)))
 
     def _encode_masks(self, items: np.ndarray, *, which: int) -> Latent:
         masks = [mask for i in items if (mask := self.pack.masks(int(i))[which]) is not None]

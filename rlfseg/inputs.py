@@ -29,7 +29,7 @@ from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import read_truth, write_phrasecut
 from rlfseg.sources.mini.write_cocostuff import MINI_CLASSES, write_cocostuff
 from rlfseg.sources.mini.write_refer import write_refer
-from rlfseg.stage import read_record, repository, run
+from rlfseg.stage import made_at, read_record, repository, run
 
 _WORKERS = min(8, os.cpu_count() or 1)
 _NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a packed item keeps
@@ -162,8 +162,7 @@ class Inputs(Description):
 
     def cache(self, split: str, frozen: Frozen, *, refined: bool = False) -> LatentCache:
         """The latent cache of a split, over the packed file with refined masks if asked for."""
-        stage = self.latents_stage(split)
-        folder = repository() / "runs" / self.profile / "stages" / f"{stage.name}-{stage.hash}"
+        folder = made_at(self.latents_stage(split), profile=self.profile)
         pack = Pack(self.refined(split) / f"{split}.h5") if refined else self.pack(split)
         return LatentCache(folder, pack, frozen)
 

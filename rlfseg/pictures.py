@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -146,6 +145,11 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask[..., None], tinted, paler).round().astype(np.uint8)
 
 
-def to_unit(images: np.ndarray) -> Tensor:
+def scaled(image: np.ndarray, side: int, how: Image.Resampling) -> np.ndarray:
+    """An image (H, W) or (H, W, 3) at side x side, without regard to its aspect."""
+    return np.asarray(Image.fromarray(image).resize((side, side), how))
+
+
+def to_unit(images: Tensor) -> Tensor:
     """uint8 (b, H, W, 3) to (b, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    return images.permute(0, 3, 1, 2) / 127.5 - 1

@@ -22,7 +22,7 @@ from rlfseg.config import SamplerConfig
 from rlfseg.evaluate import sample
 from rlfseg.latent import Frozen, load_frozen
 from rlfseg.model import as_velocity, load_trained, load_unet
-from rlfseg.pictures import Picture, paired, to_unit
+from rlfseg.pictures import Picture, paired, scaled, to_unit
 from rlfseg.types import Latent, Score, Text, Time
 
 _log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         unet: the velocity field.
         tiny_vae: decodes in the place of `vae` where `decoder="taesd"` is asked for (TAESD).
         threshold: of the scores, above which a pixel is in the mask.
+        tol: the epsilon of Eqs. 6 and 9, in scaled latent units; it goes with the autoencoder.
     """
 
     _optional_components: ClassVar[list[str]] = ["tiny_vae"]
@@ -68,12 +69,13 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         unet: UNet2DConditionModel,
         tiny_vae: AutoencoderTiny | None = None,
         threshold: float = 0.5,
+        tol: float = SamplerConfig.tol,
     ) -> None:
         super().__init__()
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, tiny_vae=tiny_vae
         )
-        self.register_to_config(threshold=threshold)
+        self.register_to_config(threshold=threshold, tol=tol)
 
     @classmethod
     def from_backbone(
@@ -84,6 +86,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         device: torch.device | str = "cpu",
         fast: bool = False,
         threshold: float = 0.5,
+        tol: float = SamplerConfig.tol,
     ) -> RLFSegPipeline:
         """Puts what was trained on its backbone; an adapter is merged into the weights.
 
@@ -93,6 +96,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             device: where it works.
             fast: bfloat16, channels last, and compiled: the first call takes minutes.
             threshold: as for the class.
+            tol: as for the class.
 
         Raises:
             FileNotFoundError: if a folder is not there, or holds nothing that was trained.
@@ -102,9 +106,8 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if getattr(unet, "peft_config", None):
             unet.fuse_lora()
             unet.unload_lora()
-        made = cls(
-            frozen.vae, frozen.text_encoder, frozen.tokenizer, unet.eval(), threshold=threshold
-        ).to(device)
+        parts = (frozen.vae, frozen.text_encoder, frozen.tokenizer, unet.eval())
+        made = cls(*parts, threshold=threshold, tol=tol).to(device)
         if fast:
             made.to(torch.bfloat16)
             for part in (made.unet, made.vae):
@@ -126,7 +129,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         *,
         sampler: str = "aos",
         num_steps: int = 5,
-        tol: float = SamplerConfig.tol,
+        tol: float | None = None,
         threshold: float | None = None,
         decoder: str = "vae",
         batch_size: int = 8,
@@ -141,7 +144,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             phrases: for one picture, a phrase or several; for several, one or several for each.
             sampler: `aos`, `one`, `hss`, `steps` or `aos_signed`.
             num_steps: of `steps`, and of the reference in `hss`.
-            tol: the epsilon of Eqs. 6 and 9, in scaled latent units.
+            tol: in the place of the pipeline's own.
             threshold: in the place of the pipeline's own.
             decoder: `vae`, or `taesd`, which is quicker, where the pipeline has one.
             batch_size: phrases, or pictures to be encoded, at a time.
@@ -152,7 +155,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Raises:
             ValueError: naming the picture or phrase that can't be taken, or the unknown option.
         """
-        config = SamplerConfig(sampler, num_steps, tol)
+        config = SamplerConfig(sampler, num_steps, self.config.tol if tol is None else tol)
         level = self.config.threshold if threshold is None else threshold
         if decoder not in ("vae", "taesd") or (decoder == "taesd" and self.tiny_vae is None):
             known = "'vae'" + (" or 'taesd'" if self.tiny_vae is not None else "")
@@ -194,11 +197,10 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return as_velocity(self.unet)(z.to(dtype), t, c.to(dtype)).float()
 
     def _encoded(self, pictures: Sequence[np.ndarray], batch: int) -> Iterator[Latent]:
-        size, how = (self.side, self.side), Image.Resampling.BILINEAR
         for start in range(0, len(pictures), batch):
             some = pictures[start : start + batch]
-            small = [np.asarray(Image.fromarray(each).resize(size, how)) for each in some]
-            yield self.frozen.encode(to_unit(np.stack(small)))
+            small = [scaled(each, self.side, Image.Resampling.BILINEAR) for each in some]
+            yield self.frozen.encode(to_unit(torch.from_numpy(np.stack(small))))
 
     def _scores(self, z0: Latent, decoder: str) -> Score:
         if decoder == "taesd":

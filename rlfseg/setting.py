@@ -64,7 +64,8 @@ class Setting(Inputs):
         Raises:
             RuntimeError: if the processes fail.
         """
-        if self.machine.processes > 1 and PartialState().num_processes == 1:
+        alone = PartialState().num_processes == 1
+        if self.machine.processes > 1 and alone and not self.is_trained:
             self._prepare()
             launch(self.parameters(), processes=self.machine.processes)
 
@@ -132,11 +133,12 @@ class Setting(Inputs):
         """The trained UNet, frozen, on a device."""
         return load_trained(self.backbone_location(), self.trained()).to(device)
 
-    def pipeline(self, *, threshold: float = 0.5) -> RLFSegPipeline:
+    def pipeline(self, *, threshold: float, tol: float) -> RLFSegPipeline:
         """The trained model as what people import, on this machine's device."""
         return RLFSegPipeline.from_backbone(
             self.backbone_location(),
             self.trained(),
             device=PartialState().device,
             threshold=threshold,
+            tol=tol,
         )

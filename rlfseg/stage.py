@@ -94,11 +94,12 @@ def found(stage: Stage, *, profile: str) -> Path | None:
     kept = shipped(profile, stage)
     if os.environ.get("FRESH", "") in ("", "0") and is_current(kept, stage):
         return kept
-    final = _final(stage, profile)
+    final = made_at(stage, profile=profile)
     return final if is_current(final, stage) else None
 
 
-def _final(stage: Stage, profile: str) -> Path:
+def made_at(stage: Stage, *, profile: str) -> Path:
+    """Where what is made for a stage lies, whether it is there or not."""
     return repository() / "runs" / profile / "stages" / f"{stage.name}-{stage.hash}"
 
 
@@ -126,7 +127,7 @@ def run(
     """
     if (there := found(stage, profile=profile)) is not None:
         return there
-    final = _final(stage, profile)
+    final = made_at(stage, profile=profile)
     part = final.with_name(final.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

@@ -62,7 +62,7 @@ def trained(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pipe(backbone: Path, trained: Path) -> RLFSegPipeline:
-    made = RLFSegPipeline.from_backbone(backbone, trained, threshold=0.4)
+    made = RLFSegPipeline.from_backbone(backbone, trained, threshold=0.4, tol=0.3)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -84,7 +84,7 @@ def test_it_is_the_evaluations_path(
     config = SamplerConfig(name, steps=3, tol=0.3)
     wanted = next(predict(v, cache, range(len(ASKED)), config))
     asked: list[list[str]] = [[p for n, p in ASKED if n == number] for number in range(3)]
-    found = pipe(PICTURES, asked, sampler=name, num_steps=3, tol=0.3)
+    found = pipe(PICTURES, asked, sampler=name, num_steps=3)
     # the cache keeps latents in half precision
     np.testing.assert_allclose(np.stack(found.scores), wanted.scores.numpy(), atol=5e-3)
     np.testing.assert_allclose(found.gamma, wanted.gamma.numpy(), atol=2e-2)
@@ -116,6 +116,26 @@ def test_masks_have_the_pictures_own_size(pipe: RLFSegPipeline) -> None:
     scores = torch.from_numpy(pipe(small, "red star").scores[0])[None, None]
     wanted = torch.nn.functional.interpolate(scores, (48, 80), mode="bilinear")[0, 0]
     np.testing.assert_allclose(out.scores[0], wanted.numpy(), atol=1e-5)
+
+
+def test_pictures_are_scaled_as_they_are_packed(pipe: RLFSegPipeline, tmp_path: Path) -> None:
+    wide = RNG.integers(256, size=(30, 50, 3), dtype=np.uint8)
+    write_pack([Record("a", wide, "b", np.ones((30, 50), bool))], tmp_path / "a.h5", size=SIDE)
+    packed = Pack(tmp_path / "a.h5").image(0)
+    own = pipe(wide, "red star", sampler="one").scores[0]
+    small = torch.from_numpy(pipe(packed, "red star", sampler="one").scores[0])[None, None]
+    wanted = torch.nn.functional.interpolate(small, (30, 50), mode="bilinear")[0, 0]
+    np.testing.assert_allclose(own, wanted.numpy(), atol=1e-5)
+
+
+def test_fast_is_half_precision_channels_last_and_compiled(backbone: Path, trained: Path) -> None:
+    quick = RLFSegPipeline.from_backbone(backbone, trained, fast=True)
+    for part in (quick.unet, quick.vae, quick.text_encoder):
+        assert part.dtype == torch.bfloat16
+    for part in (quick.unet.conv_in, quick.vae.decoder.conv_in):
+        assert part.weight.is_contiguous(memory_format=torch.channels_last)
+    for part in (quick.unet, quick.vae.encoder, quick.vae.decoder):
+        assert part._compiled_call_impl is not None
 
 
 @pytest.mark.parametrize("targets", [ATTENTION, EVERYTHING])
@@ -150,7 +170,8 @@ def test_lora_weights_are_loaded_as_in_any_pipeline(
 def test_saved_and_loaded_it_gives_the_same_masks(pipe: RLFSegPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     again = RLFSegPipeline.from_pretrained(tmp_path)
-    assert again.config.threshold == 0.4 and again.tiny_vae is None and again.side == SIDE
+    assert (again.config.threshold, again.config.tol) == (0.4, 0.3)
+    assert again.tiny_vae is None and again.side == SIDE
     np.testing.assert_allclose(all_scores(again), all_scores(pipe), atol=1e-5)
     card = (tmp_path / "README.md").read_text()
     assert "16 x 16" in card and "above 0.4" in card

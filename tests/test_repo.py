@@ -27,8 +27,8 @@ FLOORS = {
         (
             "compat types config stage record signals",
             "flow metrics checkpoint",
-            "sampling train tracking",
-            "latent model pack sources launch pictures",
+            "sampling train tracking pictures",
+            "latent model pack sources launch",
             "cache refine",
             "data evaluate check relabel",
             "objective backbone preview pipeline",

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from rlfseg.backbone.corpus import Corpus
+from rlfseg.pictures import to_unit
 from rlfseg.train import Losses
 
 
@@ -74,7 +75,7 @@ def autoencoder_batch(corpus: Corpus, step: int, *, size: int, seed: int) -> tup
     drawn = size - max(1, size // 4)
     images = np.stack([corpus.images[view] for view in views[:drawn]])
     masks = np.stack([corpus.masks[view] for view in views[drawn:]])
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    pictures = to_unit(torch.from_numpy(images))
     shapes = torch.from_numpy(masks)[:, None].expand(-1, 3, -1, -1) * 2.0 - 1
     batch = torch.cat([pictures, shapes])
     if rng.random() < 0.5:

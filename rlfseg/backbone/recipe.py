@@ -39,6 +39,7 @@ from rlfseg.backbone.text2image import (
 )
 from rlfseg.config import OptimiserConfig
 from rlfseg.model import save_model
+from rlfseg.pictures import to_unit
 from rlfseg.stage import Stage, run
 from rlfseg.train import fit_in_stage
 
@@ -215,7 +216,7 @@ def _modes(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     vae.to(device)
     parts = []
     for some in tqdm(images.split(64), desc="encoding", leave=False):
-        pictures = some.to(device).permute(0, 3, 1, 2) / 127.5 - 1
+        pictures = to_unit(some.to(device))
         with torch.autocast(device.type, torch.bfloat16):
             parts.append(vae.encode(pictures).latent_dist.mode().float().cpu())
     return torch.cat(parts)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rlfseg.pack.schema import PackError, Stored, image_digest, key_of
+from rlfseg.pictures import scaled
 
 #: A mask, or a picklable function without arguments that draws it where it is needed.
 MaskSource = np.ndarray | Callable[[], np.ndarray]
@@ -186,4 +187,4 @@ def _shrunk(phrase: Stored, size: int | None) -> Stored:
 def _resize(array: np.ndarray, size: int | None, how: Image.Resampling) -> np.ndarray:
     if size is None or array.shape[:2] == (size, size):
         return array
-    return np.asarray(Image.fromarray(array).resize((size, size), how))
+    return scaled(array, size, how)

@@ -157,7 +157,7 @@ def test_a_merged_adapter_equals_one_beside_the_weights(
 def test_lora_weights_are_loaded_as_in_any_pipeline(
     pipe: RLFSegPipeline, backbone: Path, trained: Path
 ) -> None:
-    loaded = RLFSegPipeline.from_backbone(backbone)
+    loaded = RLFSegPipeline.from_backbone(backbone, tol=0.3)
     stock = StableDiffusionPipeline.from_pretrained(backbone, torch_dtype=torch.float32)
     for each in (loaded, stock):
         each.load_lora_weights(trained)

@@ -49,8 +49,8 @@ class SamConfig:
     pixels: int = 128
     scenes: int = 8192
     seed: int = 0
-    steps: int = 6000
-    images: int = 16
+    steps: int = 7000
+    images: int = 8
     prompts: int = 4
     lr: float = 1e-3
 

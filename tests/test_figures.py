@@ -14,9 +14,11 @@ from rlfseg.figures import (
     as_picture,
     bars,
     before_after,
+    class_maps,
     histograms,
     lines,
     miou_bars,
+    paired_bars,
     pictures,
     refinement,
     roofline,
@@ -84,6 +86,37 @@ def test_stacked_bars_begin_where_the_part_before_ends() -> None:
     drawn = [(bar.get_x(), bar.get_width()) for bar in axis.patches]
     assert drawn == [(0, 1), (0, 4), (1, 2), (4, 0.5)]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_paired_bars_lie_beside_each_other() -> None:
+    values = {"star": (40.0, 35.0), "sand": (12.5, 0.0)}
+    (axis,) = paired_bars(values, series=("there", "all"), x="IoU").axes
+    drawn = [(bar.get_y() + bar.get_height() / 2, bar.get_width()) for bar in axis.patches]
+    wanted = [(-0.2, 40.0), (0.8, 12.5), (0.2, 35.0), (1.2, 0.0)]
+    np.testing.assert_allclose(drawn, wanted, atol=1e-9)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["star", "sand"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["there", "all"]
+
+
+def test_a_class_has_one_colour_in_every_map_and_what_is_no_class_has_none() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    truth = np.array([[0, 0, 1, 1]] * 3 + [[255] * 4])
+    given = np.where(truth == 1, 2, 0)
+    names = ("star", "sand", "stone", "never")
+    figure = class_maps([image], {"true": [truth], "given": [given]}, names)
+    drawn = [np.asarray(axis.get_images()[0].get_array()) for axis in figure.axes]
+    assert np.array_equal(drawn[0], image)
+    assert (drawn[1][3] == 255).all()
+    assert np.array_equal(drawn[1][0, 0], drawn[2][0, 0])
+    assert len({tuple(drawn[1][0, 0]), tuple(drawn[1][0, 3]), tuple(drawn[2][0, 3])}) == 3
+    legend = {
+        text.get_text(): tuple(round(255 * c) for c in patch.get_facecolor()[:3])
+        for text, patch in zip(
+            figure.legends[0].get_texts(), figure.legends[0].get_patches(), strict=True
+        )
+    }
+    assert list(legend) == ["star", "sand", "stone"]
+    assert legend["sand"] == tuple(drawn[1][0, 3])
 
 
 def test_the_roof_is_the_lower_of_slope_and_rate() -> None:

@@ -31,7 +31,7 @@ FLOORS = {
             "latent model pack sources launch",
             "cache refine",
             "data evaluate check relabel",
-            "objective backbone preview pipeline",
+            "objective backbone preview pipeline closed_set",
             "description paper",
             "inputs",
             "setting",

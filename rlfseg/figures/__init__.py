@@ -9,22 +9,25 @@ from rlfseg.figures.charts import (
     histograms,
     lines,
     miou_bars,
+    paired_bars,
     roofline,
     sample_histograms,
     smoothed,
     stacked,
     sweeps,
 )
-from rlfseg.figures.pictures import as_picture, pictures, refinement, sample_pictures
+from rlfseg.figures.pictures import as_picture, class_maps, pictures, refinement, sample_pictures
 
 __all__ = [
     "COLOURS",
     "as_picture",
     "bars",
     "before_after",
+    "class_maps",
     "histograms",
     "lines",
     "miou_bars",
+    "paired_bars",
     "pictures",
     "refinement",
     "roofline",

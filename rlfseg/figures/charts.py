@@ -75,6 +75,23 @@ def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> 
     return finished(figure)
 
 
+def paired_bars(
+    values: Mapping[str, tuple[float, float]], *, series: tuple[str, str], x: str
+) -> Figure:
+    """Two horizontal bars for each name, such as before and after; a legend says which is which."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.36 * len(values) + 1.0), layout="constrained")
+    at = np.arange(len(values))
+    for number, label in enumerate(series):
+        each = [pair[number] for pair in values.values()]
+        axis.barh(at + 0.4 * number - 0.2, each, 0.38, color=COLOURS[number], label=label)
+    axis.set_yticks(at, list(values))
+    axis.invert_yaxis()
+    axis.set_xlabel(x)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    return finished(figure)
+
+
 def stacked(values: Mapping[str, Mapping[str, float]], *, x: str) -> Figure:
     """Horizontal bars, each cut into the same parts in the same order."""
     figure, axis = plt.subplots(figsize=(6.4, 0.5 * len(values) + 1.2), layout="constrained")

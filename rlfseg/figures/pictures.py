@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from rlfseg.figures.charts import COLOURS, finished
 from rlfseg.pack import Item
@@ -106,6 +107,27 @@ def refinement(items: Sequence[Item], results: Sequence[Refined], *, size: float
     for axis, result in zip(figure.axes[:: len(columns)], results, strict=True):
         x, y = result.anchors.T
         axis.scatter(x, y, s=14, color="white", edgecolors="black", linewidths=0.8)
+    return figure
+
+
+def class_maps(
+    images: Sequence[np.ndarray], maps: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]
+) -> Figure:
+    """Pictures over maps of classes, in which a colour is a name; pixels of no class are white.
+
+    Args:
+        images: (H, W, 3), uint8.
+        maps: by what they are, a map (H, W) of class numbers for each image.
+        names: of the classes; those that occur stand in the legend.
+    """
+    palette = (255 * plt.get_cmap("nipy_spectral")(np.linspace(0.06, 0.96, len(names)))).astype(int)
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[: len(names)] = palette[:, :3]
+    rows = [list(images), *([colours[each] for each in some] for some in maps.values())]
+    figure = pictures(rows, labels=["picture", *maps], size=1.6)
+    used = np.unique([number for some in maps.values() for each in some for number in each.flat])
+    handles = [Patch(color=colours[k] / 255, label=names[k]) for k in used if k < len(names)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     return figure
 
 

@@ -7,8 +7,9 @@ methods are the readings: mIoU, oIoU, average precision under each protocol, and
 from __future__ import annotations
 
 from rlfseg.metrics.boundary import boundary_f
+from rlfseg.metrics.confusion import IGNORED, Confusion
 from rlfseg.metrics.counting import count
 from rlfseg.metrics.counts import BestIoU, Counts
 from rlfseg.metrics.grid import THRESHOLDS
 
-__all__ = ["THRESHOLDS", "BestIoU", "Counts", "boundary_f", "count"]
+__all__ = ["IGNORED", "THRESHOLDS", "BestIoU", "Confusion", "Counts", "boundary_f", "count"]

@@ -1,0 +1,63 @@
+"""Closed-set scoring: every pixel gets one name, and a confusion matrix counts which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORED = 255
+"""The class number of pixels that are not scored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """Pixels by true (row) and given (column) class; adds up over pictures and processes.
+
+    Attributes:
+        pixels: int64 [k, k].
+    """
+
+    pixels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, given: NDArray[np.integer], truth: NDArray[np.integer], *, classes: int) -> Self:
+        """Counts the pixels of one picture or of many.
+
+        Args:
+            given: class numbers, 0 to classes - 1, of any shape.
+            truth: the same, or `IGNORED`, of the same shape.
+            classes: how many there are.
+
+        Raises:
+            ValueError: if the shapes differ, or a number is no class.
+        """
+        if given.shape != truth.shape:
+            raise ValueError(f"given {given.shape} and true classes {truth.shape} differ in shape")
+        scored = truth != IGNORED
+        rows, columns = truth[scored].astype(np.int64), given[scored].astype(np.int64)
+        for name, numbers in (("true", rows), ("given", columns)):
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < classes:
+                span = f"{numbers.min()} to {numbers.max()}"
+                raise ValueError(f"{name} classes must be 0 to {classes - 1}, got {span}")
+        counted = np.bincount(rows * classes + columns, minlength=classes**2)
+        return cls(counted.reshape(classes, classes))
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.pixels + other.pixels)
+
+    def iou(self) -> NDArray[np.float64]:
+        """IoU of each class [k], pooled over all pixels; NaN for one neither true nor given."""
+        shared = np.diag(self.pixels)
+        union = self.pixels.sum(0) + self.pixels.sum(1) - shared
+        return np.divide(shared, union, out=np.full(len(shared), np.nan), where=union > 0)
+
+    def miou(self) -> float:
+        """Mean IoU over the classes that are true or given somewhere (protocol C)."""
+        return float(np.nanmean(self.iou()))
+
+    def accuracy(self) -> float:
+        """Share of the pixels that got their true name."""
+        return float(np.trace(self.pixels) / self.pixels.sum())

@@ -194,6 +194,8 @@ class Description:
         if self.train.selection != "original":
             inputs["labels"] = self.refined_stage("train")
             name += f"-{self.train.selection}"
+        if "seed" in _changed(self.train):
+            name += f"-seed{self.train.seed}"
         return Stage(name, 1, _changed(self.train), inputs)
 
 

@@ -22,7 +22,8 @@ class RectifiedFlowObjective(nn.Module):
     Where a batch has two labels, each sample keeps the one of lower loss (Eq. 4), and
     `picked_original` records the choice, for small, medium and large masks too:
 
-        exact   both losses with gradient, at the sample's own t; twice the work of one label
+        exact   both losses with gradient, at the sample's own t; twice the work of one label,
+                except where all t are 1: then one forward pass scores both
         probe   one forward pass without gradient at t = 1, where zt = z1 for either label, so
                 that it scores both; then the winner is trained at the sample's own t
 
@@ -44,10 +45,12 @@ class RectifiedFlowObjective(nn.Module):
             z0 = torch.where(picked[:, None, None, None], batch.z0, batch.z0_refined)
             loss = self._loss(batch, z0, batch.t)
         else:
-            loss, picked = select(
-                loss_original=self._loss(batch, batch.z0, batch.t),
-                loss_refined=self._loss(batch, batch.z0_refined, batch.t),
+            original, refined = (
+                self._both_at_one(batch)
+                if bool((batch.t == 1).all())
+                else [self._loss(batch, z0, batch.t) for z0 in (batch.z0, batch.z0_refined)]
             )
+            loss, picked = select(loss_original=original, loss_refined=refined)
         values = {"picked_original": picked}
         if batch.area is not None:
             size = torch.bucketize(batch.area, batch.area.new_tensor(SIZES), right=True)
@@ -58,10 +61,14 @@ class RectifiedFlowObjective(nn.Module):
     @torch.no_grad()
     def probe(self, batch: FlowBatch) -> Chosen:
         """Whether the original label has the lower loss at t = 1, by one forward pass (Eq. 4)."""
+        original, refined = self._both_at_one(batch)
+        return select(loss_original=original, loss_refined=refined)[1]
+
+    def _both_at_one(self, batch: FlowBatch) -> list[PerSample]:
+        """Losses of the original and the refined label at t = 1, where zt = z1 for either."""
         assert batch.z0_refined is not None
         v_pred = as_velocity(self.unet)(batch.z1, torch.ones_like(batch.t), batch.c).float()
-        losses = [rf_loss(v_pred=v_pred, z0=z0, z1=batch.z1) for z0 in (batch.z0, batch.z0_refined)]
-        return select(loss_original=losses[0], loss_refined=losses[1])[1]
+        return [rf_loss(v_pred=v_pred, z0=z0, z1=batch.z1) for z0 in (batch.z0, batch.z0_refined)]
 
     def _loss(self, batch: FlowBatch, z0: Latent, t: Time) -> PerSample:
         zt = interpolate(z0=z0, z1=batch.z1, t=t)

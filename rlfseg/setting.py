@@ -23,10 +23,11 @@ from rlfseg.inputs import Inputs
 from rlfseg.launch import launch
 from rlfseg.model import ATTENTION, EVERYTHING, add_lora, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.paper import Results, save_results
 from rlfseg.pipeline import RLFSegPipeline
 from rlfseg.preview import Watch
 from rlfseg.record import Step
-from rlfseg.stage import found, run
+from rlfseg.stage import found, provenance, repository, run
 from rlfseg.tracking import Tracked
 from rlfseg.train import fit, fit_in_stage
 
@@ -132,6 +133,17 @@ class Setting(Inputs):
     def trained_unet(self, device: torch.device) -> UNet2DConditionModel:
         """The trained UNet, frozen, on a device."""
         return load_trained(self.backbone_location(), self.trained()).to(device)
+
+    def keep_results(self, table: int, results: Results) -> Path:
+        """Writes a table's cells to `runs/<profile>/results/table_N.json`, with their provenance.
+
+        Raises:
+            UnknownCellError: if a result belongs to no cell of the table.
+        """
+        path = repository() / "runs" / self.profile / "results" / f"table_{table}.json"
+        made_of = {"profile": self.profile, "parameters": self.parameters(), **provenance()}
+        save_results(path, table, results, made_of | {"training": self.train_stage.hash})
+        return path
 
     def pipeline(self, *, threshold: float, tol: float) -> RLFSegPipeline:
         """The trained model as what people import, on this machine's device."""

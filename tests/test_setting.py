@@ -29,6 +29,7 @@ from rlfseg.evaluate import evaluate, predict
 from rlfseg.metrics import boundary_f
 from rlfseg.model import as_velocity, load_unet, save_trained
 from rlfseg.pack import Pack
+from rlfseg.paper import Missing, Result, UnknownCellError, load_results
 from rlfseg.preview import read_previews
 from rlfseg.record import read_steps
 from rlfseg.relabel import quality, read_records, refine_items
@@ -107,6 +108,26 @@ def test_a_variant_differs_in_its_training_alone(setting: Setting) -> None:
     assert other.data_stage.hash == setting.data_stage.hash
     with pytest.raises(ValueError, match="train: unknown times; known are"):
         setting.variant({"times": "one"})
+
+
+def test_seeds_have_names_of_their_own(setting: Setting) -> None:
+    names = [setting.variant({"seed": seed}).train_stage.name for seed in (42, 0, 7)]
+    kind = "lora2-attention-uniform"
+    assert names == [kind, f"{kind}-seed0", f"{kind}-seed7"]
+
+
+def test_a_tables_cells_are_kept_with_what_made_them(setting: Setting) -> None:
+    fixed = {"low": None, "high": None, "protocol": "a setting", "data": "none"}
+    ours = {("LoRA Rank", "Value"): Result("2", **fixed, comparable="no: tiny")}
+    path = setting.keep_results(8, ours)
+    assert path.parts[-4:] == ("runs", "smoke", "results", "table_8.json")
+    saved = load_results(path)
+    assert saved.results["LoRA Rank", "Value"] == ours["LoRA Rank", "Value"]
+    assert isinstance(saved.results["Random Seed", "Value"], Missing)
+    assert Setting.from_parameters(**saved.provenance["parameters"]) == setting
+    assert saved.provenance["training"] == setting.train_stage.hash
+    with pytest.raises(UnknownCellError):
+        setting.keep_results(8, {("LoRA Rank", "mIoU"): Missing()})
 
 
 @pytest.mark.parametrize("place", ["backbone", "data", "train"])

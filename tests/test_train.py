@@ -337,11 +337,18 @@ def test_without_refined_labels_the_objective_is_equation_2() -> None:
     assert not losses.values
 
 
-def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss() -> None:
+@pytest.mark.parametrize(("t", "asked"), [(None, 2), (torch.ones(5), 1)])
+def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss(
+    t: Tensor | None, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = flow_batch(refined=True)
+    batch = batch if t is None else batch._replace(t=t)
     assert batch.z0_refined is not None
     objective = RectifiedFlowObjective(Field())
+    calls, forward = [], objective.unet.forward
+    monkeypatch.setattr(objective.unet, "forward", lambda *a: calls.append(a) or forward(*a))
     losses = objective(batch)
+    assert len(calls) == asked  # at t = 1 both labels ask the same of the field
     scale = torch.tensor(0.7, requires_grad=True)
     both = [by_hand(batch, z0, scale) for z0 in (batch.z0, batch.z0_refined)]
     wanted, picked = select(loss_original=both[0], loss_refined=both[1])

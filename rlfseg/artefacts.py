@@ -22,12 +22,19 @@ def wanted(profile: str) -> dict[str, str]:
         given = yaml.safe_load(path.read_text())
         if "train" not in given:
             continue  # a chapter about data alone
-        parts = {part: given[part] for part in ("backbone", "data", "train")}
-        description = Description.from_parameters(profile=given["profile"], **parts)
+        parts = ("backbone", "data", "train", "sam", "refine")
+        described = {part: given[part] for part in parts if part in given}
+        description = Description.from_parameters(profile=given["profile"], **described)
         runs = [description, *(description.variant(v) for v in given.get("variants", {}).values())]
-        backbone = description.backbone_stage
-        for stage in (backbone, *backbone.inputs.values(), *(run.train_stage for run in runs)):
-            found[stage.hash] = stage.name
+        if "seeds" in given:
+            runs = list(description.label_runs(given["seeds"]).values())
+        stages = [description.backbone_stage, *description.backbone_stage.inputs.values()]
+        stages += [run.train_stage for run in runs]
+        if "sam" in given:
+            stages.append(description.sam_stage)
+        if "scored" in given:
+            stages += [run.scores_stage(**given["scored"]) for run in runs]
+        found.update({stage.hash: stage.name for stage in stages})
     return found
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self, TypeVar
 
 from rlfseg.backbone.full_size import random_stage
 from rlfseg.backbone.recipe import BackboneConfig, autoencoder_stage, backbone_stage
-from rlfseg.config import DataConfig, MachineConfig, RefineConfig, TrainConfig
+from rlfseg.config import DataConfig, MachineConfig, RefineConfig, SamplerConfig, TrainConfig
 from rlfseg.pack import VERSION as PACK_VERSION
 from rlfseg.refine import KINDS
 from rlfseg.refine.recipe import SamConfig, sam_stage
@@ -133,6 +133,14 @@ class Description:
         train = _build(TrainConfig, "train", {**asdict(self.train), **changes})
         return replace(self, train=train)
 
+    def label_runs(self, seeds: Sequence[int]) -> dict[tuple[str, int], Self]:
+        """The same run on each kind of labels, with each seed, by `selection` and seed."""
+        return {
+            (labels, seed): self.variant({"selection": labels, "seed": seed})
+            for labels in ("original", "refined", "exact")
+            for seed in seeds
+        }
+
     def describe(self) -> str:
         """All values, a line for each part, for a reader."""
         parts: dict[str, Any] = {"backbone": self.backbone}
@@ -197,6 +205,19 @@ class Description:
         if "seed" in _changed(self.train):
             name += f"-seed{self.train.seed}"
         return Stage(name, 1, _changed(self.train), inputs)
+
+    def scores_stage(self, *, split: str, phrases: int, **sampler: Any) -> Stage:
+        """Identifies the scores of the trained model on evenly spaced phrases of a split.
+
+        Args:
+            split: of the packed data.
+            phrases: how many, at most.
+            sampler: fields of `SamplerConfig`.
+        """
+        way = asdict(_build(SamplerConfig, "sampler", sampler))
+        inputs = {"training": self.train_stage, "data": self.data_stage}
+        config = {"split": split, "phrases": phrases, "sampler": way}
+        return Stage(f"scores-{self.train_stage.name}", 1, config, inputs)
 
 
 def _changed(part: Any) -> dict[str, Any]:

@@ -103,6 +103,11 @@ def evaluate(
     return Evaluation(annotation, truth)
 
 
+def spaced(count: int, most: int) -> list[int]:
+    """Numbers of at most `most` of `count` items, evenly spaced from the first on."""
+    return list(range(0, count, max(1, -(-count // most))))
+
+
 def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int], list[str]]:
     """For each item whose image has one, the next caption whose mask differs from its own.
 

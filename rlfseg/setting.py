@@ -17,11 +17,21 @@ import torch
 from accelerate import Accelerator, PartialState
 from diffusers import UNet2DConditionModel
 
-from rlfseg.config import OptimiserConfig
+from rlfseg.config import OptimiserConfig, SamplerConfig
 from rlfseg.data import FlowBatch, flow_batch
+from rlfseg.evaluate import Evaluation, evaluate, spaced
 from rlfseg.inputs import Inputs
 from rlfseg.launch import launch
-from rlfseg.model import ATTENTION, EVERYTHING, add_lora, load_trained, load_unet, save_trained
+from rlfseg.metrics import Counts
+from rlfseg.model import (
+    ATTENTION,
+    EVERYTHING,
+    add_lora,
+    as_velocity,
+    load_trained,
+    load_unet,
+    save_trained,
+)
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.paper import Results, save_results
 from rlfseg.pipeline import RLFSegPipeline
@@ -133,6 +143,26 @@ class Setting(Inputs):
     def trained_unet(self, device: torch.device) -> UNet2DConditionModel:
         """The trained UNet, frozen, on a device."""
         return load_trained(self.backbone_location(), self.trained()).to(device)
+
+    def scored(self, *, split: str, phrases: int, **sampler: Any) -> Evaluation:
+        """Scores the trained model on evenly spaced phrases of a split, or finds it scored.
+
+        The counts are kept, so that any number can be read off them later, without the weights.
+        Arguments as for `scores_stage`.
+        """
+        stage = self.scores_stage(split=split, phrases=phrases, **sampler)
+
+        def make(folder: Path) -> None:
+            frozen = self.frozen()
+            cache, v = self.cache(split, frozen), as_velocity(self.trained_unet(frozen.device))
+            items = spaced(len(cache.pack), phrases)
+            for name, counts in vars(evaluate(v, cache, items, SamplerConfig(**sampler))).items():
+                if counts is not None:
+                    counts.save(folder / f"{name}.npz")
+
+        folder = run(stage, make, profile=self.profile)
+        read = {path.stem: Counts.load(path) for path in folder.glob("*.npz")}
+        return Evaluation(read["annotation"], read.get("truth"))
 
     def keep_results(self, table: int, results: Results) -> Path:
         """Writes a table's cells to `runs/<profile>/results/table_N.json`, with their provenance.

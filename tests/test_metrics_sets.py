@@ -80,6 +80,28 @@ def test_the_interval_is_fixed_by_its_seed_and_holds_the_value() -> None:
         assert low < ap(counts) < high
 
 
+def test_a_gain_leaves_out_what_both_have_in_common() -> None:
+    rng = np.random.default_rng(3)
+    hard, n = rng.uniform(0.1, 0.7, size=300), 300
+    images = np.array([str(k // 3) for k in range(n)])
+
+    def scored(ap: NDArray[np.float64]) -> Counts:
+        return Counts(images, np.zeros((n, 2, BINS), np.int32), ap, np.ones(n, np.int64))
+
+    worse, better = scored(hard), scored(hard + 0.02 + rng.normal(0, 0.01, size=n))
+    value, (low, high) = better.gain_over(worse, Counts.ap_mean, n=300, seed=1)
+    assert value == pytest.approx(better.ap.mean() - worse.ap.mean())
+    assert 0.017 < low < value < high < 0.023
+    alone = [each.bootstrap(Counts.ap_mean, n=300, seed=1) for each in (worse, better)]
+    assert alone[0][1] > alone[1][0]  # the single intervals overlap
+    # the mean's own standard error, over images
+    by_image = (better.ap - worse.ap).reshape(100, 3).mean(1)
+    assert (high - low) / 2 == pytest.approx(1.96 * by_image.std() / 10, rel=0.15)
+    assert worse.gain_over(worse, Counts.ap_mean, n=5, seed=1) == (0, (0, 0))
+    with pytest.raises(ValueError, match="not of the same samples"):
+        better.select(hard > 0.3).gain_over(worse, Counts.ap_mean, seed=1)
+
+
 def test_a_resample_is_read_like_the_samples_it_repeats() -> None:
     images = np.array(list("abcaabbcb"))  # one image's samples need not lie together
     counts = count(*scene(n=9)[:2], list(images))

@@ -7,12 +7,15 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tiny import latents, texts, tiny_backbone
@@ -25,7 +28,7 @@ from rlfseg.config import (
     SamplerConfig,
     TrainConfig,
 )
-from rlfseg.evaluate import evaluate, predict
+from rlfseg.evaluate import evaluate, predict, spaced
 from rlfseg.metrics import boundary_f
 from rlfseg.model import as_velocity, load_unet, save_trained
 from rlfseg.pack import Pack
@@ -114,6 +117,45 @@ def test_seeds_have_names_of_their_own(setting: Setting) -> None:
     names = [setting.variant({"seed": seed}).train_stage.name for seed in (42, 0, 7)]
     kind = "lora2-attention-uniform"
     assert names == [kind, f"{kind}-seed0", f"{kind}-seed7"]
+
+
+def test_label_runs_differ_in_labels_and_seeds_alone(setting: Setting) -> None:
+    runs = setting.label_runs([1, 2])
+    assert len(runs) == len({run.train_stage.name for run in runs.values()}) == 6
+    for (labels, seed), run in runs.items():
+        assert run == setting.variant({"selection": labels, "seed": seed})
+
+
+def test_scores_are_kept_and_found_without_the_weights(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = {"split": "test", "phrases": 4, "name": "aos", "tol": 0.2}
+    scores = setting.scored(**way)
+    frozen = setting.frozen()
+    cache = setting.cache("test", frozen)
+    items = spaced(len(cache.pack), 4)
+    assert 1 < len(items) <= 4
+    v = as_velocity(setting.trained_unet(frozen.device))
+    fresh = evaluate(v, cache, items, SamplerConfig(name="aos", tol=0.2))
+    monkeypatch.setattr(Setting, "trained_unet", None)  # not needed any more
+    for again in (scores, setting.scored(**way)):
+        for kind in ("annotation", "truth"):
+            kept, made = getattr(again, kind), getattr(fresh, kind)
+            assert np.array_equal(kept.histogram, made.histogram)
+            assert np.array_equal(kept.image_id, made.image_id)
+    others = [way | {"tol": 0.3}, way | {"phrases": 5}, way | {"split": "val"}]
+    hashes = {setting.scores_stage(**each).hash for each in (way, *others)}
+    assert len(hashes) == 4
+    with pytest.raises(ValueError, match="sampler: unknown epsilon"):
+        setting.scored(split="test", phrases=4, epsilon=0.1)
+
+
+@given(st.integers(1, 500), st.integers(1, 60))
+def test_spaced_items_begin_at_the_first_and_keep_their_distance(count: int, most: int) -> None:
+    items = spaced(count, most)
+    assert items[0] == 0 and items[-1] < count and len(items) <= most
+    assert len({b - a for a, b in pairwise(items)}) <= 1
+    assert 2 * len(items) >= min(count, most)
 
 
 def test_a_tables_cells_are_kept_with_what_made_them(setting: Setting) -> None:

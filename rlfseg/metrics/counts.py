@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,19 +112,49 @@ class Counts(Samples):
         Raises:
             ValueError: n is below 1.
         """
+        values = [read(each) for each in self._resampled(read, n, seed)]
+        low, high = np.quantile(values, (0.025, 0.975))
+        return float(low), float(high)
+
+    def gain_over(
+        self, base: Counts, read: Callable[[Counts], float], *, n: int = 1000, seed: int
+    ) -> tuple[float, tuple[float, float]]:
+        """By how much a reading exceeds that of other counts of the same samples.
+
+        Both are resampled alike, so that what makes a sample hard for both drops out.
+
+        Args:
+            base: counts of the same samples, in the same order.
+            read: for example `lambda c: c.miou().value`.
+            n: resamples, at least 1.
+            seed: as for `bootstrap`.
+
+        Returns:
+            The gain, and its 95% interval over images.
+
+        Raises:
+            ValueError: if the samples' images differ, or n is below 1.
+        """
+        if not np.array_equal(self.image_id, base.image_id):
+            raise ValueError("the counts are not of the same samples in the same order")
+        pairs = zip(self._resampled(read, n, seed), base._resampled(read, n, seed), strict=True)
+        low, high = np.quantile(
+            [read(ours) - read(theirs) for ours, theirs in pairs], (0.025, 0.975)
+        )
+        return read(self) - read(base), (float(low), float(high))
+
+    def _resampled(self, read: Callable[[Counts], float], n: int, seed: int) -> Iterator[Counts]:
+        """Counts over images drawn with replacement; `read` fills the tables that they share."""
         if n < 1:
             raise ValueError(f"n must be at least 1 resample, got {n}")
-        read(self)  # fills the cached tables that every resample below takes over
+        read(self)
         images, member = np.unique(self.image_id, return_inverse=True)
         rng = np.random.default_rng(seed)
-        values = []
         for _ in range(n):
             drawn = np.bincount(rng.integers(len(images), size=len(images)), minlength=len(images))
             resample = copy.copy(self)
             object.__setattr__(resample, "weight", self.weight * drawn[member])
-            values.append(read(resample))
-        low, high = np.quantile(values, (0.025, 0.975))
-        return float(low), float(high)
+            yield resample
 
 
 def _best(iou: NDArray[np.float64]) -> BestIoU:

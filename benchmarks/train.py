@@ -39,6 +39,7 @@ WAYS = {
     "naive, exact": ("exact", "uniform"),
     "cached, exact": ("exact", "uniform"),
     "cached, probe": ("probe", "uniform"),
+    "cached, exact, t = 1": ("exact", "one"),
     "cached, one label": ("original", "uniform"),
     "cached, one label, t = 1": ("original", "one"),
 }

@@ -26,7 +26,7 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
     """Passes steps on, appending each to a file of JSON lines, with a progress bar.
 
     Lines of steps that are now done again (a resumed run goes back to its last checkpoint) are
-    dropped, so the file always holds each step once, in order.
+    dropped, so the file always holds each step once, in order. Numbers keep six digits.
     """
     kept = read_steps(path)
     with tqdm(total=total, desc=title, leave=False) as bar:
@@ -34,15 +34,30 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
         for step in steps:
             if file is None:
                 kept = [k for k in kept if k.step < step.step]
-                path.write_text("".join(json.dumps(asdict(k)) + "\n" for k in kept))
+                path.write_text("".join(map(_line, kept)))
                 file = path.open("a", buffering=1)
                 bar.update(step.step - 1)
-            file.write(json.dumps(asdict(step)) + "\n")
+            file.write(_line(step))
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
             yield step
         if file is not None:
             file.close()
+
+
+def rounded(step: Step) -> Step:
+    """A step as the record keeps it, its numbers to six digits."""
+    loss, norm, lr, seconds = map(_six, (step.loss, step.grad_norm, step.lr, step.seconds))
+    values = {name: _six(value) for name, value in step.values.items()}
+    return Step(step.step, loss, norm, lr, seconds, values)
+
+
+def _six(number: float) -> float:
+    return float(f"{number:.6g}")
+
+
+def _line(step: Step) -> str:
+    return json.dumps(asdict(rounded(step))) + "\n"
 
 
 def read_steps(path: Path) -> list[Step]:

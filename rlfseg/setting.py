@@ -19,7 +19,7 @@ from diffusers import UNet2DConditionModel
 
 from rlfseg.config import OptimiserConfig, SamplerConfig
 from rlfseg.data import FlowBatch, flow_batch
-from rlfseg.evaluate import Evaluation, evaluate, spaced
+from rlfseg.evaluate import evaluate, spaced
 from rlfseg.inputs import Inputs
 from rlfseg.launch import launch
 from rlfseg.metrics import Counts
@@ -144,11 +144,11 @@ class Setting(Inputs):
         """The trained UNet, frozen, on a device."""
         return load_trained(self.backbone_location(), self.trained()).to(device)
 
-    def scored(self, *, split: str, phrases: int, **sampler: Any) -> Evaluation:
+    def scored(self, *, split: str, phrases: int, **sampler: Any) -> Counts:
         """Scores the trained model on evenly spaced phrases of a split, or finds it scored.
 
-        The counts are kept, so that any number can be read off them later, without the weights.
-        Arguments as for `scores_stage`.
+        The counts, against the annotations, are kept, so that any number can be read off them
+        later, without the weights. Arguments as for `scores_stage`.
         """
         stage = self.scores_stage(split=split, phrases=phrases, **sampler)
 
@@ -156,13 +156,10 @@ class Setting(Inputs):
             frozen = self.frozen()
             cache, v = self.cache(split, frozen), as_velocity(self.trained_unet(frozen.device))
             items = spaced(len(cache.pack), phrases)
-            for name, counts in vars(evaluate(v, cache, items, SamplerConfig(**sampler))).items():
-                if counts is not None:
-                    counts.save(folder / f"{name}.npz")
+            found = evaluate(v, cache, items, SamplerConfig(**sampler))
+            found.annotation.save(folder / "counts.npz")
 
-        folder = run(stage, make, profile=self.profile)
-        read = {path.stem: Counts.load(path) for path in folder.glob("*.npz")}
-        return Evaluation(read["annotation"], read.get("truth"))
+        return Counts.load(run(stage, make, profile=self.profile) / "counts.npz")
 
     def keep_results(self, table: int, results: Results) -> Path:
         """Writes a table's cells to `runs/<profile>/results/table_N.json`, with their provenance.

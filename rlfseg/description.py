@@ -211,7 +211,7 @@ class Description:
 
         Args:
             split: of the packed data.
-            phrases: how many, at most.
+            phrases: how many; all if there are fewer.
             sampler: fields of `SamplerConfig`.
         """
         way = asdict(_build(SamplerConfig, "sampler", sampler))

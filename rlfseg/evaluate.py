@@ -104,8 +104,9 @@ def evaluate(
 
 
 def spaced(count: int, most: int) -> list[int]:
-    """Numbers of at most `most` of `count` items, evenly spaced from the first on."""
-    return list(range(0, count, max(1, -(-count // most))))
+    """Numbers of `most` of `count` items, or of all if they are fewer, evenly spaced."""
+    chosen = min(count, most)
+    return [k * count // chosen for k in range(chosen)]
 
 
 def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int], list[str]]:

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from rlfseg.evaluate import spaced
 from rlfseg.figures.charts import COLOURS, finished
 from rlfseg.pack import Item
 from rlfseg.refine import Refined
@@ -77,7 +78,7 @@ def pictures(
 
 def sample_pictures(samples: Sequence[Sample], *, shown: int, size: float = 1.7) -> Figure:
     """Evenly spaced samples of a data set: the phrase above the picture, the mask outlined."""
-    some = samples[:: max(1, len(samples) // shown)][:shown]
+    some = [samples[k] for k in spaced(len(samples), shown)]
     opened = [np.asarray(PIL.Image.open(sample.image_path).convert("RGB")) for sample in some]
     captions = [textwrap.fill(sample.caption, 20) for sample in some]
     outlines = {(0, k): [rasterise(sample)] for k, sample in enumerate(some)}
@@ -125,7 +126,7 @@ def class_maps(
     colours[: len(names)] = palette[:, :3]
     rows = [list(images), *([colours[each] for each in some] for some in maps.values())]
     figure = pictures(rows, labels=["picture", *maps], size=1.6)
-    used = np.unique([number for some in maps.values() for each in some for number in each.flat])
+    used = np.unique([each for some in maps.values() for each in some])
     handles = [Patch(color=colours[k] / 255, label=names[k]) for k in used if k < len(names)]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -71,20 +71,19 @@ def given_classes(
 
 
 def closed_set(
-    v: Velocity,
-    cache: LatentCache,
-    images: Sequence[str],
-    names: Sequence[str],
-    config: SamplerConfig,
-    *,
-    batch: int = 32,
+    given: Iterable[np.ndarray], pack: Pack, images: Sequence[str], names: Sequence[str]
 ) -> Confusion:
-    """Scores `given_classes` against the packed masks; arguments as there."""
+    """Counts given classes against the packed masks.
+
+    Args:
+        given: for each picture its classes, as `given_classes` yields them.
+        pack: the packed file.
+        images: the pictures, in the same order.
+        names: the closed set, in the order of the classes.
+    """
     total = Confusion(np.zeros((len(names), len(names)), np.int64))
-    given = given_classes(v, cache, images, names, config, batch=batch)
-    with tqdm(total=len(images), desc="closed set", leave=False) as bar:
-        for image_id, classes in zip(images, given, strict=True):
-            truth = true_classes(cache.pack, image_id, names)
-            total += Confusion.of(classes, truth, classes=len(names))
-            bar.update()
+    each = zip(images, given, strict=True)
+    for image_id, classes in tqdm(each, total=len(images), desc="closed set", leave=False):
+        truth = true_classes(pack, image_id, names)
+        total += Confusion.of(classes, truth, classes=len(names))
     return total

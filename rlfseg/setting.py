@@ -156,8 +156,8 @@ class Setting(Inputs):
             frozen = self.frozen()
             cache, v = self.cache(split, frozen), as_velocity(self.trained_unet(frozen.device))
             items = spaced(len(cache.pack), phrases)
-            found = evaluate(v, cache, items, SamplerConfig(**sampler))
-            found.annotation.save(folder / "counts.npz")
+            scores = evaluate(v, cache, items, SamplerConfig(**sampler))
+            scores.annotation.save(folder / "counts.npz")
 
         return Counts.load(run(stage, make, profile=self.profile) / "counts.npz")
 

@@ -124,7 +124,9 @@ def test_the_highest_score_names_the_pixel(world: tuple[LatentCache, np.ndarray]
     by_hand = Confusion.of(wanted.argmax(1).numpy(), classes, classes=len(NAMES))
     for batch in (2, 5, 32):
         cache.frozen.said.clear()  # type: ignore[attr-defined]
-        found = closed_set(v, cache, ["0", "1", "2"], NAMES, SamplerConfig("one"), batch=batch)
+        images = ["0", "1", "2"]
+        given = given_classes(v, cache, images, NAMES, SamplerConfig("one"), batch=batch)
+        found = closed_set(given, cache.pack, images, NAMES)
         assert np.array_equal(found.pixels, by_hand.pixels)
         assert cache.frozen.said == list(NAMES)  # type: ignore[attr-defined]
     (alone,) = given_classes(v, cache, ["2"], NAMES, SamplerConfig("one"))

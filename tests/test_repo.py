@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -213,14 +214,25 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "params").glob("*/runs/*.yml")), ids=lambda p: p.stem
-)
-def test_a_run_is_described_whole(path: Path) -> None:
-    given = yaml.safe_load(path.read_text())
+@pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog"])
+def test_a_supervised_run_is_the_one_its_chapter_looks_for(name: str) -> None:
+    folder = ROOT / "params" / "a100"
+    given = yaml.safe_load((folder / "runs" / f"{name}.yml").read_text())
     run = Description.from_parameters(**given)
-    assert run.profile == path.parents[1].name and run.data.dataset == path.stem
+    assert run.profile == "a100" and run.data.dataset == name
     assert run.train.batch % run.machine.processes == 0
+    chapter = yaml.safe_load((folder / "06_refcoco.yml").read_text())
+    parts = {"profile": "a100", "backbone": chapter["backbone"], "train": chapter["train"]}
+    asked = Description.from_parameters(data=chapter["others"][name], **parts)
+    assert asked.variant(chapter["supervised"][name]).train_stage.hash == run.train_stage.hash
+
+
+def test_nothing_but_what_is_made_is_ignored() -> None:
+    kept = [f"{folder}/a.yml" for folder in ("params/a100/runs", "book/runs", "rlfseg/data")]
+    asked = subprocess.run(["git", "check-ignore", *kept], cwd=ROOT, capture_output=True, text=True)
+    if asked.returncode == 128:
+        pytest.skip(f"no git checkout: {asked.stderr.strip()}")
+    assert not asked.stdout, f"git would leave out {asked.stdout}"
 
 
 def test_lock_is_exact_and_names_no_place() -> None:

@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export FRESH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book test lint check-artefacts unlock clean help
+.PHONY: book test lint preflight check-artefacts unlock clean help
 
 book: $(SETUP) ## execute the chapters of PROFILE and render the book
 	@snakemake --cores $(CORES) --config profile=$(PROFILE) $(FORCE) --rerun-incomplete \
@@ -26,6 +26,9 @@ book: $(SETUP) ## execute the chapters of PROFILE and render the book
 
 test: $(SETUP) ## run the unit tests (the slow ones: .venv/bin/pytest -m slow)
 	@OMP_NUM_THREADS=1 python -m pytest -q -n $(CORES) --dist loadfile
+
+preflight: $(SETUP) ## say whether PROFILE can run on this machine, and how long it takes
+	@python -m rlfseg preflight --profile $(PROFILE)
 
 lint: $(SETUP) ## check style, formatting and types
 	@ruff check .

@@ -2,6 +2,7 @@
 
     python -m rlfseg segment PICTURE PHRASE what the phrase means, as a mask and an overlay
     python -m rlfseg check DATASET ROOT     what of a data set is on disk
+    python -m rlfseg preflight              whether a profile can run here, and how long it takes
     python -m rlfseg latents PARAMS         encodes what that training reads, before it
     python -m rlfseg train PARAMS           the training run of a chapter's parameters
 
@@ -57,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="count PhraseCut's images among those of FILE: COCO's JSON, or refs(*.p); repeatable",
     )
+    about = "say whether a profile can run on this machine, and how long it takes"
+    flying = commands.add_parser("preflight", help=about, description=about)
+    flying.add_argument("--profile", default="a100", help="a folder of params/ (a100)")
+    flying.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    flying.add_argument(
+        "--seconds", type=float, default=60, help="how long each kind of work is measured (60)"
+    )
     about = "segment what a phrase means in a picture"
     asking = commands.add_parser("segment", help=about, description=about)
     asking.add_argument("picture", help="a picture file")
@@ -76,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("parameters", help="a chapter's YAML file, or JSON of the same form")
         command.set_defaults(work=_run)
     checking.set_defaults(work=_check)
+    flying.set_defaults(work=_preflight)
     asking.set_defaults(work=_segment)
     given = parser.parse_args(arguments)
     try:
@@ -86,6 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     report = check(given.dataset, given.root, coco_ids=given.coco_ids)
+    print(report.to_json() if given.json else report.as_text())
+    return 0 if report.ok else 1
+
+
+def _preflight(given: argparse.Namespace) -> int:
+    from rlfseg.preflight import preflight
+
+    report = preflight(given.profile, seconds=given.seconds)
     print(report.to_json() if given.json else report.as_text())
     return 0 if report.ok else 1
 

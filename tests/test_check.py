@@ -706,7 +706,7 @@ def test_the_command_prints_json(cut: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (1, "")
     report = json.loads(done.stdout)
-    assert (report["dataset"], report["root"], report["ok"]) == ("phrasecut", str(cut), False)
+    assert (report["subject"], report["root"], report["ok"]) == ("phrasecut", str(cut), False)
     (problem,) = (line for line in report["lines"] if line["level"] == "problem")
     assert problem["examples"] == ["images/5.jpg (image 5)"]
     assert report["lines"][-1]["found"] == "of its 1 images: val 1, test 0"

@@ -36,7 +36,9 @@ FLOORS = {
             "description paper",
             "inputs",
             "setting",
-            "figures artefacts cost __main__",
+            "figures artefacts cost",
+            "preflight",
+            "__main__",
         )
     )
     for name in names.split()

@@ -44,12 +44,12 @@ class Report:
     """All that a check has to say.
 
     Attributes:
-        dataset: the name of the data set.
+        subject: what was checked: the name of a data set, or a profile.
         root: the folder that was checked.
         lines: in the order of the work.
     """
 
-    dataset: str
+    subject: str
     root: str
     lines: tuple[Line, ...]
 
@@ -59,7 +59,7 @@ class Report:
         return all(line.level != "problem" for line in self.lines)
 
     def to_json(self) -> str:
-        """One JSON object: `dataset`, `root`, `ok`, and `lines` with the attributes of `Line`."""
+        """One JSON object: `subject`, `root`, `ok`, and `lines` with the attributes of `Line`."""
         content = asdict(self)
         return json.dumps({**content, "ok": self.ok}, indent=2)
 
@@ -69,7 +69,7 @@ class Report:
         expected = max(len(line.expected) for line in (*self.lines, _HEAD))
         widths = [_LEVEL, min(what, int(_WHAT * width)), 0, min(expected, int(_EXPECTED * width))]
         widths[2] = width - sum(widths) - 2 * (len(widths) - 1)
-        out = textwrap.wrap(f"{self.dataset} in {self.root}", width, break_on_hyphens=False)
+        out = textwrap.wrap(f"{self.subject} in {self.root}", width, break_on_hyphens=False)
         for line in (_HEAD, *self.lines):
             cells = (line.level if line is not _HEAD else "", line.what, line.found, line.expected)
             out += _row(cells, widths)

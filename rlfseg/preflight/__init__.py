@@ -1,0 +1,50 @@
+"""Says, before GPU-hours are spent, whether a profile can run on this machine, and how long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlfseg.check import Line, Report
+from rlfseg.preflight import inputs, machine, speed
+from rlfseg.preflight.plan import Plan, read_plan
+from rlfseg.stage import repository
+
+__all__ = ["Plan", "preflight", "read_plan"]
+
+
+def preflight(profile: str, *, seconds: float = 60.0) -> Report:
+    """Looks at software, devices, disk, weights and data, measures, and predicts.
+
+    Nothing is trained, packed or kept. What a mini or random backbone needs is made, if it is
+    missing, by the first run, not here; of such a one nothing is measured until it is there.
+
+    Args:
+        profile: a folder of `params/`.
+        seconds: how long each kind of work is measured, at least two rounds of it.
+
+    Returns:
+        The report; `report.ok` is False if anything is in the way.
+
+    Raises:
+        ValueError: if there is no such profile.
+    """
+    plan = read_plan(profile)
+    return Report(f"profile {profile}", str(repository()), tuple(_lines(plan, seconds)))
+
+
+def _lines(plan: Plan, seconds: float) -> Iterator[Line]:
+    yield from machine.software()
+    yield from machine.devices(plan)
+    yield machine.disk(plan)
+    weights = list(inputs.weights(plan))
+    yield from weights
+    yield from inputs.data(plan)
+    if any(line.level != "ok" for line in weights):
+        yield from speed.untimed(plan, "the weights are not there")
+        return
+    enough = machine.memory(speed.memory(plan.setting()))
+    yield enough
+    if enough.level == "problem":
+        yield from speed.untimed(plan, "the memory would not do")
+        return
+    yield from speed.lines(plan, seconds)

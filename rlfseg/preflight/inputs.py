@@ -1,0 +1,125 @@
+"""Weights and data of a profile: there, whole, readable, and what they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from rlfseg.check import Line, check
+from rlfseg.description import RANDOM, RANDOM_SAM, Description
+from rlfseg.preflight.plan import Plan
+from rlfseg.refine import load_sam
+from rlfseg.stage import found, repository
+
+_PARTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "tokenizer": "vocab.json",
+}
+
+
+def weights(plan: Plan) -> Iterator[Line]:
+    """A line on the backbone, and one on SAM where it is asked for; ok if they can be loaded."""
+    yield _backbone(plan.main)
+    sams = [each for name, each in plan.descriptions.items() if "sam" in plan.chapters[name]]
+    if sams:
+        yield _sam(sams[0])
+
+
+def data(plan: Plan) -> Iterator[Line]:
+    """A line for each data set."""
+    for dataset, source in plan.data:
+        yield _data(dataset, source)
+
+
+def _backbone(run: Description) -> Line:
+    if run.backbone in ("mini", RANDOM):
+        there = found(run.backbone_stage, profile=run.profile)
+        if there is None:
+            said = "not made yet: the first run makes it"
+            return Line("note", "backbone", said, run.backbone)
+        return _folder(there, run.backbone)
+    folder = repository() / run.backbone
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(run.backbone, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            advice = (
+                f"Fetch it once, where there is a network (hf download {run.backbone}), or name "
+                "a folder in the diffusers layout as `backbone`."
+            )
+            return Line("problem", "backbone", "not there", run.backbone, advice=advice)
+    return _folder(folder, run.backbone)
+
+
+def _folder(folder: Path, name: str) -> Line:
+    """Whether a folder's parts are there and whole; its UNet's hash tells which it is."""
+    faults = []
+    for part, file in _PARTS.items():
+        path = folder / part / file
+        if part == "tokenizer" and not path.is_file():
+            path = folder / part / "tokenizer.json"
+        if not path.is_file():
+            faults.append(f"{path} is not there")
+        elif path.suffix == ".safetensors" and (fault := broken(path)):
+            faults.append(f"{path}: {fault}")
+    if faults:
+        advice = "Fetch these files again; they must be safetensors, in the diffusers layout."
+        return Line("problem", "backbone", f"{len(faults)} faults", name, faults, advice)
+    return Line(
+        "ok", "backbone", f"{folder}, UNet {sha256(folder / 'unet' / _PARTS['unet'])}", name
+    )
+
+
+def _sam(run: Description) -> Line:
+    kind, checkpoint = run.sam.kind, run.sam.checkpoint
+    if kind == "mini" or checkpoint == RANDOM_SAM:
+        made = found(run.sam_stage, profile=run.profile) is not None
+        said = "there" if made else "not made yet: the first run makes it"
+        return Line("ok" if made else "note", "SAM", said, f"{kind} {checkpoint}".strip())
+    path = repository() / checkpoint
+    try:
+        load_sam(kind, path, device="cpu")
+    except (OSError, ValueError) as error:
+        return Line("problem", "SAM", str(error), kind, advice="Fetch the checkpoint again.")
+    return Line("ok", "SAM", f"{path}, {sha256(path)}", kind)
+
+
+def _data(dataset: str, source: str) -> Line:
+    if source == "mini":
+        return Line("ok", dataset, "drawn when they are first needed", "drawn scenes")
+    folder = repository() / source
+    if not folder.is_dir():
+        advice = (
+            f"Give the folder of its files as `data: {{source: ...}}`, or put them in {folder}."
+        )
+        return Line("problem", dataset, f"{folder} is no folder", source, advice=advice)
+    report = check(dataset, folder)
+    wrong = [line for line in report.lines if line.level == "problem"]
+    if not wrong:
+        return Line("ok", dataset, f"{len(report.lines)} things checked", source)
+    told = [f"{line.what}: {line.found}, not {line.expected or 'this'}" for line in wrong]
+    advice = f"See all of it: python -m rlfseg check {dataset} {source}."
+    return Line("problem", dataset, f"{len(wrong)} problems", source, told, advice)
+
+
+def broken(path: Path) -> str:
+    """What is wrong with a safetensors file, or nothing; its length must fit its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def sha256(path: Path) -> str:
+    """The first sixteen hexadecimal digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

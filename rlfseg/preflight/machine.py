@@ -1,0 +1,141 @@
+"""Software, devices, disk and memory of this machine against what a profile asks for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+import psutil
+import torch
+
+from rlfseg.check import Line
+from rlfseg.config import DataConfig
+from rlfseg.description import RANDOM
+from rlfseg.preflight.plan import Plan, phrases
+from rlfseg.stage import made_at, repository
+
+_PYTHON = "3.11"
+_GB = 1e9
+_PHRASES_A_PICTURE = 4
+_LATENT = 2 * 4 / 64  # bytes of a float16 latent for each pixel: 4 channels, 8 x 8 pixels
+_MASK = 6_000  # bytes of a packed mask, about
+_ADAPTER = 51e6  # bytes of a rank-64 adapter of SD1.5
+_RANDOM = 4.3e9  # bytes of the random backbone's folder
+
+
+def software() -> Iterator[Line]:
+    """Python and libraries against the lock."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Line("ok" if python.startswith(_PYTHON + ".") else "note", "Python", python, _PYTHON)
+    other, missing, pins = [], [], _pins()
+    for name, wanted in pins.items():
+        try:
+            have = version(name)
+        except PackageNotFoundError:
+            missing.append(name)
+            continue
+        if have.split("+")[0] != wanted:
+            other.append(f"{name} is {have}, {wanted} in the lock")
+    said = f"{len(pins) - len(other) - len(missing)} of {len(pins)} as in the lock"
+    if missing:
+        advice = "Install them: pip install -r requirements.lock, or make test."
+        yield Line("problem", "libraries", f"{len(missing)} missing", said, missing, advice)
+    elif other:
+        advice = "The lock is what the tests passed with; the book states these versions."
+        yield Line("note", "libraries", said, "", other, advice)
+    else:
+        yield Line("ok", "libraries", said)
+
+
+def devices(plan: Plan) -> Iterator[Line]:
+    """GPUs and driver; a GPU is demanded by what is too large for a CPU to train."""
+    count, wanted = torch.cuda.device_count(), demanded(plan)
+    names = sorted({torch.cuda.get_device_name(k) for k in range(count)})
+    found = f"{count}: {', '.join(names)}" if count else "none"
+    expected = f"{wanted}" if wanted else "none needed"
+    if count < wanted:
+        advice = (
+            f"Run on a node with {wanted}, or give `machine: {{processes: ...}}` in "
+            f"params/{plan.profile}/03_train.yml."
+        )
+        yield Line("problem", "GPUs", found, expected, advice=advice)
+        return
+    yield Line("ok", "GPUs", found, expected)
+    if count:
+        yield Line("ok", "CUDA", f"{torch.version.cuda}, driver {_driver()}")
+
+
+def demanded(plan: Plan) -> int:
+    """How many GPUs a profile can't do without: its processes, if it trains on real data."""
+    outside = any(source != "mini" for _, source in plan.data)
+    return plan.processes if outside else 0
+
+
+def disk(plan: Plan) -> Line:
+    """Free space where runs are kept against what the profile will write there."""
+    folder = repository()
+    free, need = shutil.disk_usage(folder).free, space(plan)
+    said, wanted = f"{free / _GB:.1f} GB free", f"{need / _GB:.1f} GB"
+    if free >= need:
+        return Line("ok", "disk", said, wanted)
+    advice = f"Free some, or make {folder / 'runs'} a link to a larger disk."
+    return Line("problem", "disk", said, wanted, advice=advice)
+
+
+def space(plan: Plan) -> int:
+    """Bytes that packed files, latents and weights will take, about."""
+    total = 0.0
+    for data in plan.data.values():
+        total += sum(_packed(data, split) for split in ("train", "val", "test"))
+    latents = _latents(plan.main.data) * (2 if any(w.refined for w in plan.works()) else 1)
+    total += latents + _ADAPTER * sum(len(work.runs) for work in plan.works())
+    stage = plan.main.backbone_stage
+    if plan.main.backbone == RANDOM and not made_at(stage, profile=plan.profile).is_dir():
+        total += _RANDOM
+    return round(total)
+
+
+def memory(need: int) -> Line:
+    """Free memory of the device that trains against what training needs, in bytes."""
+    if torch.cuda.is_available():
+        free, what = torch.cuda.mem_get_info()[0], "GPU memory"
+    else:
+        free, what = psutil.virtual_memory().available, "memory"
+    said, wanted = f"{free / _GB:.1f} GB free", f"about {need / _GB:.1f} GB"
+    if free >= need:
+        return Line("ok", what, said, wanted)
+    advice = (
+        "Give `machine: {recompute: true}`, which takes a third more time, a smaller batch, or "
+        "more processes."
+    )
+    return Line("problem", what, said, wanted, advice=advice)
+
+
+def _packed(data: DataConfig, split: str) -> float:
+    if data.dataset == "cocostuff" and split != "val":
+        return 0.0
+    count = phrases(data, split)
+    return count / _PHRASES_A_PICTURE * data.pixels**2 * 3 + count * _MASK
+
+
+def _latents(data: DataConfig) -> float:
+    count = phrases(data, "train") * (1 + 1 / _PHRASES_A_PICTURE)
+    return count * data.pixels**2 * _LATENT
+
+
+def _pins() -> dict[str, str]:
+    lines = (repository() / "requirements.lock").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return {name.strip(): pin.strip() for name, pin in pairs}
+
+
+def _driver() -> str:
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return told.split("\n")[0].strip() or "unknown"

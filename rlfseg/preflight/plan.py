@@ -1,0 +1,192 @@
+"""What the chapters of a profile ask for: runs, and samples to be trained, refined and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from rlfseg.check import phrasecut, refer
+from rlfseg.config import DataConfig
+from rlfseg.description import Description
+from rlfseg.setting import Setting
+from rlfseg.stage import found, repository
+
+_PARTS = ("backbone", "data", "train", "sam", "refine", "machine")
+_TABLES = {
+    "02_refine": "5",
+    "03_train": "8",
+    "04_sampling": "79",
+    "05_phrasecut": "1",
+    "06_refcoco": "2",
+    "07_cocostuff": "3",
+    "08_speed": "4",
+    "09_ranks": "6",
+}
+_A_SCENE = 4  # phrases of a drawn scene, about
+_AN_IMAGE = 8  # classes of a picture of COCO-Stuff, about
+_SENTENCES = 2.84  # of a reference in REFER's sets, about
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one chapter adds to those before it.
+
+    Attributes:
+        chapter: its name.
+        runs: trainings that neither ship nor are found, nor are an earlier chapter's.
+        scored: phrases that are segmented and scored, about.
+        refined: masks that SAM refines, about.
+    """
+
+    chapter: str
+    runs: tuple[Description, ...]
+    scored: int
+    refined: int
+
+    @property
+    def table(self) -> str:
+        """The paper's tables that the chapter fills, or the chapter."""
+        numbers = _TABLES.get(self.chapter, ())
+        if not numbers:
+            return self.chapter
+        return f"Table{'s' * (len(numbers) > 1)} {' and '.join(numbers)} ({self.chapter})"
+
+    @property
+    def trained(self) -> int:
+        """Samples that the runs see in all."""
+        return sum(run.train.steps * run.train.batch for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All chapters of a profile.
+
+    Attributes:
+        profile: its name.
+        chapters: parameters by chapter, of those that train or score.
+    """
+
+    profile: str
+    chapters: Mapping[str, Mapping[str, Any]]
+
+    @cached_property
+    def descriptions(self) -> dict[str, Description]:
+        """What each chapter's parameters describe."""
+        return {name: self._described(given) for name, given in self.chapters.items()}
+
+    @cached_property
+    def main(self) -> Description:
+        """The default run: chapter 03's."""
+        return self.descriptions["03_train"]
+
+    @property
+    def processes(self) -> int:
+        """The most processes that any training asks for."""
+        return max(each.machine.processes for each in self.descriptions.values())
+
+    @property
+    def data(self) -> dict[tuple[str, str], DataConfig]:
+        """The data sets that are needed, by name and folder."""
+        every = [each.data for each in self.descriptions.values()]
+        for given in self.chapters.values():
+            others = [*given.get("others", {}).values(), given.get("other")]
+            every += [DataConfig(**other) for other in others if other]
+        return {(data.dataset, data.source): data for data in every}
+
+    def setting(self) -> Setting:
+        """The default run on drawn scenes, so that it can be asked for without the data."""
+        given = self.main.parameters()
+        drawn = {"source": "mini", "pixels": self.main.data.pixels, "train": 1, "val": 1, "test": 1}
+        return Setting.from_parameters(**{**given, "data": drawn})
+
+    def works(self) -> list[Work]:
+        """What each chapter adds, in the book's order."""
+        known: set[str] = set()
+        works = []
+        for chapter, given in self.chapters.items():
+            runs = []
+            for run in self._runs(chapter, given):
+                stage = run.train_stage
+                if stage.hash not in known and not self._done(run, given):
+                    runs.append(run)
+                known.add(stage.hash)
+            refined = 0
+            for run in runs:
+                if run.train.selection == "original":
+                    continue
+                stage = run.refined_stage("train")
+                if stage.hash not in known and found(stage, profile=self.profile) is None:
+                    refined += phrases(run.data, "train")
+                known.add(stage.hash)
+            works.append(Work(chapter, tuple(runs), self._scored(chapter, given), refined))
+        return works
+
+    def _described(self, given: Mapping[str, Any]) -> Description:
+        parts = {name: given[name] for name in _PARTS if name in given}
+        return Description.from_parameters(profile=self.profile, **parts)
+
+    def _done(self, run: Description, given: Mapping[str, Any]) -> bool:
+        """Whether a run is trained, or all that is wanted of it are scores, which are there."""
+        stages = [run.train_stage]
+        if "scored" in given:
+            stages.append(run.scores_stage(**given["scored"]))
+        return any(found(stage, profile=self.profile) is not None for stage in stages)
+
+    def _runs(self, chapter: str, given: Mapping[str, Any]) -> list[Description]:
+        first = self.descriptions[chapter]
+        runs = [] if {"seeds", "scored"} & set(given) else [first]
+        runs += [first.variant(changes) for changes in given.get("variants", {}).values()]
+        runs += list(first.label_runs(given.get("seeds", [])).values())
+        for name, changes in given.get("supervised", {}).items():
+            own = self._described({**given, "data": given["others"][name]})
+            runs.append(own.variant(changes))
+        return runs
+
+    def _scored(self, chapter: str, given: Mapping[str, Any]) -> int:
+        test = phrases(self.descriptions[chapter].data, "test")
+        items = min(given.get("items", 0), test)
+        if chapter == "02_refine":
+            return items * (3 * len(given["seeds"]) + 2)
+        if chapter == "04_sampling":
+            return items * (8 + len(given["tols"]))
+        if chapter == "05_phrasecut":
+            return 2 * test + min(given["compared"], test) * (2 + 2 * len(given["variants"]))
+        if chapter == "06_refcoco":
+            sets = [DataConfig(**other) for other in given["others"].values()]
+            return sum(phrases(each, split) for each in sets for split in ("val", "test"))
+        if chapter == "07_cocostuff":
+            return _AN_IMAGE * min(given["images"], 5_000) * 3
+        if chapter == "09_ranks":
+            return min(given["scored"]["phrases"], test) * len(given["variants"])
+        return min(given.get("phrases", 0), test)
+
+
+def read_plan(profile: str) -> Plan:
+    """Reads a profile's parameters.
+
+    Raises:
+        ValueError: if there is no such profile.
+    """
+    folder = repository() / "params" / profile
+    if not folder.is_dir():
+        known = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.is_dir()))
+        raise ValueError(f"there is no profile {profile!r}: choose from {known}")
+    every = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yml"))}
+    return Plan(profile, {name: given for name, given in every.items() if "train" in given})
+
+
+def phrases(data: DataConfig, split: str) -> int:
+    """About how many phrases a split has: published, or expected of as many drawn scenes."""
+    if data.source == "mini":
+        return _A_SCENE * int(getattr(data, split))
+    if data.dataset == "phrasecut":
+        return phrasecut.PUBLISHED[split][0][1]
+    if data.dataset == "cocostuff":
+        return _AN_IMAGE * {"train": 118_287, "val": 5_000}[split]
+    partition = "umd" if data.dataset == "refcocog" else "unc"
+    counts = refer.PUBLISHED[data.dataset, partition]
+    return round(_SENTENCES * sum(n for name, n in counts.items() if name.startswith(split)))

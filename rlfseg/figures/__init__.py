@@ -16,14 +16,19 @@ from rlfseg.figures.charts import (
     stacked,
     sweeps,
 )
+from rlfseg.figures.explorer import Answered, Asked, Interactive, explorer
 from rlfseg.figures.pictures import as_picture, class_maps, pictures, refinement, sample_pictures
 
 __all__ = [
     "COLOURS",
+    "Answered",
+    "Asked",
+    "Interactive",
     "as_picture",
     "bars",
     "before_after",
     "class_maps",
+    "explorer",
     "histograms",
     "lines",
     "miou_bars",

@@ -167,7 +167,7 @@ def _parameters(file: Path, *more: str) -> dict[str, Any]:
 def _setting(parameters: Mapping[str, Any]) -> Setting:
     from rlfseg.setting import Setting
 
-    known = ("profile", "backbone", "data", "train", "sam", "refine", "machine")
+    known = ("profile", "backbone", "data", "train", "sam", "refine", "machine", "start")
     return Setting.from_parameters(**{k: parameters[k] for k in known if k in parameters})
 
 

@@ -22,7 +22,7 @@ def wanted(profile: str) -> dict[str, str]:
         given = yaml.safe_load(path.read_text())
         if "train" not in given:
             continue  # a chapter about data alone
-        parts = ("backbone", "data", "train", "sam", "refine")
+        parts = ("backbone", "data", "train", "sam", "refine", "start")
         described = {part: given[part] for part in parts if part in given}
         description = Description.from_parameters(profile=given["profile"], **described)
         runs = [description, *(description.variant(v) for v in given.get("variants", {}).values())]
@@ -30,6 +30,7 @@ def wanted(profile: str) -> dict[str, str]:
             runs = list(description.label_runs(given["seeds"]).values())
         stages = [description.backbone_stage, *description.backbone_stage.inputs.values()]
         stages += [run.train_stage for run in runs]
+        stages += [first.train_stage for run in runs if (first := run.started()) is not None]
         if "sam" in given:
             stages.append(description.sam_stage)
         if "scored" in given:

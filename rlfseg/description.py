@@ -58,6 +58,11 @@ class Description:
         sam: refines labels, where training asks for refined ones.
         refine: how it does.
         machine: how training uses the machine; in no stage's identity.
+        start: the run, of all parameters, whose UNet training goes on from; None starts from the
+            backbone's.
+
+    Raises:
+        ValueError: if `start` trains an adapter.
     """
 
     profile: str
@@ -68,6 +73,13 @@ class Description:
     sam: SamChoice
     refine: RefineConfig
     machine: MachineConfig
+    start: TrainConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.start.rank:
+            raise ValueError(
+                f"start: a run goes on from one of all parameters (rank 0), not {self.start.rank}"
+            )
 
     @classmethod
     def from_parameters(
@@ -80,6 +92,7 @@ class Description:
         sam: Mapping[str, Any] | None = None,
         refine: Mapping[str, Any] | None = None,
         machine: Mapping[str, Any] | None = None,
+        start: Mapping[str, Any] | None = None,
     ) -> Self:
         """Builds one from a chapter's parameters.
 
@@ -91,6 +104,7 @@ class Description:
             sam: `kind`, and `checkpoint` or, for `mini`, the fields of `SamConfig`.
             refine: fields of `RefineConfig`.
             machine: fields of `MachineConfig`.
+            start: fields of `TrainConfig`.
 
         Raises:
             ValueError: naming the parameter and the key that is unknown.
@@ -107,6 +121,7 @@ class Description:
             SamChoice(**choice, recipe=_build(SamConfig, "sam", recipe)),
             _build(RefineConfig, "refine", refine or {}),
             _build(MachineConfig, "machine", machine or {}),
+            _build(TrainConfig, "start", start) if start else None,
         )
 
     def parameters(self) -> dict[str, Any]:
@@ -122,6 +137,7 @@ class Description:
             "sam": {"kind": self.sam.kind, "checkpoint": self.sam.checkpoint, **recipe},
             "refine": asdict(self.refine),
             "machine": asdict(self.machine),
+            "start": asdict(self.start) if self.start else None,
         }
 
     def variant(self, changes: Mapping[str, Any]) -> Self:
@@ -132,6 +148,10 @@ class Description:
         """
         train = _build(TrainConfig, "train", {**asdict(self.train), **changes})
         return replace(self, train=train)
+
+    def started(self) -> Self | None:
+        """What `start` describes, on the same backbone and data."""
+        return replace(self, train=self.start, start=None) if self.start else None
 
     def label_runs(self, seeds: Sequence[int]) -> dict[tuple[str, int], Self]:
         """The same run on each kind of labels, with each seed, by `selection` and seed."""
@@ -147,6 +167,8 @@ class Description:
         if self.backbone == "mini":
             parts["recipe"] = self.recipe
         parts |= {"data": self.data, "train": self.train}
+        if self.start is not None:
+            parts |= {"start": self.start}
         if self.train.selection != "original":
             parts |= {"sam": self.sam.recipe if self.sam.kind == "mini" else self.sam.kind}
             parts |= {"refine": self.refine}
@@ -197,6 +219,8 @@ class Description:
         nothing by default, leaves what was trained before current.
         """
         inputs = {"backbone": self.backbone_stage, "data": self.source_stage}
+        if (first := self.started()) is not None:
+            inputs["start"] = first.train_stage
         kind = f"lora{self.train.rank}-{self.train.targets}" if self.train.rank else "full"
         name = f"{kind}-{self.train.time}"
         if self.train.selection != "original":
@@ -206,17 +230,22 @@ class Description:
             name += f"-seed{self.train.seed}"
         return Stage(name, 1, _changed(self.train), inputs)
 
-    def scores_stage(self, *, split: str, phrases: int, **sampler: Any) -> Stage:
+    def scores_stage(
+        self, *, split: str, phrases: int, truth: bool = False, **sampler: Any
+    ) -> Stage:
         """Identifies the scores of the trained model on evenly spaced phrases of a split.
 
         Args:
             split: of the packed data.
             phrases: how many; all if there are fewer.
+            truth: whether they are scored against the exact masks too.
             sampler: fields of `SamplerConfig`.
         """
         way = asdict(_build(SamplerConfig, "sampler", sampler))
         inputs = {"training": self.train_stage, "data": self.data_stage}
         config = {"split": split, "phrases": phrases, "sampler": way}
+        if truth:
+            config["truth"] = True
         return Stage(f"scores-{self.train_stage.name}", 1, config, inputs)
 
 

@@ -45,6 +45,7 @@ class Inputs(Description):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.data.dataset not in DATASETS:
             known = ", ".join(DATASETS)
             raise ValueError(f"data: dataset must be one of {known}, got {self.data.dataset!r}")

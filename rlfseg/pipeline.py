@@ -83,6 +83,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         backbone: str | Path,
         trained: Path | None = None,
         *,
+        base: str | Path | None = None,
         device: torch.device | str = "cpu",
         fast: bool = False,
         threshold: float = 0.5,
@@ -93,6 +94,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Args:
             backbone: a folder in the diffusers layout, or a hub id of one.
             trained: the folder with the adapter or the UNet; None takes the backbone's own UNet.
+            base: where the UNet lies that an adapter was trained on, if not in the backbone.
             device: where it works.
             fast: bfloat16, channels last, and compiled: the first call takes minutes.
             threshold: as for the class.
@@ -102,7 +104,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             FileNotFoundError: if a folder is not there, or holds nothing that was trained.
         """
         frozen = load_frozen(backbone)
-        unet = load_trained(backbone, trained) if trained else load_unet(backbone)
+        unet = load_trained(base or backbone, trained) if trained else load_unet(backbone)
         if getattr(unet, "peft_config", None):
             unet.fuse_lora()
             unet.unload_lora()

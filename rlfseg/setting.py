@@ -19,7 +19,7 @@ from diffusers import UNet2DConditionModel
 
 from rlfseg.config import OptimiserConfig, SamplerConfig
 from rlfseg.data import FlowBatch, flow_batch
-from rlfseg.evaluate import evaluate, spaced
+from rlfseg.evaluate import Evaluation, evaluate, spaced
 from rlfseg.inputs import Inputs
 from rlfseg.launch import launch
 from rlfseg.metrics import Counts
@@ -48,9 +48,14 @@ _PREVIEWED, _PREVIEWS = 4, 8  # validation phrases, and how often they are looke
 class Setting(Inputs):
     """A description whose training can be had too."""
 
+    def base(self) -> Path | str:
+        """Where the UNet lies that training starts from: the backbone, or what `start` ends in."""
+        first = self.started()
+        return self.backbone_location() if first is None else first.trained()
+
     def untrained(self) -> UNet2DConditionModel:
-        """The backbone's UNet, ready to train: with adapters, or all parameters free."""
-        unet = load_unet(self.backbone_location())
+        """The UNet of `base`, ready to train: with adapters, or all parameters free."""
+        unet = load_unet(self.base())
         if self.train.rank == 0:
             unet.requires_grad_(True)
         else:
@@ -113,7 +118,7 @@ class Setting(Inputs):
 
     def _prepare(self) -> None:
         """Makes what training reads, so that the processes of a launch find it."""
-        self.backbone_location()
+        self.base()
         for split in ("train", "val"):
             self.pack(split)
         if self.train.selection != "original":
@@ -142,15 +147,20 @@ class Setting(Inputs):
 
     def trained_unet(self, device: torch.device) -> UNet2DConditionModel:
         """The trained UNet, frozen, on a device."""
-        return load_trained(self.backbone_location(), self.trained()).to(device)
+        return load_trained(self.base(), self.trained()).to(device)
 
-    def scored(self, *, split: str, phrases: int, **sampler: Any) -> Counts:
+    def scored(
+        self, *, split: str, phrases: int, truth: bool = False, **sampler: Any
+    ) -> Evaluation:
         """Scores the trained model on evenly spaced phrases of a split, or finds it scored.
 
-        The counts, against the annotations, are kept, so that any number can be read off them
-        later, without the weights. Arguments as for `scores_stage`.
+        The counts are kept, so that any number can be read off them later, without the weights.
+        Arguments as for `scores_stage`.
+
+        Raises:
+            ValueError: if the truth is asked for and isn't known.
         """
-        stage = self.scores_stage(split=split, phrases=phrases, **sampler)
+        stage = self.scores_stage(split=split, phrases=phrases, truth=truth, **sampler)
 
         def make(folder: Path) -> None:
             frozen = self.frozen()
@@ -158,8 +168,14 @@ class Setting(Inputs):
             items = spaced(len(cache.pack), phrases)
             scores = evaluate(v, cache, items, SamplerConfig(**sampler))
             scores.annotation.save(folder / "counts.npz")
+            if truth and scores.truth is None:
+                raise ValueError(f"{cache.pack.path} has no exact masks: leave truth away")
+            if truth and scores.truth is not None:
+                scores.truth.save(folder / "truth.npz")
 
-        return Counts.load(run(stage, make, profile=self.profile) / "counts.npz")
+        folder = run(stage, make, profile=self.profile)
+        exact = Counts.load(folder / "truth.npz") if truth else None
+        return Evaluation(Counts.load(folder / "counts.npz"), exact)
 
     def keep_results(self, table: int, results: Results) -> Path:
         """Writes a table's cells to `runs/<profile>/results/table_N.json`, with their provenance.
@@ -177,6 +193,7 @@ class Setting(Inputs):
         return RLFSegPipeline.from_backbone(
             self.backbone_location(),
             self.trained(),
+            base=self.base(),
             device=PartialState().device,
             threshold=threshold,
             tol=tol,

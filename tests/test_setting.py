@@ -113,6 +113,44 @@ def test_a_variant_differs_in_its_training_alone(setting: Setting) -> None:
         setting.variant({"times": "one"})
 
 
+FULL = {**TRAIN, "rank": 0, "seed": 3}
+
+
+def going_on(setting: Setting, **changes: object) -> Setting:
+    """The same run, on top of one of all parameters."""
+    given = setting.parameters() | {"start": FULL}
+    return Setting.from_parameters(**{**given, "train": {**given["train"], **changes}})
+
+
+def test_a_run_goes_on_from_where_another_ended(setting: Setting) -> None:
+    first, second = setting.variant({"rank": 0, "seed": 3}), going_on(setting)
+    assert second.started() == first
+    ended, begins = first.trained_unet(torch.device("cpu")), second.untrained()
+    grown, pipe = second.trained_unet(torch.device("cpu")), second.pipeline(threshold=0.5, tol=0.2)
+    z, c, t = latents(2, seed=1), texts(2), torch.ones(2)
+    with torch.no_grad():
+        goal = as_velocity(ended)(z, t, c)
+        assert torch.equal(as_velocity(begins)(z, t, c), goal)  # an adapter changes nothing yet
+        assert not torch.equal(as_velocity(setting.untrained())(z, t, c), goal)
+        later = as_velocity(grown)(z, t, c)
+        assert not torch.equal(later, goal)
+        assert torch.allclose(pipe.velocity(z, t, c), later, atol=1e-5)
+    adapter = load_file(second.trained() / "pytorch_lora_weights.safetensors")
+    assert all(".lora" in name for name in adapter)  # only what was added is kept
+
+
+def test_where_a_run_starts_is_part_of_what_it_is(setting: Setting) -> None:
+    second = going_on(setting)
+    other = Setting.from_parameters(**{**second.parameters(), "start": {**FULL, "steps": 5}})
+    assert len({each.train_stage.hash for each in (setting, second, other)}) == 3
+    assert Setting.from_parameters(**json.loads(json.dumps(second.parameters()))) == second
+    assert going_on(setting, seed=1) == second.variant({"seed": 1})
+    with pytest.raises(ValueError, match=r"start: .* all parameters \(rank 0\), not 2"):
+        Setting.from_parameters(**{**setting.parameters(), "start": TRAIN})
+    with pytest.raises(ValueError, match="start: unknown step;"):
+        Setting.from_parameters(**{**setting.parameters(), "start": {"step": 2}})
+
+
 def test_seeds_have_names_of_their_own(setting: Setting) -> None:
     names = [setting.variant({"seed": seed}).train_stage.name for seed in (42, 0, 7)]
     kind = "lora2-attention-uniform"
@@ -131,6 +169,8 @@ def test_scores_are_kept_and_found_without_the_weights(
 ) -> None:
     way = {"split": "test", "phrases": 4, "name": "aos", "tol": 0.2}
     scores = setting.scored(**way)
+    exact = setting.scored(truth=True, **way)
+    assert scores.truth is None
     frozen = setting.frozen()
     cache = setting.cache("test", frozen)
     items = spaced(len(cache.pack), 4)
@@ -138,12 +178,16 @@ def test_scores_are_kept_and_found_without_the_weights(
     v = as_velocity(setting.trained_unet(frozen.device))
     fresh = evaluate(v, cache, items, SamplerConfig(name="aos", tol=0.2))
     monkeypatch.setattr(Setting, "trained_unet", None)  # not needed any more
-    for again in (scores, setting.scored(**way)):
-        assert np.array_equal(again.histogram, fresh.annotation.histogram)
-        assert np.array_equal(again.image_id, fresh.annotation.image_id)
+    for again in (scores, exact, setting.scored(**way), setting.scored(truth=True, **way)):
+        assert np.array_equal(again.annotation.histogram, fresh.annotation.histogram)
+        assert np.array_equal(again.annotation.image_id, fresh.annotation.image_id)
+    assert fresh.truth is not None
+    for again in (exact, setting.scored(truth=True, **way)):
+        assert np.array_equal(again.truth.histogram, fresh.truth.histogram)
     others = [way | {"tol": 0.3}, way | {"phrases": 5}, way | {"split": "val"}]
     hashes = {setting.scores_stage(**each).hash for each in (way, *others)}
-    assert len(hashes) == 4
+    hashes.add(setting.scores_stage(truth=True, **way).hash)
+    assert len(hashes) == 5
     with pytest.raises(ValueError, match="sampler: unknown epsilon"):
         setting.scored(split="test", phrases=4, epsilon=0.1)
 

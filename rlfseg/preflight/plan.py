@@ -15,7 +15,7 @@ from rlfseg.description import Description
 from rlfseg.setting import Setting
 from rlfseg.stage import found, repository
 
-_PARTS = ("backbone", "data", "train", "sam", "refine", "machine")
+_PARTS = ("backbone", "data", "train", "sam", "refine", "machine", "start")
 _TABLES = {
     "02_refine": "5",
     "03_train": "8",

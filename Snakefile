@@ -96,6 +96,8 @@ rule site:
             mkdir -p "$(dirname "{params.run}/$page")"
             cp "$page" "{params.run}/$page"
         done
+        rm -rf {params.run}/book/results
+        cp -r {params.run}/results {params.run}/book/results
         if ! jb build {params.run}/book --config {input.config} --path-output {params.run}/site.tmp \
             --all -W -n --keep-going > {params.run}/site.log 2>&1
         then

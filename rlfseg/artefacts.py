@@ -25,7 +25,8 @@ def wanted(profile: str) -> dict[str, str]:
         parts = ("backbone", "data", "train", "sam", "refine", "start")
         described = {part: given[part] for part in parts if part in given}
         description = Description.from_parameters(profile=given["profile"], **described)
-        runs = [description, *(description.variant(v) for v in given.get("variants", {}).values())]
+        others = [*given.get("variants", {}).values(), *given.get("longer", {}).values()]
+        runs = [description, *(description.variant(changes) for changes in others)]
         if "seeds" in given:
             runs = list(description.label_runs(given["seeds"]).values())
         stages = [description.backbone_stage, *description.backbone_stage.inputs.values()]
@@ -46,7 +47,7 @@ def stale(profile: str) -> list[str]:
     for folder in sorted(_shipped(profile)):
         record = read_record(folder)
         if record["hash"] not in hashes:
-            now = [key for key, name in hashes.items() if name == folder.name]
+            now = [key for key, name in hashes.items() if name == record["name"]]
             messages.append(
                 f"{folder}: made as {record['hash']}, but the parameters now ask for "
                 f"{now[0] if now else 'no artefact of that name'}; train it again or remove it"

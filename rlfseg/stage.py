@@ -2,7 +2,8 @@
 
 A stage's hash covers its name, a version number bumped by hand when its meaning changes, its
 configuration and its inputs' hashes; not its source text and not the machine. Artefacts shipped
-with the repository (`artefacts/<profile>/<name>`) are nothing but a cache filled beforehand.
+with the repository (`artefacts/<profile>`) are nothing but a cache filled beforehand: a folder of
+`runs/<profile>/stages`, moved.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Stage:
     """What an artefact is made of.
 
     Attributes:
-        name: also the name of its folder; `-` instead of `/`.
+        name: begins the name of its folder; `-` instead of `/`.
         version: bumped by hand when the same configuration comes to mean something else.
         config: JSON-able settings that determine the result.
         inputs: the stages whose artefacts it reads, by role.
@@ -49,6 +50,11 @@ class Stage:
         text = json.dumps([self.name, self.version, self.config, inputs], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def folder(self) -> str:
+        """The name of its artefact's folder, among those that ship and those made here alike."""
+        return f"{self.name}-{self.hash}"
+
 
 def repository() -> Path:
     """The folder that holds `book/` and `params/`, looked for from the working folder upwards.
@@ -65,7 +71,7 @@ def repository() -> Path:
 
 def shipped(profile: str, stage: Stage) -> Path:
     """Where the repository keeps this stage's artefact, if it ships one."""
-    return repository() / "artefacts" / profile / stage.name
+    return repository() / "artefacts" / profile / stage.folder
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -100,7 +106,7 @@ def found(stage: Stage, *, profile: str) -> Path | None:
 
 def made_at(stage: Stage, *, profile: str) -> Path:
     """Where what is made for a stage lies, whether it is there or not."""
-    return repository() / "runs" / profile / "stages" / f"{stage.name}-{stage.hash}"
+    return repository() / "runs" / profile / "stages" / stage.folder
 
 
 def run(

@@ -89,7 +89,7 @@ def test_backbone_of_the_hub_that_is_not_here(place: Path, monkeypatch: pytest.M
 
 
 def test_missing_and_foreign_sam(place: Path) -> None:
-    write(place, "02_refine", sam={"kind": "vit_b", "checkpoint": "sam.pth"}, seeds=[], items=1)
+    write(place, "02_refine", sam={"kind": "vit_b", "checkpoint": "sam.pth"}, seeds=[])
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
     (place / "sam.pth").write_bytes(b"no weights")
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
@@ -153,16 +153,17 @@ def test_library_of_another_version_is_a_note_and_a_missing_one_a_problem(place:
 def test_a_run_is_counted_once_and_only_if_it_is_not_there(place: Path) -> None:
     wider = {**TRAIN, "rank": 4}
     write(place, "05_phrasecut", variants={"wide": {"rank": 4}}, compared=1)
-    write(place, "09_ranks", variants={"a": {"rank": 4}, "b": {"rank": 5}}, scored=SCORED)
+    ranks = {"variants": {"a": {"rank": 4}, "b": {"rank": 5}}, "longer": {"c": {"rank": 6}}}
+    write(place, "09_ranks", scored=SCORED, **ranks)
     plan = read_plan("tiny")
     runs = {work.chapter: [run.train.rank for run in work.runs] for work in plan.works()}
-    assert runs == {"03_train": [2], "05_phrasecut": [4], "09_ranks": [5]}
+    assert runs == {"03_train": [2], "05_phrasecut": [4], "09_ranks": [5, 6]}
     stage = plan.main.variant(wider).train_stage
     there = place / "runs/tiny/stages" / f"{stage.name}-{stage.hash}"
     there.mkdir(parents=True)
     (there / "stage.json").write_text(json.dumps({"hash": stage.hash}))
     runs = {work.chapter: [run.train.rank for run in work.runs] for work in plan.works()}
-    assert runs == {"03_train": [2], "05_phrasecut": [], "09_ranks": [5]}
+    assert runs == {"03_train": [2], "05_phrasecut": [], "09_ranks": [5, 6]}
 
 
 SCORED = {"split": "test", "phrases": 3, "name": "aos", "tol": 0.1}

@@ -139,7 +139,8 @@ class Plan:
     def _runs(self, chapter: str, given: Mapping[str, Any]) -> list[Description]:
         first = self.descriptions[chapter]
         runs = [] if {"seeds", "scored"} & set(given) else [first]
-        runs += [first.variant(changes) for changes in given.get("variants", {}).values()]
+        others = [*given.get("variants", {}).values(), *given.get("longer", {}).values()]
+        runs += [first.variant(changes) for changes in others]
         runs += list(first.label_runs(given.get("seeds", [])).values())
         for name, changes in given.get("supervised", {}).items():
             own = self._described({**given, "data": given["others"][name]})
@@ -149,8 +150,9 @@ class Plan:
     def _scored(self, chapter: str, given: Mapping[str, Any]) -> int:
         test = phrases(self.descriptions[chapter].data, "test")
         items = min(given.get("items", 0), test)
+        wanted = min(given.get("scored", {}).get("phrases", 0), test)
         if chapter == "02_refine":
-            return items * (3 * len(given["seeds"]) + 2)
+            return wanted * (3 * len(given["seeds"]) + 2)
         if chapter == "04_sampling":
             return items * (8 + len(given["tols"]))
         if chapter == "05_phrasecut":
@@ -161,7 +163,7 @@ class Plan:
         if chapter == "07_cocostuff":
             return _AN_IMAGE * min(given["images"], 5_000) * 3
         if chapter == "09_ranks":
-            return min(given["scored"]["phrases"], test) * len(given["variants"])
+            return wanted * (len(given["variants"]) + len(given["longer"]))
         return min(given.get("phrases", 0), test)
 
 

@@ -51,7 +51,7 @@ class Tags(HTMLParser):
 def data_of(html: str) -> dict:
     parser = Tags()
     parser.feed(html)
-    assert parser.tags.count("script") == 1 and parser.tags.count("img") == 3
+    assert parser.tags.count("script") == 1 and parser.tags.count("img") == 4
     found = re.search(r"const data = (.*);\n", parser.script)
     assert found
     return json.loads(found[1])

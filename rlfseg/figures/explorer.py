@@ -51,7 +51,7 @@ class Interactive:
 def explorer(asked: Sequence[Asked]) -> Interactive:
     """Lets a reader choose a picture, a phrase and a way, and see the mask and its IoU.
 
-    Masks lie in the page as transparent PNGs, the reader's blue over the annotation's orange.
+    Masks lie in the page as transparent PNGs, the answer's blue over the annotation's orange.
 
     Args:
         asked: pictures of one size, each with at least one phrase, answered in the same ways.
@@ -103,7 +103,9 @@ def _png(image: Image.Image, **options: object) -> str:
 _PAGE = """<div class="asked" id="NAME">
 <style>
 #NAME { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: flex-start; }
-#NAME .seen { position: relative; width: min(100%, 20rem); aspect-ratio: 1; }
+#NAME .panels { display: flex; gap: .5rem; flex: 2 1 20rem; max-width: 34rem; }
+#NAME .seen { position: relative; flex: 1 1 0; aspect-ratio: 1; }
+#NAME .grey { filter: grayscale(1) brightness(1.25); }
 #NAME .seen img { position: absolute; inset: 0; width: 100%; height: 100%;
   image-rendering: pixelated; margin: 0; }
 #NAME .choices { flex: 1 1 15rem; display: grid; gap: .7rem; }
@@ -117,8 +119,11 @@ _PAGE = """<div class="asked" id="NAME">
 #NAME select { font: inherit; padding: .45rem; max-width: 100%; }
 #NAME output { font-weight: 600; }
 </style>
-<div class="seen"><img class="picture" alt="the chosen picture"><img class="annotation"
- alt="the annotation"><img class="mask" alt="the mask"></div>
+<div class="panels">
+<div class="seen"><img class="picture" alt="the chosen picture"></div>
+<div class="seen"><img class="grey" alt=""><img class="annotation" alt="the annotation"><img
+ class="mask" alt="the mask"></div>
+</div>
 <div class="choices">
 <div class="pictures" role="group" aria-label="pictures"></div>
 <label>phrase <select class="phrase"></select></label>
@@ -141,7 +146,7 @@ _PAGE = """<div class="asked" id="NAME">
   const draw = () => {
     const one = data.asked[chosen], said = one.phrases[phrase.value];
     const made = data.ways[way.value];
-    find(".picture").src = one.picture;
+    find(".picture").src = find(".grey").src = one.picture;
     find(".annotation").src = said.annotation;
     find(".annotation").style.visibility = shown.checked ? "visible" : "hidden";
     find(".mask").src = said.masks[way.value];

@@ -15,8 +15,9 @@ __all__ = ["Plan", "preflight", "read_plan"]
 def preflight(profile: str, *, seconds: float = 60.0) -> Report:
     """Looks at software, devices, disk, weights and data, measures, and predicts.
 
-    Nothing is trained, packed or kept. What a mini or random backbone needs is made, if it is
-    missing, by the first run, not here; of such a one nothing is measured until it is there.
+    Nothing is trained or packed, and nothing kept but random weights, where the profile is made for
+    them. Speed is measured with the weights that are there: of a mini backbone that neither ships
+    nor was trained, nothing is measured.
 
     Args:
         profile: a folder of `params/`.

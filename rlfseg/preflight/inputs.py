@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
+from rlfseg.backbone.full_size import random_stable_diffusion
 from rlfseg.check import Line, check
 from rlfseg.description import RANDOM, RANDOM_SAM, Description
 from rlfseg.preflight.plan import Plan
@@ -39,12 +40,13 @@ def data(plan: Plan) -> Iterator[Line]:
 
 
 def _backbone(run: Description) -> Line:
-    if run.backbone in ("mini", RANDOM):
+    if run.backbone == RANDOM:
+        return _folder(random_stable_diffusion(profile=run.profile), RANDOM)
+    if run.backbone == "mini":
         there = found(run.backbone_stage, profile=run.profile)
         if there is None:
-            said = "not made yet: the first run makes it"
-            return Line("note", "backbone", said, run.backbone)
-        return _folder(there, run.backbone)
+            return Line("note", "backbone", "not made yet: the first run trains it", "mini")
+        return _folder(there, "mini")
     folder = repository() / run.backbone
     if not folder.is_dir():
         try:
@@ -79,10 +81,12 @@ def _folder(folder: Path, name: str) -> Line:
 
 def _sam(run: Description) -> Line:
     kind, checkpoint = run.sam.kind, run.sam.checkpoint
-    if kind == "mini" or checkpoint == RANDOM_SAM:
+    if checkpoint == RANDOM_SAM:
+        return Line("ok", "SAM", "made of random weights when first needed", kind)
+    if kind == "mini":
         made = found(run.sam_stage, profile=run.profile) is not None
-        said = "there" if made else "not made yet: the first run makes it"
-        return Line("ok" if made else "note", "SAM", said, f"{kind} {checkpoint}".strip())
+        said = "there" if made else "not made yet: the first run trains it"
+        return Line("ok" if made else "note", "SAM", said, kind)
     path = repository() / checkpoint
     try:
         load_sam(kind, path, device="cpu")

@@ -34,6 +34,8 @@ def wanted(profile: str) -> dict[str, str]:
         stages += [first.train_stage for run in runs if (first := run.started()) is not None]
         if "sam" in given:
             stages.append(description.sam_stage)
+        if given.get("tiny", {}).get("name") == "mini":
+            stages.append(description.tiny_stage(given["tiny"]))
         if "scored" in given:
             stages += [run.scores_stage(**given["scored"]) for run in runs]
         found.update({stage.hash: stage.name for stage in stages})

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 
 from rlfseg.backbone.full_size import random_stage
 from rlfseg.backbone.recipe import BackboneConfig, autoencoder_stage, backbone_stage
+from rlfseg.backbone.tiny import TinyConfig, tiny_stage
 from rlfseg.config import DataConfig, MachineConfig, RefineConfig, SamplerConfig, TrainConfig
 from rlfseg.pack import VERSION as PACK_VERSION
 from rlfseg.refine import KINDS
@@ -206,6 +207,10 @@ class Description:
         name = self.sam.checkpoint.rsplit("/", 1)[-1]
         return Stage("outside-sam", 1, {"kind": self.sam.kind, "checkpoint": name})
 
+    def tiny_stage(self, choice: Mapping[str, Any]) -> Stage:
+        """Identifies the mini backbone's tiny decoder; `choice` as for `Inputs.tiny_decoder`."""
+        return tiny_stage(tiny_config(choice), self.recipe)
+
     def refined_stage(self, split: str) -> Stage:
         """Identifies a split's packed file with refined masks."""
         inputs = {"data": self.data_stage, "sam": self.sam_stage}
@@ -247,6 +252,11 @@ class Description:
         if truth:
             config["truth"] = True
         return Stage(f"scores-{self.train_stage.name}", 1, config, inputs)
+
+
+def tiny_config(choice: Mapping[str, Any]) -> TinyConfig:
+    """The recipe of a tiny decoder, from a chapter's `tiny`."""
+    return _build(TinyConfig, "tiny", {k: v for k, v in choice.items() if k != "name"})
 
 
 def _changed(part: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from diffusers import AutoencoderTiny
 
 from rlfseg.backbone.full_size import random_stable_diffusion
 from rlfseg.backbone.recipe import backbone
+from rlfseg.backbone.tiny import tiny_decoder
 from rlfseg.cache import LatentCache
-from rlfseg.description import RANDOM, RANDOM_SAM, Description
+from rlfseg.description import RANDOM, RANDOM_SAM, Description, tiny_config
 from rlfseg.latent import Frozen, load_frozen
 from rlfseg.pack import Pack, Record, write_pack
 from rlfseg.pack.schema import index_path
@@ -160,6 +163,19 @@ class Inputs(Description):
         """Autoencoder and text encoder on this machine's device."""
         frozen = load_frozen(self.backbone_location(), device=PartialState().device)
         return replace(frozen, decoding=torch.bfloat16)
+
+    def tiny_decoder(self, choice: Mapping[str, Any]) -> AutoencoderTiny:
+        """A decoder of TAESD's class on this machine's device.
+
+        Args:
+            choice: `name`, a folder or hub id of one, or `mini`, with the fields of `TinyConfig`,
+                which is trained if it is missing.
+        """
+        where: Path | str = choice["name"]
+        if where == "mini":
+            where = tiny_decoder(tiny_config(choice), self.recipe, profile=self.profile)
+        tiny = AutoencoderTiny.from_pretrained(where, torch_dtype=torch.float32)
+        return tiny.requires_grad_(False).eval().to(PartialState().device)
 
     def cache(self, split: str, frozen: Frozen, *, refined: bool = False) -> LatentCache:
         """The latent cache of a split, over the packed file with refined masks if asked for."""

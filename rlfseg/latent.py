@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlfseg.checkpoint import weights_hash
@@ -31,12 +31,14 @@ class Frozen:
         decoding: the decoder's arithmetic; bfloat16 takes half the time of float32, on a CPU too,
             and moves scores in [0, 1] by 0.001 on average, 0.02 at most (mini, real masks).
             Encoding is always in float32.
+        tiny: decodes in the place of `vae`, where given (TAESD).
     """
 
     vae: AutoencoderKL
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     decoding: torch.dtype = torch.float32
+    tiny: AutoencoderTiny | None = None
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +86,8 @@ class Frozen:
     @torch.no_grad()
     def decode_image(self, z: Latent) -> Image:
         """Decodes latents to pictures (b, 3, H, W), unclamped."""
+        if self.tiny is not None:
+            return self.tiny.decode(z.to(self.tiny.dtype)).sample.float()
         unscaled = z.to(self.vae.dtype) / self.vae.config.scaling_factor
         fast = self.decoding != torch.float32
         with torch.autocast(self.device.type, self.decoding if fast else None, enabled=fast):

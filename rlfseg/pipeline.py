@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -206,8 +206,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     def _scores(self, z0: Latent, decoder: str) -> Score:
         if decoder == "taesd":
-            decoded = self.tiny_vae.decode(z0.to(self.tiny_vae.dtype)).sample.float()
-            return (decoded.mean(1) + 1) / 2
+            return replace(self.frozen, tiny=self.tiny_vae).decode(z0)
         scores = self.frozen.decode(z0)
         if torch.isfinite(scores).all() or self.vae.dtype == torch.float32:
             return scores

@@ -57,7 +57,10 @@ def _six(number: float) -> float:
 
 
 def _line(step: Step) -> str:
-    return json.dumps(asdict(rounded(step))) + "\n"
+    kept = asdict(rounded(step))
+    if not step.values:
+        del kept["values"]
+    return json.dumps(kept) + "\n"
 
 
 def read_steps(path: Path) -> list[Step]:

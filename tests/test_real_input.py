@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import numpy as np
+import papermill
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
+from conftest import ROOT
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from pycocotools.coco import COCO
 from safetensors.torch import load_file
@@ -44,6 +49,65 @@ def records(inputs: Path) -> Iterator[Record]:
             (name,) = coco.loadCats([category])
             mask = np.any(masks, axis=0)
             yield Record(str(image["id"]), path, name["name"], mask, None, (str(category),))
+
+
+def as_phrasecut(inputs: Path, root: Path) -> dict[str, int]:
+    """The photographs and their polygons in PhraseCut's own files; returns phrases by split."""
+    annotations = inputs / "coco_train2017" / "instances_train2017.json"
+    coco = COCO(annotations)
+    (root / "images").mkdir(parents=True)
+    table, tasks = [], {"train": [], "val": [], "test": []}
+    photos = [e for e in coco.loadImgs(coco.getImgIds())]
+    photos = [e for e in photos if (annotations.parent / "images" / e["file_name"]).is_file()]
+    for number, image in enumerate(photos):
+        split = ("train", "train", "train", "val", "test")[number % 5]
+        size = {"width": image["width"], "height": image["height"]}
+        table.append({"image_id": image["id"], "split": split, **size})
+        source = annotations.parent / "images" / image["file_name"]
+        shutil.copy(source, root / "images" / f"{image['id']}.jpg")
+        found = coco.loadAnns(coco.getAnnIds(imgIds=image["id"], iscrowd=False))
+        for category in sorted({a["category_id"] for a in found}):
+            own = [a for a in found if a["category_id"] == category]
+            polygons = [
+                [np.array(part).reshape(-1, 2).tolist() for part in a["segmentation"]] for a in own
+            ]
+            tasks[split].append(
+                {
+                    "task_id": f"{image['id']}__{category}",
+                    "image_id": image["id"],
+                    "ann_ids": [a["id"] for a in own],
+                    "instance_boxes": [a["bbox"] for a in own],
+                    "Polygons": polygons,
+                    "phrase": coco.loadCats([category])[0]["name"],
+                    "phrase_structure": None,
+                }
+            )
+    (root / "image_data_split.json").write_text(json.dumps(table))
+    for split, some in tasks.items():
+        (root / f"refer_{split}.json").write_text(json.dumps(some))
+    return {split: len(some) for split, some in tasks.items()}
+
+
+def test_the_chapter_on_labels_runs_on_real_photographs(inputs: Path, tmp_path: Path) -> None:
+    count = as_phrasecut(inputs, tmp_path / "photos")
+    given = yaml.safe_load((ROOT / "params" / "smoke" / "02_refine.yml").read_text())
+    given["data"] = {"source": str(tmp_path / "photos"), "pixels": 128}
+    given["scored"].pop("truth")
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(
+        ROOT / "book" / "02_refine.ipynb", out, given, cwd=ROOT, progress_bar=False
+    )
+    cells = {cell["id"]: cell for cell in nbformat.read(out, 4).cells}
+    said = {
+        name: "".join(
+            o.get("text", "") for o in cell.get("outputs", ()) if o.get("name") != "stderr"
+        )
+        for name, cell in cells.items()
+    }
+    assert f"{min(given['items'], count['test'])} masks" in said["steps"]
+    assert said["stage"].splitlines()[0].split() == ["masks", str(count["val"])]
+    assert "against the annotations" in said["gain-table"]
+    assert "truth" not in said["gain-table"] + said["truth"]  # which nobody knows here
 
 
 def test_masks_of_real_photographs_are_learned_and_found_again(

@@ -66,7 +66,8 @@ def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> 
     off = np.abs(ends - means[:, None]).T
     axis.barh(at, means, xerr=off, color=COLOURS[0], ecolor="#555555", capsize=3, height=0.6)
     for y, mean, high in zip(at, means, ends[:, 1], strict=True):
-        axis.annotate(f"{mean:.1f}", (max(high, 0), y), (5, 0), textcoords="offset points", va="center")
+        end = (max(high, 0), y)
+        axis.annotate(f"{mean:.1f}", end, (5, 0), textcoords="offset points", va="center")
     axis.set_yticks(at, list(values))
     axis.invert_yaxis()
     axis.margins(x=0.1)

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from tiny import tiny_backbone
 
 from rlfseg.__main__ import main
@@ -26,7 +28,7 @@ Memory = namedtuple("Memory", "available")
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A repository with one profile: a tiny backbone of its own and drawn scenes."""
     lock = repository() / "requirements.lock"
     for folder in ("book", "params/tiny"):
@@ -35,7 +37,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_backbone(tmp_path / "backbone")
     write(tmp_path, "03_train")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    AcceleratorState._reset_state(True)  # other tests made one without mixed precision
+    yield tmp_path
+    AcceleratorState._reset_state(True)
 
 
 def write(place: Path, chapter: str, **changes: object) -> None:

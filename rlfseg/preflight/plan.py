@@ -16,15 +16,18 @@ from rlfseg.setting import Setting
 from rlfseg.stage import found, repository
 
 _PARTS = ("backbone", "data", "train", "sam", "refine", "machine", "start")
+#: The chapters that train or score, and the numbers of the paper's tables that they fill.
 _TABLES = {
     "02_refine": "5",
     "03_train": "8",
     "04_sampling": "79",
     "05_phrasecut": "1",
+    "05b_ask": "",
     "06_refcoco": "2",
     "07_cocostuff": "3",
     "08_speed": "4",
     "09_ranks": "6",
+    "10_protocols": "",
 }
 _A_SCENE = 4  # phrases of a drawn scene, about
 _AN_IMAGE = 8  # classes of a picture of COCO-Stuff, about
@@ -50,7 +53,7 @@ class Work:
     @property
     def table(self) -> str:
         """The paper's tables that the chapter fills, or the chapter."""
-        numbers = _TABLES.get(self.chapter, ())
+        numbers = _TABLES[self.chapter]
         if not numbers:
             return self.chapter
         return f"Table{'s' * (len(numbers) > 1)} {' and '.join(numbers)} ({self.chapter})"
@@ -178,7 +181,7 @@ def read_plan(profile: str) -> Plan:
         known = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.is_dir()))
         raise ValueError(f"there is no profile {profile!r}: choose from {known}")
     every = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yml"))}
-    return Plan(profile, {name: given for name, given in every.items() if "train" in given})
+    return Plan(profile, {name: given for name, given in every.items() if name in _TABLES})
 
 
 def phrases(data: DataConfig, split: str) -> int:

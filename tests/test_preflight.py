@@ -184,3 +184,9 @@ def test_memory_counts_sixteen_bytes_for_each_parameter_of_an_adapter(place: Pat
     assert needs[1] - needs[0] == 16 * (trained[1] - trained[0]) > 0
     weights = sum(p.numel() for p in unet.parameters()) - trained[1]
     assert needs[1] > 4 * weights + 16 * trained[1]
+
+
+def test_every_chapter_that_trains_or_scores_is_counted() -> None:
+    folder = repository() / "params" / "a100"
+    about_runs = {path.stem for path in folder.glob("*.yml") if "train:" in path.read_text()}
+    assert set(read_plan("a100").chapters) == about_runs - {"01_data", "A1_backbone"}

@@ -165,10 +165,10 @@ def _parameters(file: Path, *more: str) -> dict[str, Any]:
 
 
 def _setting(parameters: Mapping[str, Any]) -> Setting:
+    from rlfseg.chapter import run_parameters
     from rlfseg.setting import Setting
 
-    known = ("profile", "backbone", "data", "train", "sam", "refine", "machine", "start")
-    return Setting.from_parameters(**{k: parameters[k] for k in known if k in parameters})
+    return Setting.from_parameters(**run_parameters(parameters))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from rlfseg.description import Description
+from rlfseg.chapter import run_parameters, runs
+from rlfseg.identity import Identity
 from rlfseg.stage import RECORD, read_record, repository
 
 
@@ -22,22 +23,15 @@ def wanted(profile: str) -> dict[str, str]:
         given = yaml.safe_load(path.read_text())
         if "train" not in given:
             continue  # a chapter about data alone
-        parts = ("backbone", "data", "train", "sam", "refine", "start")
-        described = {part: given[part] for part in parts if part in given}
-        description = Description.from_parameters(profile=given["profile"], **described)
-        others = [*given.get("variants", {}).values(), *given.get("longer", {}).values()]
-        runs = [description, *(description.variant(changes) for changes in others)]
-        if "seeds" in given:
-            runs = list(description.label_runs(given["seeds"]).values())
-        stages = [description.backbone_stage, *description.backbone_stage.inputs.values()]
-        stages += [run.train_stage for run in runs]
-        stages += [first.train_stage for run in runs if (first := run.started()) is not None]
+        own, asked = Identity.from_parameters(**run_parameters(given)), runs(given)
+        stages = [own.backbone_stage, *own.backbone_stage.inputs.values()]
+        stages += [run.train_stage for run in asked]
         if "sam" in given:
-            stages.append(description.sam_stage)
+            stages.append(own.sam_stage)
         if given.get("tiny", {}).get("name") == "mini":
-            stages.append(description.tiny_stage(given["tiny"]))
+            stages.append(own.tiny_stage(given["tiny"]))
         if "scored" in given:
-            stages += [run.scores_stage(**given["scored"]) for run in runs]
+            stages += [run.scores_stage(**given["scored"]) for run in asked]
         found.update({stage.hash: stage.name for stage in stages})
     return found
 

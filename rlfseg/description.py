@@ -1,4 +1,4 @@
-"""What a run is: backbone, data and training as frozen values, and their identifying hashes."""
+"""What a run is: backbone, data, labels and training as frozen values."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self, TypeVar
 
-from rlfseg.backbone.full_size import random_stage
-from rlfseg.backbone.recipe import BackboneConfig, autoencoder_stage, backbone_stage
-from rlfseg.backbone.tiny import TinyConfig, tiny_stage
-from rlfseg.config import DataConfig, MachineConfig, RefineConfig, SamplerConfig, TrainConfig
-from rlfseg.pack import VERSION as PACK_VERSION
+from rlfseg.backbone.recipe import BackboneConfig
+from rlfseg.backbone.tiny import TinyConfig
+from rlfseg.config import DataConfig, MachineConfig, RefineConfig, TrainConfig
 from rlfseg.refine import KINDS
-from rlfseg.refine.recipe import SamConfig, sam_stage
-from rlfseg.relabel import VERSION as RELABEL_VERSION
-from rlfseg.stage import Stage
+from rlfseg.refine.recipe import SamConfig
 
 RANDOM, RANDOM_SAM = "random-sd15", "random"
 _T = TypeVar("_T")
@@ -47,7 +43,7 @@ class SamChoice:
 
 @dataclass(frozen=True)
 class Description:
-    """Backbone, data and training of one profile, and the stages that identify each.
+    """Backbone, data and training of one profile.
 
     Attributes:
         profile: `smoke`, `mini`, `preflight` or `a100`; where artefacts are looked for.
@@ -116,13 +112,13 @@ class Description:
         return cls(
             profile,
             str(backbone["name"]),
-            _build(BackboneConfig, "backbone", rest),
-            _build(DataConfig, "data", data),
-            _build(TrainConfig, "train", train),
-            SamChoice(**choice, recipe=_build(SamConfig, "sam", recipe)),
-            _build(RefineConfig, "refine", refine or {}),
-            _build(MachineConfig, "machine", machine or {}),
-            _build(TrainConfig, "start", start) if start else None,
+            build(BackboneConfig, "backbone", rest),
+            build(DataConfig, "data", data),
+            build(TrainConfig, "train", train),
+            SamChoice(**choice, recipe=build(SamConfig, "sam", recipe)),
+            build(RefineConfig, "refine", refine or {}),
+            build(MachineConfig, "machine", machine or {}),
+            build(TrainConfig, "start", start) if start else None,
         )
 
     def parameters(self) -> dict[str, Any]:
@@ -147,7 +143,7 @@ class Description:
         Raises:
             ValueError: naming a field that is unknown.
         """
-        train = _build(TrainConfig, "train", {**asdict(self.train), **changes})
+        train = build(TrainConfig, "train", {**asdict(self.train), **changes})
         return replace(self, train=train)
 
     def started(self) -> Self | None:
@@ -175,97 +171,10 @@ class Description:
             parts |= {"refine": self.refine}
         return "\n".join(f"{name:9}{_values(part)}" for name, part in parts.items())
 
-    @property
-    def backbone_stage(self) -> Stage:
-        """Identifies the backbone; an outside one by its name."""
-        if self.backbone == "mini":
-            return backbone_stage(self.recipe)
-        if self.backbone == RANDOM:
-            return random_stage()
-        return Stage("outside-backbone", 1, {"name": self.backbone})
-
-    @property
-    def source_stage(self) -> Stage:
-        """Identifies the data, however they are packed; training depends on nothing more."""
-        return Stage("scenes", 3, _changed(self.data))
-
-    @property
-    def data_stage(self) -> Stage:
-        """Identifies the packed files."""
-        return Stage("data", PACK_VERSION, {}, {"source": self.source_stage})
-
-    def latents_stage(self, split: str) -> Stage:
-        """Identifies a split's latents: made of the data by the autoencoder, whatever the UNet."""
-        encoder = autoencoder_stage(self.recipe) if self.backbone == "mini" else self.backbone_stage
-        return Stage(f"latents-{split}", 2, {}, {"data": self.data_stage, "autoencoder": encoder})
-
-    @property
-    def sam_stage(self) -> Stage:
-        """Identifies the SAM; an outside one by its kind and the name of its checkpoint."""
-        if self.sam.kind == "mini":
-            return sam_stage(self.sam.recipe)
-        name = self.sam.checkpoint.rsplit("/", 1)[-1]
-        return Stage("outside-sam", 1, {"kind": self.sam.kind, "checkpoint": name})
-
-    def tiny_stage(self, choice: Mapping[str, Any]) -> Stage:
-        """Identifies the mini backbone's tiny decoder; `choice` as for `Inputs.tiny_decoder`."""
-        return tiny_stage(tiny_config(choice), self.recipe)
-
-    def refined_stage(self, split: str) -> Stage:
-        """Identifies a split's packed file with refined masks."""
-        inputs = {"data": self.data_stage, "sam": self.sam_stage}
-        return Stage(f"refined-{split}", RELABEL_VERSION, asdict(self.refine), inputs)
-
-    @property
-    def train_stage(self) -> Stage:
-        """Identifies what training ends in.
-
-        Fields at their default are left out, so that a field that is added later, and then does
-        nothing by default, leaves what was trained before current.
-        """
-        inputs = {"backbone": self.backbone_stage, "data": self.source_stage}
-        if (first := self.started()) is not None:
-            inputs["start"] = first.train_stage
-        kind = f"lora{self.train.rank}-{self.train.targets}" if self.train.rank else "full"
-        name = f"{kind}-{self.train.time}"
-        if self.train.selection != "original":
-            inputs["labels"] = self.refined_stage("train")
-            name += f"-{self.train.selection}"
-        if "seed" in _changed(self.train):
-            name += f"-seed{self.train.seed}"
-        return Stage(name, 1, _changed(self.train), inputs)
-
-    def scores_stage(
-        self, *, split: str, phrases: int, truth: bool = False, **sampler: Any
-    ) -> Stage:
-        """Identifies the scores of the trained model on evenly spaced phrases of a split.
-
-        Args:
-            split: of the packed data.
-            phrases: how many; all if there are fewer.
-            truth: whether they are scored against the exact masks too.
-            sampler: fields of `SamplerConfig`.
-        """
-        way = asdict(_build(SamplerConfig, "sampler", sampler))
-        inputs = {"training": self.train_stage, "data": self.data_stage}
-        config = {"split": split, "phrases": phrases, "sampler": way}
-        if truth:
-            config["truth"] = True
-        return Stage(f"scores-{self.train_stage.name}", 1, config, inputs)
-
 
 def tiny_config(choice: Mapping[str, Any]) -> TinyConfig:
     """The recipe of a tiny decoder, from a chapter's `tiny`."""
-    return _build(TinyConfig, "tiny", {k: v for k, v in choice.items() if k != "name"})
-
-
-def _changed(part: Any) -> dict[str, Any]:
-    """The fields of a frozen part that differ from their default."""
-    return {
-        each.name: value
-        for each in fields(part)
-        if (value := getattr(part, each.name)) != each.default
-    }
+    return build(TinyConfig, "tiny", {k: v for k, v in choice.items() if k != "name"})
 
 
 def _values(part: Any) -> str:
@@ -276,7 +185,8 @@ def _values(part: Any) -> str:
     return textwrap.fill(words, 72, subsequent_indent=" " * 9)
 
 
-def _build(kind: type[_T], name: str, values: Mapping[str, Any]) -> _T:
+def build(kind: type[_T], name: str, values: Mapping[str, Any]) -> _T:
+    """A frozen part from a chapter's parameter; ValueError names it and a key that is unknown."""
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:

@@ -18,7 +18,8 @@ from rlfseg.backbone.full_size import random_stable_diffusion
 from rlfseg.backbone.recipe import backbone
 from rlfseg.backbone.tiny import tiny_decoder
 from rlfseg.cache import LatentCache
-from rlfseg.description import RANDOM, RANDOM_SAM, Description, tiny_config
+from rlfseg.description import RANDOM, RANDOM_SAM, tiny_config
+from rlfseg.identity import Identity
 from rlfseg.latent import Frozen, load_frozen
 from rlfseg.pack import Pack, Record, write_pack
 from rlfseg.pack.schema import index_path
@@ -39,7 +40,7 @@ _NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a pa
 
 
 @dataclass(frozen=True)
-class Inputs(Description):
+class Inputs(Identity):
     """A description whose backbone, data, labels and latents can be had.
 
     Raises:

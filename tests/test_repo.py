@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from rlfseg import figures
-from rlfseg.description import Description
+from rlfseg.identity import Identity
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlfseg"
@@ -35,7 +35,8 @@ FLOORS = {
             "data evaluate check relabel",
             "objective backbone preview pipeline closed_set",
             "description paper",
-            "inputs",
+            "identity",
+            "inputs chapter",
             "setting",
             "figures artefacts cost",
             "preflight",
@@ -238,12 +239,12 @@ def project() -> dict:
 def test_a_supervised_run_is_the_one_its_chapter_looks_for(name: str) -> None:
     folder = ROOT / "params" / "a100"
     given = yaml.safe_load((folder / "runs" / f"{name}.yml").read_text())
-    run = Description.from_parameters(**given)
+    run = Identity.from_parameters(**given)
     assert run.profile == "a100" and run.data.dataset == name
     assert run.train.batch % run.machine.processes == 0
     chapter = yaml.safe_load((folder / "06_refcoco.yml").read_text())
     parts = {"profile": "a100", "backbone": chapter["backbone"], "train": chapter["train"]}
-    asked = Description.from_parameters(data=chapter["others"][name], **parts)
+    asked = Identity.from_parameters(data=chapter["others"][name], **parts)
     assert asked.variant(chapter["supervised"][name]).train_stage.hash == run.train_stage.hash
 
 

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from rlfseg.backbone.full_size import random_stable_diffusion
 from rlfseg.check import Line, check
-from rlfseg.description import RANDOM, RANDOM_SAM, Description
+from rlfseg.description import RANDOM, RANDOM_SAM
+from rlfseg.identity import Identity
 from rlfseg.preflight.plan import Plan
 from rlfseg.refine import load_sam
 from rlfseg.stage import found, repository
@@ -39,7 +40,7 @@ def data(plan: Plan) -> Iterator[Line]:
         yield _data(dataset, source)
 
 
-def _backbone(run: Description) -> Line:
+def _backbone(run: Identity) -> Line:
     if run.backbone == RANDOM:
         return _folder(random_stable_diffusion(profile=run.profile), RANDOM)
     if run.backbone == "mini":
@@ -79,7 +80,7 @@ def _folder(folder: Path, name: str) -> Line:
     )
 
 
-def _sam(run: Description) -> Line:
+def _sam(run: Identity) -> Line:
     kind, checkpoint = run.sam.kind, run.sam.checkpoint
     if checkpoint == RANDOM_SAM:
         return Line("ok", "SAM", "made of random weights when first needed", kind)

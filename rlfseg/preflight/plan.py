@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
+from rlfseg.chapter import run_parameters, runs
 from rlfseg.check import phrasecut, refer
 from rlfseg.config import DataConfig
-from rlfseg.description import Description
+from rlfseg.identity import Identity
 from rlfseg.setting import Setting
 from rlfseg.stage import found, repository
 
-_PARTS = ("backbone", "data", "train", "sam", "refine", "machine", "start")
 #: The chapters that train or score, and the numbers of the paper's tables that they fill.
 _TABLES = {
     "02_refine": "5",
@@ -46,7 +46,7 @@ class Work:
     """
 
     chapter: str
-    runs: tuple[Description, ...]
+    runs: tuple[Identity, ...]
     scored: int
     refined: int
 
@@ -77,12 +77,15 @@ class Plan:
     chapters: Mapping[str, Mapping[str, Any]]
 
     @cached_property
-    def descriptions(self) -> dict[str, Description]:
+    def descriptions(self) -> dict[str, Identity]:
         """What each chapter's parameters describe."""
-        return {name: self._described(given) for name, given in self.chapters.items()}
+        return {
+            name: Identity.from_parameters(**run_parameters(given))
+            for name, given in self.chapters.items()
+        }
 
     @cached_property
-    def main(self) -> Description:
+    def main(self) -> Identity:
         """The default run: chapter 03's."""
         return self.descriptions["03_train"]
 
@@ -111,44 +114,29 @@ class Plan:
         known: set[str] = set()
         works = []
         for chapter, given in self.chapters.items():
-            runs = []
-            for run in self._runs(chapter, given):
+            missing = []
+            for run in runs(given):
                 stage = run.train_stage
                 if stage.hash not in known and not self._done(run, given):
-                    runs.append(run)
+                    missing.append(run)
                 known.add(stage.hash)
             refined = 0
-            for run in runs:
+            for run in missing:
                 if run.train.selection == "original":
                     continue
                 stage = run.refined_stage("train")
                 if stage.hash not in known and found(stage, profile=self.profile) is None:
                     refined += phrases(run.data, "train")
                 known.add(stage.hash)
-            works.append(Work(chapter, tuple(runs), self._scored(chapter, given), refined))
+            works.append(Work(chapter, tuple(missing), self._scored(chapter, given), refined))
         return works
 
-    def _described(self, given: Mapping[str, Any]) -> Description:
-        parts = {name: given[name] for name in _PARTS if name in given}
-        return Description.from_parameters(profile=self.profile, **parts)
-
-    def _done(self, run: Description, given: Mapping[str, Any]) -> bool:
+    def _done(self, run: Identity, given: Mapping[str, Any]) -> bool:
         """Whether a run is trained, or all that is wanted of it are scores, which are there."""
         stages = [run.train_stage]
         if "scored" in given:
             stages.append(run.scores_stage(**given["scored"]))
         return any(found(stage, profile=self.profile) is not None for stage in stages)
-
-    def _runs(self, chapter: str, given: Mapping[str, Any]) -> list[Description]:
-        first = self.descriptions[chapter]
-        runs = [] if {"seeds", "scored"} & set(given) else [first]
-        others = [*given.get("variants", {}).values(), *given.get("longer", {}).values()]
-        runs += [first.variant(changes) for changes in others]
-        runs += list(first.label_runs(given.get("seeds", [])).values())
-        for name, changes in given.get("supervised", {}).items():
-            own = self._described({**given, "data": given["others"][name]})
-            runs.append(own.variant(changes))
-        return runs
 
     def _scored(self, chapter: str, given: Mapping[str, Any]) -> int:
         test = phrases(self.descriptions[chapter].data, "test")

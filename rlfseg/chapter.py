@@ -1,0 +1,35 @@
+"""What a chapter's parameters ask for: the runs that it trains or scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlfseg.identity import Identity
+
+_PARTS = ("profile", "backbone", "data", "train", "sam", "refine", "machine", "start")
+
+
+def run_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a chapter's parameters those that `Description.from_parameters` takes."""
+    return {name: given[name] for name in _PARTS if name in given}
+
+
+def runs(given: Mapping[str, Any]) -> list[Identity]:
+    """The runs of a chapter, each after what it goes on from.
+
+    They are its own run, or, where it compares several, those of `seeds` or of `variants` and
+    `longer` that are `scored`; and the `supervised` ones on `others`' data.
+    """
+    own = Identity.from_parameters(**run_parameters(given))
+    first = own.started()
+    many = [first] if first is not None else []
+    if not {"seeds", "scored"} & set(given):
+        many.append(own)
+    for name in ("variants", "longer"):
+        many += [own.variant(changes) for changes in given.get(name, {}).values()]
+    many += own.label_runs(given.get("seeds", [])).values()
+    for name, changes in given.get("supervised", {}).items():
+        other = run_parameters({**given, "data": given["others"][name]})
+        many.append(Identity.from_parameters(**other).variant(changes))
+    return many

@@ -353,7 +353,7 @@ def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss(
     calls, forward = [], objective.unet.forward
     monkeypatch.setattr(objective.unet, "forward", lambda *a: calls.append(a) or forward(*a))
     losses = objective(batch)
-    assert len(calls) == asked  # at t = 1 both labels ask the same of the field
+    assert [len(z) for z, *_ in calls] == [asked * 5]  # at t = 1 both labels ask the same of it
     scale = torch.tensor(0.7, requires_grad=True)
     both = [by_hand(batch, z0, scale) for z0 in (batch.z0, batch.z0_refined)]
     wanted, picked = select(loss_original=both[0], loss_refined=both[1])

@@ -83,14 +83,11 @@ def main() -> None:
     parser.add_argument("parameters", type=Path, help="a chapter's YAML file")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--compile", action="store_true", help="the UNet of every way")
     given = parser.parse_args()
     values = yaml.safe_load(given.parameters.read_text())
     parts = {name: values[name] for name in ("profile", "backbone", "data", "train")}
     setting = Setting.from_parameters(**parts)
     frozen, unet = setting.frozen(), setting.untrained()
-    if given.compile:
-        unet.compile(dynamic=False)
     with TemporaryDirectory() as name:
         folder = Path(name)
         pack = with_refined(setting.pack("val"), folder)

@@ -61,12 +61,6 @@ class RectifiedFlowObjective(nn.Module):
         original, refined = self._both_at_one(batch)
         return select(loss_original=original, loss_refined=refined)[1]
 
-    def _both_at_one(self, batch: FlowBatch) -> list[PerSample]:
-        """Losses of the original and the refined label at t = 1, where zt = z1 for either."""
-        assert batch.z0_refined is not None
-        v_pred = as_velocity(self.unet)(batch.z1, torch.ones_like(batch.t), batch.c).float()
-        return [rf_loss(v_pred=v_pred, z0=z0, z1=batch.z1) for z0 in (batch.z0, batch.z0_refined)]
-
     def _both(self, batch: FlowBatch) -> tuple[PerSample, PerSample]:
         """Losses of the original and the refined label at the samples' own t, side by side."""
         assert batch.z0_refined is not None

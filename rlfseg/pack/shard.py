@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -142,14 +142,13 @@ def fingerprint(chunk: Chunk, size: int | None) -> str:
     Returns:
         32 hexadecimal digits.
     """
-    sha = hashlib.sha256()
-    _add(sha, (FORMAT, VERSION, PIL.__version__, size))
+    sha = hashlib.sha256(json.dumps((FORMAT, VERSION, PIL.__version__, size)).encode())
     for image_id, records in chunk.images:
-        _add(sha, (image_id, len(records)))
+        told: list[Any] = [image_id, records[0].image]
         for record in records:
             image = None if record.image is records[0].image else record.image
-            _add(sha, (image, record.caption, record.mask, record.truth, record.ids))
-        _add(sha, records[0].image)
+            told.append((image, record.caption, record.mask, record.truth, record.ids))
+        sha.update(json.dumps(told, default=_told).encode())
     return sha.hexdigest()[:32]
 
 
@@ -193,35 +192,19 @@ def _is_whole(shard: Path) -> bool:
         return False
 
 
-def _add(sha: hashlib._Hash, value: Any) -> None:
-    """Adds any value to a hash, by what it is rather than by how it is pickled."""
-    parts: Iterable[Any] = ()
+def _told(value: Any) -> dict[str, Any]:
+    """Says what a value is that JSON has no word for, rather than how it would be pickled."""
     if isinstance(value, np.ndarray) and value.dtype != object:
         data = np.ascontiguousarray(value).tobytes()
-        head = f"array {value.dtype.str} {value.shape}"
-    elif isinstance(value, Path):
-        head, data = f"file {_state(value)}", os.fsencode(value)
-    elif isinstance(value, partial):
-        head, data, parts = "call", b"", (value.func, value.args, value.keywords)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        head, data = f"{type(value).__module__}.{type(value).__qualname__}", b""
-        parts = [getattr(value, field.name) for field in dataclasses.fields(value)]
-    else:
-        try:
-            head, data = "json", json.dumps(value).encode()
-        except (TypeError, ValueError):
-            head, data, parts = _taken_apart(value)
-    sha.update(f"{head} {len(data)}\n".encode() + data)
-    for part in parts:
-        _add(sha, part)
-
-
-def _taken_apart(value: Any) -> tuple[str, bytes, Iterable[Any]]:
-    if isinstance(value, list | tuple):
-        return f"list {len(value)}", b"", value
-    if isinstance(value, Mapping):
-        return f"mapping {len(value)}", b"", itertools.chain.from_iterable(value.items())
-    return "pickle", pickle.dumps(value), ()
+        return {f"array {value.dtype.str} {value.shape}": hashlib.sha256(data).hexdigest()}
+    if isinstance(value, Path):
+        return {f"file {_state(value)}": os.fsencode(value).hex()}
+    if isinstance(value, partial):
+        return {"call": (value.func, value.args, value.keywords)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        return {f"{type(value).__module__}.{type(value).__qualname__}": fields}
+    return {"pickle": hashlib.sha256(pickle.dumps(value)).hexdigest()}
 
 
 def _state(path: Path) -> str:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Self
-from zipfile import BadZipFile
-from zlib import error as ZlibError
+from zipfile import ZIP_BZIP2, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,12 +148,18 @@ class Samples:
         return np.asarray(self.total(rows) / self.weight.sum())
 
     def save(self, path: Path) -> None:
-        """Write an .npz at `path`, whole or not at all, with the bin edges and without pickle."""
+        """Write an .npz at `path`, whole or not at all, with the bin edges and without pickle.
+
+        Its arrays are compressed by bzip2, which makes of histograms little more than half of what
+        NumPy's own `savez_compressed` makes; `np.load` reads it all the same.
+        """
         draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with draft.open("wb") as file:
-                arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-                np.savez_compressed(file, edges=EDGES, **arrays)
+            arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+            with ZipFile(draft, "w", ZIP_BZIP2) as file:
+                for name, array in {"edges": EDGES, **arrays}.items():
+                    with file.open(f"{name}.npy", "w") as entry:
+                        np.lib.format.write_array(entry, array, allow_pickle=False)
             os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
@@ -170,7 +175,9 @@ class Samples:
             with np.load(path, allow_pickle=False) as file:
                 edges = file["edges"]
                 rows = cls(**{field.name: file[field.name] for field in fields(cls)})
-        except (BadZipFile, ZlibError, EOFError, KeyError, TypeError, ValueError) as error:
+        except (BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # there is no reading the file at all; bzip2's own error has no number
             raise ValueError(f"{path} does not hold saved counts: {error}; count again") from error
         if not np.array_equal(edges, EDGES):
             raise ValueError(f"{path} was counted on other bins than this version's; count again")

@@ -18,17 +18,20 @@ def run_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
 def runs(given: Mapping[str, Any]) -> list[Identity]:
     """The runs of a chapter, each after what it goes on from.
 
-    They are its own run, or, where it compares several, those of `seeds` or of `variants` and
-    `longer` that are `scored`; and the `supervised` ones on `others`' data.
+    They are its own run, or, where it compares several that are `scored`, those of `variants` (or
+    of each kind of labels) with each of `seeds`, and those of `longer`; and the `supervised` ones
+    on `others`' data.
     """
     own = Identity.from_parameters(**run_parameters(given))
     first = own.started()
     many = [first] if first is not None else []
     if not {"seeds", "scored"} & set(given):
         many.append(own)
-    for name in ("variants", "longer"):
-        many += [own.variant(changes) for changes in given.get(name, {}).values()]
-    many += own.label_runs(given.get("seeds", [])).values()
+    if "variants" in given:
+        many += own.seeded(given["variants"], given.get("seeds", [own.train.seed])).values()
+    else:
+        many += own.label_runs(given.get("seeds", [])).values()
+    many += [own.variant(changes) for changes in given.get("longer", {}).values()]
     for name, changes in given.get("supervised", {}).items():
         other = run_parameters({**given, "data": given["others"][name]})
         many.append(Identity.from_parameters(**other).variant(changes))

@@ -150,13 +150,20 @@ class Description:
         """What `start` describes, on the same backbone and data."""
         return replace(self, train=self.start, start=None) if self.start else None
 
-    def label_runs(self, seeds: Sequence[int]) -> dict[tuple[str, int], Self]:
-        """The same run on each kind of labels, with each seed, by `selection` and seed."""
+    def seeded(
+        self, variants: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+    ) -> dict[tuple[str, int], Self]:
+        """Each variant with each seed, by name and seed; a variant is what `variant` takes."""
         return {
-            (labels, seed): self.variant({"selection": labels, "seed": seed})
-            for labels in ("original", "refined", "exact")
+            (name, seed): self.variant({**changes, "seed": seed})
+            for name, changes in variants.items()
             for seed in seeds
         }
+
+    def label_runs(self, seeds: Sequence[int]) -> dict[tuple[str, int], Self]:
+        """The same run on each kind of labels, with each seed, by `selection` and seed."""
+        kinds = ("original", "refined", "exact")
+        return self.seeded({labels: {"selection": labels} for labels in kinds}, seeds)
 
     def describe(self) -> str:
         """All values, a line for each part, for a reader."""

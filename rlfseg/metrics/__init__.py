@@ -11,5 +11,15 @@ from rlfseg.metrics.confusion import IGNORED, Confusion
 from rlfseg.metrics.counting import count
 from rlfseg.metrics.counts import BestIoU, Counts
 from rlfseg.metrics.grid import THRESHOLDS
+from rlfseg.metrics.seeds import over_seeds
 
-__all__ = ["IGNORED", "THRESHOLDS", "BestIoU", "Confusion", "Counts", "boundary_f", "count"]
+__all__ = [
+    "IGNORED",
+    "THRESHOLDS",
+    "BestIoU",
+    "Confusion",
+    "Counts",
+    "boundary_f",
+    "count",
+    "over_seeds",
+]

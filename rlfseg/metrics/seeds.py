@@ -1,0 +1,31 @@
+"""What several runs that differ by their seed say together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import t as student
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean over seeds and half of its 95 % interval, by Student's t.
+
+        mean +- t(0.975, n - 1) s / sqrt(n)
+
+    Args:
+        values: One for each of n seeds; s is their standard deviation, with n - 1.
+
+    Returns:
+        The mean, and half of the interval's width; nan for one seed, which says nothing of it.
+
+    Raises:
+        ValueError: There is no value.
+    """
+    n = len(values)
+    if not n:
+        raise ValueError("no seed, so there is nothing to average")
+    if n == 1:
+        return float(values[0]), float("nan")
+    half = student.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5
+    return float(np.mean(values)), float(half)

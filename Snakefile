@@ -1,5 +1,5 @@
 # From notebooks to the book: execute the chapters one after the other, then render them.
-#   snakemake --cores 2 --config profile=mini        (what `make book` does)
+#   snakemake --workflow-profile profiles/local --config profile=mini    (what `make book` does)
 #
 # The chapters and their order are those of book/_toc.yml. A chapter is executed again, and those
 # after it, when its notebook, its parameters, the package or a shipped artefact has changed in
@@ -38,6 +38,11 @@ for chapter in CHAPTERS:
         raise WorkflowError(f"params/{PROFILE}/{chapter}.yml is missing: {chapter} needs it")
 SHARED = files("rlfseg/**/*.py", f"artefacts/{PROFILE}/**/*")
 PROSE = [f for f in files("book/**/*") if not f.endswith(".ipynb") and "/." not in f]
+
+
+localrules:
+    book,
+    site,
 
 
 rule book:

@@ -9,6 +9,7 @@ PROFILE ?= mini
 MACHINE ?= local
 CORES ?=
 FRESH ?=
+REPOSITORY ?=
 DATA ?=
 WEIGHTS ?=
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
@@ -17,16 +18,18 @@ VENV := .venv
 SETUP := $(VENV)/.installed-$(shell cksum < requirements.lock | tr ' ' '-')
 FORCE := $(if $(filter-out 0,$(FRESH)),--forceall)
 
+SNAKEMAKE = snakemake --workflow-profile profiles/$(MACHINE) $(if $(CORES),--cores $(CORES)) \
+  --config profile=$(PROFILE) repository=$(REPOSITORY) --rerun-incomplete \
+  --max-checksum-file-size 100MB --quiet host progress reason rules
+
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export FRESH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book tables places test lint preflight check-artefacts unlock clean help
+.PHONY: book tables places pdf links test lint preflight check-artefacts unlock clean help
 
 book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on MACHINE
-	@snakemake --workflow-profile profiles/$(MACHINE) $(if $(CORES),--cores $(CORES)) \
-	  --config profile=$(PROFILE) $(FORCE) --rerun-incomplete --max-checksum-file-size 100MB \
-	  --quiet host progress reason rules
+	@$(SNAKEMAKE) $(FORCE)
 	@echo "The book is at $$(cd runs/$(PROFILE)/site && pwd)/index.html"
 
 tables: PROFILE = a100
@@ -40,6 +43,14 @@ places:
 	@$(if $(WEIGHTS),test -d "$(WEIGHTS)" || { echo "WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 2; })
 	@$(if $(DATA),ln -sfT "$(abspath $(DATA))" data)
 	@$(if $(WEIGHTS),ln -sfT "$(abspath $(WEIGHTS))" weights)
+
+pdf: book ## the book as one PDF; needs Chromium or Chrome
+	@$(SNAKEMAKE) pdf
+	@echo "The PDF is at $(CURDIR)/runs/$(PROFILE)/book.pdf"
+
+links: book ## check the links that lead out of the book; needs a network
+	@jb build runs/$(PROFILE)/book --config runs/$(PROFILE)/config.yml \
+	  --path-output runs/$(PROFILE)/links --builder linkcheck
 
 test: $(SETUP) ## run the unit tests (the slow ones: .venv/bin/pytest -m slow)
 	@OMP_NUM_THREADS=1 python -m pytest -q -n $(or $(CORES),2) --dist loadfile

@@ -14,8 +14,9 @@ DATA ?=
 WEIGHTS ?=
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 
-VENV := .venv
-SETUP := $(VENV)/.installed-$(shell cksum < requirements.lock | tr ' ' '-')
+LOCK ?= requirements.lock
+VENV ?= .venv
+SETUP := $(VENV)/.installed-$(shell cksum < $(LOCK) | tr ' ' '-')
 FORCE := $(if $(filter-out 0,$(FRESH)),--forceall)
 
 SNAKEMAKE = snakemake --workflow-profile profiles/$(MACHINE) $(if $(CORES),--cores $(CORES)) \
@@ -77,7 +78,7 @@ help: ## show this list
 
 # One virtual environment with the lock's exact pins. Where torch's wheel wants companions of its
 # own (the CUDA libraries of a GPU build), `pip check` notices and pip adds them.
-$(SETUP): requirements.lock
+$(SETUP): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
 	  "Python 3.11 is needed, this is %d.%d: make PYTHON=<a python3.11>" % sys.version_info[:2])'
 	@echo "Setting up $(VENV) with $$(grep -c == $<) pinned packages, once"

@@ -41,9 +41,8 @@ def broken(site: Path) -> list[str]:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             anchor = unquote(parts.fragment)
-            if not target.is_file():
-                found.append(f"{path.name}: {link}")
-            elif anchor and target in pages and anchor not in pages[target].anchors:
+            known = pages[target].anchors if target in pages else {anchor}
+            if not target.is_file() or (anchor and anchor not in known):
                 found.append(f"{path.name}: {link}")
     return found
 

@@ -1,31 +1,60 @@
 # Everything here needs Python 3.11 and pip only; whichever target runs first sets up .venv.
-#   make book [PROFILE=smoke|mini|preflight|a100] [CORES=2] [FRESH=1]
+#   make book [PROFILE=smoke|mini|preflight|a100] [CORES=2] [FRESH=1] [MACHINE=local|node8|slurm]
+#   make tables DATA=<the data sets> WEIGHTS=<the weights> [PROFILE=a100] [MACHINE=slurm]
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PROFILE ?= mini
-CORES ?= 2
+MACHINE ?= local
+CORES ?=
 FRESH ?=
+REPOSITORY ?=
+DATA ?=
+WEIGHTS ?=
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 
-VENV := .venv
-SETUP := $(VENV)/.installed-$(shell cksum < requirements.lock | tr ' ' '-')
+LOCK ?= requirements.lock
+VENV ?= .venv
+SETUP := $(VENV)/.installed-$(shell cksum < $(LOCK) | tr ' ' '-')
 FORCE := $(if $(filter-out 0,$(FRESH)),--forceall)
+
+SNAKEMAKE = snakemake --workflow-profile profiles/$(MACHINE) $(if $(CORES),--cores $(CORES)) \
+  --config profile=$(PROFILE) repository=$(REPOSITORY) --rerun-incomplete \
+  --max-checksum-file-size 100MB --quiet host progress reason rules
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export FRESH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book test lint preflight check-artefacts unlock clean help
+.PHONY: book tables places pdf links test lint preflight check-artefacts unlock clean help
 
-book: $(SETUP) ## execute the chapters of PROFILE and render the book
-	@snakemake --cores $(CORES) --config profile=$(PROFILE) $(FORCE) --rerun-incomplete \
-	  --max-checksum-file-size 100MB --quiet host progress reason rules
+book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on MACHINE
+	@$(SNAKEMAKE) $(FORCE)
 	@echo "The book is at $$(cd runs/$(PROFILE)/site && pwd)/index.html"
 
+tables: PROFILE = a100
+tables: book ## the book on real data and weights: DATA=<folder> WEIGHTS=<folder>
+	@echo "The tables are at $(CURDIR)/runs/$(PROFILE)/results"
+
+# Parameters name data and weights from the repository's root, so that what a run is does not depend
+# on where they lie.
+places:
+	@$(if $(DATA),test -d "$(DATA)" || { echo "DATA=$(DATA) is no folder" >&2; exit 2; })
+	@$(if $(WEIGHTS),test -d "$(WEIGHTS)" || { echo "WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 2; })
+	@$(if $(DATA),ln -sfT "$(abspath $(DATA))" data)
+	@$(if $(WEIGHTS),ln -sfT "$(abspath $(WEIGHTS))" weights)
+
+pdf: book ## the book as one PDF; needs Chromium or Chrome
+	@$(SNAKEMAKE) pdf
+	@echo "The PDF is at $(CURDIR)/runs/$(PROFILE)/book.pdf"
+
+links: book ## check the links that lead out of the book; needs a network
+	@jb build runs/$(PROFILE)/book --config runs/$(PROFILE)/config.yml \
+	  --path-output runs/$(PROFILE)/links --builder linkcheck
+
 test: $(SETUP) ## run the unit tests (the slow ones: .venv/bin/pytest -m slow)
-	@OMP_NUM_THREADS=1 python -m pytest -q -n $(CORES) --dist loadfile
+	@OMP_NUM_THREADS=1 python -m pytest -q -n $(or $(CORES),2) --dist loadfile
 
 preflight: $(SETUP) ## say whether PROFILE can run on this machine, and how long it takes
 	@python -m rlfseg preflight --profile $(PROFILE)
@@ -49,7 +78,7 @@ help: ## show this list
 
 # One virtual environment with the lock's exact pins. Where torch's wheel wants companions of its
 # own (the CUDA libraries of a GPU build), `pip check` notices and pip adds them.
-$(SETUP): requirements.lock
+$(SETUP): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
 	  "Python 3.11 is needed, this is %d.%d: make PYTHON=<a python3.11>" % sys.version_info[:2])'
 	@echo "Setting up $(VENV) with $$(grep -c == $<) pinned packages, once"

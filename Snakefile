@@ -1,5 +1,5 @@
 # From notebooks to the book: execute the chapters one after the other, then render them.
-#   snakemake --cores 2 --config profile=mini        (what `make book` does)
+#   snakemake --workflow-profile profiles/local --config profile=mini    (what `make book` does)
 #
 # The chapters and their order are those of book/_toc.yml. A chapter is executed again, and those
 # after it, when its notebook, its parameters, the package or a shipped artefact has changed in
@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 PROFILE = config.get("profile", "mini")
+REPOSITORY = config.get("repository", "").strip("/")
 RUN = f"runs/{PROFILE}"
 PROFILES = sorted(folder.name for folder in Path("params").iterdir() if folder.is_dir())
 if PROFILE not in PROFILES:
@@ -38,6 +39,30 @@ for chapter in CHAPTERS:
         raise WorkflowError(f"params/{PROFILE}/{chapter}.yml is missing: {chapter} needs it")
 SHARED = files("rlfseg/**/*.py", f"artefacts/{PROFILE}/**/*")
 PROSE = [f for f in files("book/**/*") if not f.endswith(".ipynb") and "/." not in f]
+
+
+def book_config(repository):
+    """Jupyter Book's configuration; what needs a public address only where there is one."""
+    given = yaml.safe_load(Path("_config.yml").read_text())
+    if repository:
+        owner, name = repository.split("/")[-2:]
+        given["repository"] = {"url": repository, "branch": "main", "path_to_book": "book"}
+        given["launch_buttons"] = {
+            "colab_url": "https://colab.research.google.com",
+            "binderhub_url": "https://mybinder.org",
+            "notebook_interface": "jupyterlab",
+        }
+        given["html"]["use_repository_button"] = True
+        address = f"https://{owner}.github.io/{name}/"
+        given["html"]["baseurl"] = given["sphinx"]["config"]["ogp_site_url"] = address
+    return yaml.safe_dump(given, allow_unicode=True)
+
+
+localrules:
+    book,
+    config,
+    pdf,
+    site,
 
 
 rule book:
@@ -77,12 +102,23 @@ for index, chapter in enumerate(CHAPTERS):
             """
 
 
+rule config:
+    input:
+        "_config.yml",
+    output:
+        f"{RUN}/config.yml",
+    params:
+        repository=REPOSITORY,
+    run:
+        Path(output[0]).write_text(book_config(params.repository))
+
+
 # The new site is built beside the old one and takes its place only when it is whole.
 rule site:
     input:
         PROSE,
         chapters=[f"{RUN}/book/{chapter}.ipynb" for chapter in CHAPTERS],
-        config="_config.yml",
+        config=f"{RUN}/config.yml",
     output:
         f"{RUN}/site/.complete",
     params:
@@ -110,4 +146,32 @@ rule site:
         mv {params.run}/site {params.run}/site.old
         mv {params.run}/site.tmp/_build/html {params.run}/site
         rm -rf {params.run}/site.old {params.run}/site.tmp
+        """
+
+
+# One long page, printed; how it looks on paper is in book/_static/print.css.
+rule pdf:
+    input:
+        f"{RUN}/site/.complete",
+        config=f"{RUN}/config.yml",
+    output:
+        f"{RUN}/book.pdf",
+    params:
+        run=RUN,
+    shell:
+        """
+        echo "== printing the book"
+        browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || {{
+            echo "== no Chromium or Chrome on PATH: install one" >&2
+            exit 1
+        }}
+        rm -rf {params.run}/print.tmp
+        jb build {params.run}/book --config {input.config} --path-output {params.run}/print.tmp \
+            --builder singlehtml --all -W -n --keep-going > {params.run}/print.log 2>&1 \
+            || {{ cat {params.run}/print.log; exit 1; }}
+        $browser --headless --no-sandbox --disable-gpu --no-pdf-header-footer \
+            --virtual-time-budget=60000 --print-to-pdf={output} \
+            file://$PWD/{params.run}/print.tmp/_build/singlehtml/index.html \
+            >> {params.run}/print.log 2>&1
+        rm -rf {params.run}/print.tmp
         """

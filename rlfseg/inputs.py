@@ -39,6 +39,17 @@ _WORKERS = min(8, os.cpu_count() or 1)
 _NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a packed item keeps
 
 
+def located(name: str) -> Path | str:
+    """Where outside weights lie: a folder from the repository's root or in its `weights/`.
+
+    A hub id for which there is no such folder is left to the hub's client.
+    """
+    for folder in (repository() / name, repository() / "weights" / name):
+        if folder.is_dir():
+            return folder
+    return name
+
+
 @dataclass(frozen=True)
 class Inputs(Identity):
     """A description whose backbone, data, labels and latents can be had.
@@ -62,8 +73,7 @@ class Inputs(Identity):
             return backbone(self.recipe, profile=self.profile)
         if self.backbone == RANDOM:
             return random_stable_diffusion(profile=self.profile)
-        local = repository() / self.backbone
-        return local if local.is_dir() else self.backbone
+        return located(self.backbone)
 
     @property
     def splits(self) -> dict[str, str]:
@@ -173,8 +183,10 @@ class Inputs(Identity):
                 which is trained if it is missing.
         """
         where: Path | str = choice["name"]
-        if where == "mini":
+        if choice["name"] == "mini":
             where = tiny_decoder(tiny_config(choice), self.recipe, profile=self.profile)
+        else:
+            where = located(choice["name"])
         tiny = AutoencoderTiny.from_pretrained(where, torch_dtype=torch.float32)
         return tiny.requires_grad_(False).eval().to(PartialState().device)
 

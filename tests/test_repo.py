@@ -222,8 +222,11 @@ def test_book_and_parameters_hold_the_same_chapters() -> None:
 # --- pins -----------------------------------------------------------------------------------
 
 
-def lock_lines() -> list[str]:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+LOCKS = ("requirements.lock", "requirements-paper.lock")
+
+
+def lock_lines(name: str = "requirements.lock") -> list[str]:
+    lines = (ROOT / name).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -256,17 +259,24 @@ def test_nothing_but_what_is_made_is_ignored() -> None:
     assert not asked.stdout, f"git would leave out {asked.stdout}"
 
 
-def test_lock_is_exact_and_names_no_place() -> None:
-    pins = lock_lines()
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_is_exact_and_names_no_place(name: str) -> None:
+    pins = lock_lines(name)
     for line in pins:
         assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line), line
     names = [normal(line.split("==")[0]) for line in pins]
     assert len(set(names)) == len(names)
-    assert "torch==2.13.0" in pins
 
 
-def test_lock_satisfies_pyproject() -> None:
-    pins = {normal(name): version for name, version in (p.split("==") for p in lock_lines())}
+def test_each_lock_holds_its_versions() -> None:
+    assert "torch==2.13.0" in lock_lines()
+    paper = {"torch==2.5.1", "diffusers==0.33.1", "transformers==4.52.4", "accelerate==1.7.0"}
+    assert paper <= set(lock_lines("requirements-paper.lock"))
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_satisfies_pyproject(name: str) -> None:
+    pins = {normal(name): version for name, version in (p.split("==") for p in lock_lines(name))}
     extras = project()["project"]["optional-dependencies"].values()
     wanted = [
         *project()["build-system"]["requires"],

@@ -297,6 +297,13 @@ def test_a_hub_id_is_the_backbones_place_as_it_is(setting: Setting) -> None:
     assert replace(setting, backbone="owner/name").backbone_location() == "owner/name"
 
 
+def test_a_folder_of_weights_stands_for_its_hub_id(repo: Path, setting: Setting) -> None:
+    outside = replace(setting, backbone="owner/name")
+    folder = repo / "weights" / "owner" / "name"
+    folder.mkdir(parents=True)
+    assert outside.backbone_location() == folder
+
+
 def test_packed_items_are_the_scenes_tasks(setting: Setting) -> None:
     root = setting.source()
     exact = read_truth(root)

@@ -14,6 +14,7 @@ from rlfseg.backbone.full_size import random_stable_diffusion
 from rlfseg.check import Line, check
 from rlfseg.description import RANDOM, RANDOM_SAM
 from rlfseg.identity import Identity
+from rlfseg.inputs import located
 from rlfseg.preflight.plan import Plan
 from rlfseg.refine import load_sam
 from rlfseg.stage import found, repository
@@ -48,14 +49,14 @@ def _backbone(run: Identity) -> Line:
         if there is None:
             return Line("note", "backbone", "not made yet: the first run trains it", "mini")
         return _folder(there, "mini")
-    folder = repository() / run.backbone
-    if not folder.is_dir():
+    folder = located(run.backbone)
+    if not isinstance(folder, Path):
         try:
             folder = Path(snapshot_download(run.backbone, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
             advice = (
-                f"Fetch it once, where there is a network (hf download {run.backbone}), or name "
-                "a folder in the diffusers layout as `backbone`."
+                f"Fetch it once, where there is a network (hf download {run.backbone}), or put "
+                f"its folder, in the diffusers layout, at weights/{run.backbone}."
             )
             return Line("problem", "backbone", "not there", run.backbone, advice=advice)
     return _folder(folder, run.backbone)

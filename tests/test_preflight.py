@@ -93,7 +93,7 @@ def test_backbone_of_the_hub_that_is_not_here(place: Path, monkeypatch: pytest.M
 
 
 def test_missing_and_foreign_sam(place: Path) -> None:
-    write(place, "02_refine", sam={"kind": "vit_b", "checkpoint": "sam.pth"}, seeds=[])
+    write(place, "03b_labels", sam={"kind": "vit_b", "checkpoint": "sam.pth"}, seeds=[])
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
     (place / "sam.pth").write_bytes(b"no weights")
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
@@ -189,4 +189,4 @@ def test_memory_counts_sixteen_bytes_for_each_parameter_of_an_adapter(place: Pat
 def test_every_chapter_that_trains_or_scores_is_counted() -> None:
     folder = repository() / "params" / "a100"
     about_runs = {path.stem for path in folder.glob("*.yml") if "train:" in path.read_text()}
-    assert set(read_plan("a100").chapters) == about_runs - {"01_data", "A1_backbone"}
+    assert set(read_plan("a100").chapters) == about_runs - {"01_data", "02_refine", "A1_backbone"}

@@ -18,8 +18,8 @@ from rlfseg.stage import found, repository
 
 #: The chapters that train or score, and the numbers of the paper's tables that they fill.
 _TABLES = {
-    "02_refine": "5",
     "03_train": "8",
+    "03b_labels": "5",
     "04_sampling": "79",
     "05_phrasecut": "1",
     "05b_ask": "",
@@ -142,7 +142,7 @@ class Plan:
         test = phrases(self.descriptions[chapter].data, "test")
         items = min(given.get("items", 0), test)
         wanted = min(given.get("scored", {}).get("phrases", 0), test)
-        if chapter == "02_refine":
+        if chapter == "03b_labels":
             return wanted * (3 * len(given["seeds"]) + 2)
         if chapter == "04_sampling":
             return items * (8 + len(given["tols"]))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rlfseg.flow import interpolate
 from rlfseg.flowseg import (
     NAMES,
+    Curves,
     FieldConfig,
     FieldObjective,
     PixelField,
@@ -23,7 +24,6 @@ from rlfseg.flowseg import (
     arm_stage,
     draw_labelled,
     gains,
-    interval,
 )
 from rlfseg.flowseg.network import cosine_features
 from rlfseg.flowseg.objective import ARMS, FieldBatch
@@ -218,10 +218,15 @@ def test_what_cannot_be_is_refused() -> None:
     assert json.loads(json.dumps(stage.config))["seeds"] == [0, 1, 2]
 
 
-def test_the_interval_over_seeds() -> None:
-    mean, (low, high) = interval([1.0, 2.0, 3.0])
-    assert mean == 2 and high - mean == pytest.approx(4.3027 / 3**0.5, rel=1e-4) == mean - low
-    assert interval([5.0]) == (5.0, (5.0, 5.0))
+def test_gains_are_taken_seed_by_seed() -> None:
+    def curves(last: list[float]) -> Curves:
+        rows = np.array([[0.0, value] for value in last])
+        return Curves(np.array([1, 2]), rows, {1: rows, 10: rows - 1}, rows)
+
+    found = gains({"a": curves([1, 20, 300]), "b": curves([2, 22, 303])}, "a", steps=1)
+    mean, (low, high) = found["b"]
+    assert set(found) == {"b"} and mean == 2
+    assert high - mean == pytest.approx(4.3027 / 3**0.5, rel=1e-4) == mean - low
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldObjective
-from rlfseg.flowseg.recipe import Curves, FieldConfig, arm, arm_stage, gains, interval
+from rlfseg.flowseg.recipe import Curves, FieldConfig, arm, arm_stage, gains
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "arm_stage",
     "draw_labelled",
     "gains",
-    "interval",
 ]

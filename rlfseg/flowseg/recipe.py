@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from accelerate import PartialState
-from scipy.stats import t as student
 
 from rlfseg.backbone.recipe import seeded
 from rlfseg.config import OptimiserConfig
@@ -21,7 +20,7 @@ from rlfseg.description import build
 from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
-from rlfseg.metrics import Confusion
+from rlfseg.metrics import Confusion, over_seeds
 from rlfseg.record import Step
 from rlfseg.reshape import kronecker
 from rlfseg.stage import Stage, run
@@ -126,21 +125,17 @@ def arm(config: FieldConfig, *, profile: str) -> Curves:
     return Curves.load(run(arm_stage(config), make, profile=profile))
 
 
-def interval(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """Mean over seeds and its 95 % interval (Student's t); of one seed the value alone."""
-    each = np.asarray(values, float)
-    if len(each) < 2:
-        return float(each.mean()), (float(each.mean()),) * 2
-    half = student.ppf(0.975, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5
-    return float(each.mean()), (float(each.mean() - half), float(each.mean() + half))
-
-
 def gains(
     curves: Mapping[str, Curves], base: str, *, steps: int
 ) -> dict[str, tuple[float, tuple[float, float]]]:
-    """By how much each variant's last mIoU exceeds that of `base`, seed by seed, as `interval`."""
+    """By how much each variant's last mIoU exceeds that of `base`, seed by seed.
+
+    Returns:
+        By name, the mean and the ends of its 95 % interval over seeds; nan for one seed alone.
+    """
     last = {name: each.miou[steps][:, -1] for name, each in curves.items()}
-    return {name: interval(last[name] - last[base]) for name in curves if name != base}
+    over = {name: over_seeds(last[name] - last[base]) for name in curves if name != base}
+    return {name: (mean, (mean - half, mean + half)) for name, (mean, half) in over.items()}
 
 
 class _Watch:

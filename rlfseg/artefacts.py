@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from rlfseg.chapter import run_parameters, runs
+from rlfseg.chapter import run_parameters, runs, scorings
+from rlfseg.flowseg import FieldConfig, arm_stage
 from rlfseg.identity import Identity
 from rlfseg.stage import RECORD, read_record, repository
 
@@ -30,8 +31,9 @@ def wanted(profile: str) -> dict[str, str]:
             stages.append(own.sam_stage)
         if given.get("tiny", {}).get("name") == "mini":
             stages.append(own.tiny_stage(given["tiny"]))
-        if "scored" in given:
-            stages += [run.scores_stage(**given["scored"]) for run in asked]
+        stages += [run.scores_stage(**way) for run in asked for way in scorings(given)]
+        arms = given.get("arms", {}).values()
+        stages += [arm_stage(FieldConfig.of(given["field"], changes)) for changes in arms]
         found.update({stage.hash: stage.name for stage in stages})
     return found
 

@@ -36,3 +36,11 @@ def runs(given: Mapping[str, Any]) -> list[Identity]:
         other = run_parameters({**given, "data": given["others"][name]})
         many.append(Identity.from_parameters(**other).variant(changes))
     return many
+
+
+def scorings(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How a chapter scores each of its runs: as `scored` says, by each of `samplers` if given."""
+    scored = given.get("scored")
+    if scored is None:
+        return []
+    return [{**scored, "name": name} for name in given.get("samplers", [])] or [scored]

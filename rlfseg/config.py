@@ -93,6 +93,8 @@ class TrainConfig:
         rank: of the LoRA; 0 trains all parameters.
         targets: `attention` (its projections) or `everything` (feed-forward and convolutions too).
         time: `uniform` on [0, 1] or `one` (only t = 1, where sampling starts).
+        objective: `plain` (Eq. 2), `reshaped` (FlowSeg's correction towards the black or the white
+            latent) or `l2` (the distance in the place of its square).
         selection: which labels: the `original` or the `refined` ones alone, or of both the easier
             one (Eq. 4), found in the `exact` way or by a `probe` at t = 1.
         batch: global batch size.
@@ -108,6 +110,7 @@ class TrainConfig:
     warmup: int = 0
     schedule: str = "constant"
     seed: int = 42
+    objective: str = "plain"
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch=self.batch, lr=self.lr)
@@ -116,6 +119,7 @@ class TrainConfig:
         for name, value, choices in (
             ("targets", self.targets, ("attention", "everything")),
             ("time", self.time, ("uniform", "one")),
+            ("objective", self.objective, ("plain", "reshaped", "l2")),
             ("selection", self.selection, ("original", "refined", "exact", "probe")),
             ("schedule", self.schedule, ("constant", "cosine")),
         ):

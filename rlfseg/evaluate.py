@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from rlfseg.cache import LatentCache
 from rlfseg.config import SamplerConfig
-from rlfseg.metrics import Counts, count
+from rlfseg.metrics import Counts, boundary_f, count
 from rlfseg.sampling import Sampled, aos, aos_signed, hss, multi_step, one_step
 from rlfseg.types import Latent, PerSample, Score, Text, Velocity
 
@@ -27,10 +27,14 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Counts against the annotation and, where it is known, against the exact mask."""
+    """Counts against the annotation and, where it is known, against the exact mask.
+
+    `boundary` is each sample's boundary F in [0, 1], (n,), where it was asked for.
+    """
 
     annotation: Counts
     truth: Counts | None
+    boundary: np.ndarray | None = None
 
 
 def sample(config: SamplerConfig, v: Velocity, *, z1: Latent, c: Text, zb: Latent) -> Sampled:
@@ -101,6 +105,24 @@ def evaluate(
     if annotation is None:
         raise ValueError(f"{pack.path}: there are no items to score")
     return Evaluation(annotation, truth)
+
+
+def boundaries(
+    v: Velocity,
+    cache: LatentCache,
+    items: Sequence[int],
+    config: SamplerConfig,
+    *,
+    threshold: float,
+) -> np.ndarray:
+    """Boundary F of each item's mask at a threshold, (n,); against the exact mask where known."""
+    values = []
+    for prediction in predict(v, cache, items, config):
+        for item, found in zip(prediction.items, prediction.scores.cpu(), strict=True):
+            annotation, exact = cache.pack.masks(int(item))[:2]
+            true = annotation if exact is None else exact
+            values.append(boundary_f((found > threshold).numpy(), true))
+    return np.array(values)
 
 
 def spaced(count: int, most: int) -> list[int]:

@@ -91,6 +91,32 @@ def rf_loss(*, v_pred: Latent, z0: Latent, z1: Latent) -> PerSample:
     return (velocity(z0=z0, z1=z1) - v_pred).square().mean(dim=(1, 2, 3))
 
 
+def l2_loss(*, v_pred: Latent, z0: Latent, z1: Latent) -> PerSample:
+    """Return the mean distance from the true velocity in the place of Eq. 2's square.
+
+        L = mean_p |(z1 - z0)[:, p] - v_pred[:, p]|
+
+    The length is over the channels at a position, so its gradient doesn't vanish on the way to the
+    answer.
+
+    Deviation: ours, to be compared with Eq. 2 and with the reshaped field.
+
+    Args:
+        v_pred: Predicted velocity [b, c, h, w] at (zt, t, c).
+        z0: Mask latents [b, c, h, w], scaled units.
+        z1: Image latents [b, c, h, w], scaled units.
+
+    Returns:
+        Loss [b], in latent units.
+
+    Raises:
+        ValueError: Shapes differ.
+    """
+    _same_shape(v_pred=v_pred, z0=z0, z1=z1)
+    square = (velocity(z0=z0, z1=z1) - v_pred).square().sum(dim=1)
+    return (square + 1e-12).sqrt().mean(dim=(1, 2))
+
+
 def select(*, loss_original: PerSample, loss_refined: PerSample) -> tuple[PerSample, Chosen]:
     """Keep, for every sample, the label that is easier to learn (Eq. 4).
 

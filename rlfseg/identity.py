@@ -74,6 +74,8 @@ class Identity(Description):
             inputs["start"] = first.train_stage
         kind = f"lora{self.train.rank}-{self.train.targets}" if self.train.rank else "full"
         name = f"{kind}-{self.train.time}"
+        if self.train.objective != "plain":
+            name += f"-{self.train.objective}"
         if self.train.selection != "original":
             inputs["labels"] = self.refined_stage("train")
             name += f"-{self.train.selection}"
@@ -82,7 +84,13 @@ class Identity(Description):
         return Stage(name, 1, _changed(self.train), inputs)
 
     def scores_stage(
-        self, *, split: str, phrases: int, truth: bool = False, **sampler: Any
+        self,
+        *,
+        split: str,
+        phrases: int,
+        truth: bool = False,
+        boundary: bool = False,
+        **sampler: Any,
     ) -> Stage:
         """Identifies the scores of the trained model on evenly spaced phrases of a split.
 
@@ -90,6 +98,7 @@ class Identity(Description):
             split: of the packed data.
             phrases: how many; all if there are fewer.
             truth: whether they are scored against the exact masks too.
+            boundary: whether boundary F is measured too.
             sampler: fields of `SamplerConfig`.
         """
         way = asdict(build(SamplerConfig, "sampler", sampler))
@@ -97,6 +106,8 @@ class Identity(Description):
         config = {"split": split, "phrases": phrases, "sampler": way}
         if truth:
             config["truth"] = True
+        if boundary:
+            config["boundary"] = True
         return Stage(f"scores-{self.train_stage.name}", 1, config, inputs)
 
 

@@ -109,6 +109,10 @@ class Frozen:
         """The latent zb of a black picture of `pixels` x `pixels`, (1, c, h, w) (Sec. 3.4)."""
         return self.encode(torch.full((1, 3, pixels, pixels), -1.0))
 
+    def white(self, pixels: int) -> Latent:
+        """The latent of a white picture, like `black`."""
+        return self.encode(torch.full((1, 3, pixels, pixels), 1.0))
+
 
 def load_frozen(backbone: str | Path, *, device: torch.device | str = "cpu") -> Frozen:
     """Loads the frozen parts of a backbone in float32.

@@ -7,8 +7,9 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from rlfseg.data import FlowBatch
-from rlfseg.flow import interpolate, rf_loss, select
+from rlfseg.flow import interpolate, l2_loss, rf_loss, select
 from rlfseg.model import as_velocity
+from rlfseg.reshape import Centroids, mixture, reshaped
 from rlfseg.train import Losses
 from rlfseg.types import Chosen, Latent, PerSample, Text, Time
 
@@ -27,14 +28,43 @@ class RectifiedFlowObjective(nn.Module):
         probe   one forward pass without gradient at t = 1, where zt = z1 for either label, so
                 that it scores both; then the winner is trained at the sample's own t
 
-    Deviation: `probe` is not in the paper; it is compared with `exact` in the book.
+    The loss itself is Eq. 2's, or one that the book compares with it:
+
+        plain      the squared error
+        l2         the distance, in the place of its square
+        reshaped   the squared error from FlowSeg's reshaped velocity, whose centroids are the black
+                   and the white latent; a label's place between them gives its shares of the two
+
+    Deviation: `probe`, `l2` and `reshaped` are not in the paper; the book compares them with what
+    is.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, *, selection: str = "exact") -> None:
-        """Takes a UNet, and `exact` or `probe`, which matters to batches with two labels only."""
+    mu: Centroids | None
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        *,
+        selection: str = "exact",
+        objective: str = "plain",
+        mu: Centroids | None = None,
+    ) -> None:
+        """Takes what is trained and how.
+
+        Args:
+            unet: what is trained.
+            selection: `exact` or `probe`, which matters to batches with two labels only.
+            objective: `plain`, `l2` or `reshaped`.
+            mu: the black and the white latent [2, c, h, w], scaled, for `reshaped`.
+
+        Raises:
+            ValueError: if the field is to be reshaped and there are no centroids.
+        """
         super().__init__()
-        self.unet = unet
-        self.selection = selection
+        if objective == "reshaped" and mu is None:
+            raise ValueError("objective 'reshaped' needs mu, the black and the white latent")
+        self.unet, self.selection, self.objective = unet, selection, objective
+        self.register_buffer("mu", mu, persistent=False)
 
     def forward(self, batch: FlowBatch) -> Losses:
         """Per-sample losses of a batch."""
@@ -72,10 +102,23 @@ class RectifiedFlowObjective(nn.Module):
     def _both_at_one(self, batch: FlowBatch) -> tuple[PerSample, PerSample]:
         """The same at t = 1, where zt = z1 for either label."""
         assert batch.z0_refined is not None
-        v_pred = as_velocity(self.unet)(batch.z1, torch.ones_like(batch.t), batch.c).float()
-        original = rf_loss(v_pred=v_pred, z0=batch.z0, z1=batch.z1)
-        return original, rf_loss(v_pred=v_pred, z0=batch.z0_refined, z1=batch.z1)
+        t = torch.ones_like(batch.t)
+        v_pred = as_velocity(self.unet)(batch.z1, t, batch.c).float()
+        at = {"z1": batch.z1, "zt": batch.z1, "t": t}
+        original = self._measure(v_pred, z0=batch.z0, **at)
+        return original, self._measure(v_pred, z0=batch.z0_refined, **at)
 
     def _loss(self, z0: Latent, z1: Latent, t: Time, c: Text) -> PerSample:
-        v_pred = as_velocity(self.unet)(interpolate(z0=z0, z1=z1, t=t), t, c).float()
+        zt = interpolate(z0=z0, z1=z1, t=t)
+        v_pred = as_velocity(self.unet)(zt, t, c).float()
+        return self._measure(v_pred, z0=z0, z1=z1, zt=zt, t=t)
+
+    def _measure(self, v_pred: Latent, *, z0: Latent, z1: Latent, zt: Latent, t: Time) -> PerSample:
+        """The loss of a predicted velocity at (zt, t)."""
+        if self.objective == "l2":
+            return l2_loss(v_pred=v_pred, z0=z0, z1=z1)
+        if self.objective == "reshaped":
+            assert self.mu is not None
+            y = mixture(z0, self.mu)
+            z0 = reshaped(z0, v_pred=v_pred, zt=zt, t=t, y=y, mu=self.mu)
         return rf_loss(v_pred=v_pred, z0=z0, z1=z1)

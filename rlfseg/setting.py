@@ -19,7 +19,7 @@ from diffusers import UNet2DConditionModel
 
 from rlfseg.config import OptimiserConfig, SamplerConfig
 from rlfseg.data import FlowBatch, flow_batch
-from rlfseg.evaluate import Evaluation, evaluate, spaced
+from rlfseg.evaluate import Evaluation, boundaries, evaluate, spaced
 from rlfseg.inputs import Inputs
 from rlfseg.launch import launch
 from rlfseg.metrics import Counts
@@ -128,9 +128,9 @@ class Setting(Inputs):
         self, unet: UNet2DConditionModel
     ) -> tuple[RectifiedFlowObjective, Callable[[int], FlowBatch], OptimiserConfig]:
         """Objective, batches and optimiser of the training run."""
-        train, state = self.train, PartialState()
+        train, state, frozen = self.train, PartialState(), self.frozen()
         with state.main_process_first():  # which makes the cache's files
-            cache = self.cache("train", self.frozen(), refined=train.selection != "original")
+            cache = self.cache("train", frozen, refined=train.selection != "original")
         optimiser = OptimiserConfig(
             steps=train.steps, lr=train.lr, warmup=train.warmup, schedule=train.schedule
         )
@@ -143,14 +143,26 @@ class Setting(Inputs):
             seed=train.seed,
             share=(state.process_index, state.num_processes),
         )
-        return RectifiedFlowObjective(unet, selection=train.selection), batch, optimiser
+        mu = None
+        if train.objective == "reshaped":
+            mu = torch.cat([frozen.black(cache.pixels), frozen.white(cache.pixels)])
+        objective = RectifiedFlowObjective(
+            unet, selection=train.selection, objective=train.objective, mu=mu
+        )
+        return objective, batch, optimiser
 
     def trained_unet(self, device: torch.device) -> UNet2DConditionModel:
         """The trained UNet, frozen, on a device."""
         return load_trained(self.base(), self.trained()).to(device)
 
     def scored(
-        self, *, split: str, phrases: int, truth: bool = False, **sampler: Any
+        self,
+        *,
+        split: str,
+        phrases: int,
+        truth: bool = False,
+        boundary: bool = False,
+        **sampler: Any,
     ) -> Evaluation:
         """Scores the trained model on evenly spaced phrases of a split, or finds it scored.
 
@@ -160,7 +172,9 @@ class Setting(Inputs):
         Raises:
             ValueError: if the truth is asked for and isn't known.
         """
-        stage = self.scores_stage(split=split, phrases=phrases, truth=truth, **sampler)
+        stage = self.scores_stage(
+            split=split, phrases=phrases, truth=truth, boundary=boundary, **sampler
+        )
 
         def make(folder: Path) -> None:
             frozen = self.frozen()
@@ -172,10 +186,15 @@ class Setting(Inputs):
                 raise ValueError(f"{cache.pack.path} has no exact masks: leave truth away")
             if truth and scores.truth is not None:
                 scores.truth.save(folder / "truth.npz")
+            if boundary:
+                level = scores.annotation.miou().threshold
+                f = boundaries(v, cache, items, SamplerConfig(**sampler), threshold=level)
+                np.save(folder / "boundary.npy", f.astype(np.float32))
 
         folder = run(stage, make, profile=self.profile)
         exact = Counts.load(folder / "truth.npz") if truth else None
-        return Evaluation(Counts.load(folder / "counts.npz"), exact)
+        edges = np.load(folder / "boundary.npy") if boundary else None
+        return Evaluation(Counts.load(folder / "counts.npz"), exact, edges)
 
     def keep_results(self, table: int, results: Results) -> Path:
         """Writes a table's cells to `runs/<profile>/results/table_N.json`, with their provenance.

@@ -18,7 +18,7 @@ from torch import Tensor
 from rlfseg.cache import LatentCache
 from rlfseg.config import SamplerConfig
 from rlfseg.data import batch_items, draw_times, flow_batch
-from rlfseg.evaluate import evaluate, other_captions, predict
+from rlfseg.evaluate import boundaries, evaluate, other_captions, predict
 from rlfseg.latent import Frozen, load_frozen
 from rlfseg.pack import Pack, PackError, Record, write_pack
 from rlfseg.pack.refined import add_refined
@@ -376,6 +376,16 @@ def test_the_true_velocity_scores_everything(lossless: LatentCache, name: str) -
     assert scored.truth.miou_lavt(0.5) < 0.8  # the exact masks lie elsewhere
     for prediction in predict(oracle(lossless), lossless, ALL, config):
         assert prediction.gamma.abs().max() < 1e-5
+
+
+def test_boundaries_are_measured_against_the_exact_mask_at_a_threshold(
+    lossless: LatentCache,
+) -> None:
+    one = SamplerConfig(name="one")
+    way = {"cache": lossless, "items": ALL, "config": one}
+    assert (boundaries(oracle(lossless, exact=True), **way, threshold=0.5) == 1).all()
+    assert boundaries(oracle(lossless), **way, threshold=0.5).mean() < 1
+    assert (boundaries(oracle(lossless, exact=True), **way, threshold=1.5) == 0).all()
 
 
 def test_the_truth_is_scored_against_the_truth(lossless: LatentCache) -> None:

@@ -29,7 +29,7 @@ FLOORS = {
     for floor, names in enumerate(
         (
             "compat types config stage record signals",
-            "flow metrics checkpoint",
+            "flow metrics checkpoint reshape",
             "sampling train tracking pictures",
             "latent model pack sources launch",
             "cache refine",
@@ -37,7 +37,7 @@ FLOORS = {
             "objective backbone preview pipeline closed_set",
             "description paper",
             "identity",
-            "inputs chapter",
+            "inputs chapter flowseg",
             "setting",
             "figures artefacts cost",
             "preflight",

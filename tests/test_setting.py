@@ -28,7 +28,7 @@ from rlfseg.config import (
     SamplerConfig,
     TrainConfig,
 )
-from rlfseg.evaluate import evaluate, predict, spaced
+from rlfseg.evaluate import boundaries, evaluate, predict, spaced
 from rlfseg.metrics import boundary_f
 from rlfseg.model import as_velocity, load_unet, save_trained
 from rlfseg.pack import Pack
@@ -104,6 +104,23 @@ def test_two_processes_train_what_one_trains(setting: Setting) -> None:
         broken.trained()
 
 
+def test_an_objective_is_part_of_a_run_s_name_and_the_plain_one_is_what_was_before(
+    setting: Setting,
+) -> None:
+    assert setting.variant({"objective": "plain"}).train_stage == setting.train_stage
+    assert "objective" not in setting.train_stage.config
+    reshaped = setting.variant({"objective": "reshaped"})
+    assert "-reshaped" in reshaped.train_stage.name
+    losses = {
+        name: next(run.training(run.untrained(), until=1)).loss
+        for name in ("plain", "reshaped", "l2")
+        if (run := setting.variant({"objective": name}))
+    }
+    assert len(set(losses.values())) == 3, losses
+    with pytest.raises(ValueError, match="objective must be one of"):
+        setting.variant({"objective": "classes"})
+
+
 def test_a_variant_differs_in_its_training_alone(setting: Setting) -> None:
     other = setting.variant({"time": "one", "rank": 4})
     assert other == replace(setting, train=replace(setting.train, time="one", rank=4))
@@ -177,6 +194,11 @@ def test_scores_are_kept_and_found_without_the_weights(
     assert len(items) == 4
     v = as_velocity(setting.trained_unet(frozen.device))
     fresh = evaluate(v, cache, items, SamplerConfig(name="aos", tol=0.2))
+    edges = setting.scored(boundary=True, **way).boundary
+    level = fresh.annotation.miou().threshold
+    f = boundaries(v, cache, items, SamplerConfig(name="aos", tol=0.2), threshold=level)
+    assert edges is not None and edges.shape == (4,)
+    np.testing.assert_allclose(edges, f, rtol=1e-6)
     monkeypatch.setattr(Setting, "trained_unet", None)  # not needed any more
     for again in (scores, exact, setting.scored(**way), setting.scored(truth=True, **way)):
         assert np.array_equal(again.annotation.histogram, fresh.annotation.histogram)
@@ -186,8 +208,8 @@ def test_scores_are_kept_and_found_without_the_weights(
         assert np.array_equal(again.truth.histogram, fresh.truth.histogram)
     others = [way | {"tol": 0.3}, way | {"phrases": 5}, way | {"split": "val"}]
     hashes = {setting.scores_stage(**each).hash for each in (way, *others)}
-    hashes.add(setting.scores_stage(truth=True, **way).hash)
-    assert len(hashes) == 5
+    hashes |= {setting.scores_stage(**{kind: True}, **way).hash for kind in ("truth", "boundary")}
+    assert len(hashes) == 6
     with pytest.raises(ValueError, match="sampler: unknown epsilon"):
         setting.scored(split="test", phrases=4, epsilon=0.1)
 

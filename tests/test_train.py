@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
 from rlfseg.data import FlowBatch, batch_items, draw_times
-from rlfseg.flow import rf_loss, select
+from rlfseg.flow import interpolate, l2_loss, rf_loss, select
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.record import Step, read_steps, recorded, rounded
 from rlfseg.stage import commit
@@ -340,6 +340,56 @@ def test_without_refined_labels_the_objective_is_equation_2() -> None:
     losses = RectifiedFlowObjective(Field())(batch)
     torch.testing.assert_close(losses.loss, by_hand(batch, batch.z0, torch.tensor(0.7)))
     assert not losses.values
+
+
+def objective_gradient(batch: FlowBatch, **how: object) -> Tensor:
+    objective = RectifiedFlowObjective(Field(), **how)  # type: ignore[arg-type]
+    objective(batch).loss.sum().backward()
+    return objective.unet.scale.grad
+
+
+def test_the_distance_in_the_place_of_its_square() -> None:
+    batch = flow_batch(refined=False)
+    losses = RectifiedFlowObjective(Field(), objective="l2")(batch).loss
+    zt = interpolate(z0=batch.z0, z1=batch.z1, t=batch.t)
+    v = 0.7 * zt + (batch.t + batch.c.mean((1, 2)))[:, None, None, None]
+    far = torch.linalg.vector_norm(v - (batch.z1 - batch.z0), dim=1)
+    torch.testing.assert_close(losses, far.mean((1, 2)))
+    torch.testing.assert_close(l2_loss(v_pred=v, z0=batch.z0, z1=batch.z1), losses)
+
+
+def test_the_reshaped_objective_is_equation_2_and_a_pull_to_black_or_white() -> None:
+    batch = flow_batch(refined=False)
+    mu = torch.stack([latents(1, 7)[0], latents(1, 8)[0]])
+    got = objective_gradient(batch, objective="reshaped", mu=mu)
+    field, t = Field(), batch.t[:, None, None, None]
+    zt = interpolate(z0=batch.z0, z1=batch.z1, t=batch.t)
+    v = field(zt, 999 * batch.t, batch.c).sample
+    z0_hat = zt - t * v
+    away = mu[1] - mu[0]
+    a = (((batch.z0 - mu[0]) * away).sum(1) / away.square().sum(0)).clamp(0, 1)
+    near = [-((z0_hat - m).square().sum(1) + 1e-2).log() for m in mu]
+    p = torch.stack(near).log_softmax(0)
+    phi = -((1 - a) * p[0] + a * p[1])
+    moved = torch.autograd.grad(phi.sum(), z0_hat, retain_graph=True)[0]
+    loss = rf_loss(v_pred=v, z0=(batch.z0 - moved).detach(), z1=batch.z1).sum()
+    loss.backward()
+    torch.testing.assert_close(got, field.scale.grad, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(got, objective_gradient(batch))
+    with pytest.raises(ValueError, match="needs mu, the black and the white latent"):
+        RectifiedFlowObjective(Field(), objective="reshaped")
+
+
+def test_at_one_both_labels_are_measured_by_the_objective_that_is_asked_for() -> None:
+    batch = flow_batch(refined=True)._replace(t=torch.ones(5))
+    mu = torch.stack([latents(1, 7)[0], latents(1, 8)[0]])
+    for name in ("plain", "l2", "reshaped"):
+        objective = RectifiedFlowObjective(Field(), objective=name, mu=mu)
+        each = [
+            objective(batch._replace(z0=z0, z0_refined=None)).loss
+            for z0 in (batch.z0, batch.z0_refined)
+        ]
+        torch.testing.assert_close(objective(batch).loss, torch.minimum(*each))
 
 
 @pytest.mark.parametrize(("t", "asked"), [(None, 2), (torch.ones(5), 1)])

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rlfseg.chapter import run_parameters, runs
+from rlfseg.chapter import run_parameters, runs, scorings
 from rlfseg.check import phrasecut, refer
 from rlfseg.config import DataConfig
 from rlfseg.identity import Identity
@@ -28,6 +28,7 @@ _TABLES = {
     "08_speed": "4",
     "09_ranks": "6",
     "10_protocols": "",
+    "11_flowseg": "",
 }
 _A_SCENE = 4  # phrases of a drawn scene, about
 _AN_IMAGE = 8  # classes of a picture of COCO-Stuff, about
@@ -133,10 +134,9 @@ class Plan:
 
     def _done(self, run: Identity, given: Mapping[str, Any]) -> bool:
         """Whether a run is trained, or all that is wanted of it are scores, which are there."""
-        stages = [run.train_stage]
-        if "scored" in given:
-            stages.append(run.scores_stage(**given["scored"]))
-        return any(found(stage, profile=self.profile) is not None for stage in stages)
+        scores = [run.scores_stage(**way) for way in scorings(given)]
+        scored = bool(scores) and all(found(s, profile=self.profile) is not None for s in scores)
+        return scored or found(run.train_stage, profile=self.profile) is not None
 
     def _scored(self, chapter: str, given: Mapping[str, Any]) -> int:
         test = phrases(self.descriptions[chapter].data, "test")
@@ -155,6 +155,8 @@ class Plan:
             return _AN_IMAGE * min(given["images"], 5_000) * 3
         if chapter == "09_ranks":
             return wanted * (len(given["variants"]) + len(given["longer"]))
+        if chapter == "11_flowseg":
+            return wanted * len(given["variants"]) * len(given["samplers"])
         return min(given.get("phrases", 0), test)
 
 

@@ -1,0 +1,125 @@
+"""A pixel neural field: a transformer writes, for each patch, a small network over pixels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.embeddings import PatchEmbed
+from diffusers.models.normalization import AdaLayerNormSingle
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize, silu
+
+from rlfseg.model import timestep
+from rlfseg.types import Latent, Time
+
+
+class PixelField(nn.Module):
+    """The velocity at every pixel, without an autoencoder, after PixNerd (MCG-NJU/PixNerd).
+
+    Trunk: patches become tokens with sinusoidal positions and pass through transformer blocks that
+    time modulates (adaLN-single; diffusers' parts). Field: a linear layer makes of each token the
+    normalised weights of a small residual MLP, which is fed, at each of the patch's pixels, with
+    the pixel's value in zt and cosine features of its place in the patch. The last layer, shared by
+    all patches, starts at zero, and with it the velocity.
+
+    Ours: the sizes; and with `out` other than 3 the same network is a classifier.
+    """
+
+    cosines: Float[Tensor, "pixels features"]
+
+    def __init__(
+        self,
+        *,
+        pixels: int = 16,
+        patch: int = 4,
+        width: int = 64,
+        depth: int = 3,
+        heads: int = 4,
+        features: int = 16,
+        hidden: int = 32,
+        out: int = 3,
+    ) -> None:
+        """Builds it with random weights.
+
+        Args:
+            pixels: side of the pictures, a multiple of `patch`.
+            patch: side of a patch.
+            width: channels of a token, a multiple of `heads`.
+            depth: transformer blocks.
+            heads: of their attention.
+            features: channels at a pixel.
+            hidden: hidden channels of a patch's MLP.
+            out: channels that come out.
+
+        Raises:
+            ValueError: if the pictures are no whole number of patches.
+        """
+        super().__init__()
+        if pixels % patch:
+            raise ValueError(f"pixels must be a multiple of the patch's {patch}, got {pixels}")
+        self.patch, self.features, self.hidden = patch, features, hidden
+        self.embed = PatchEmbed(pixels, pixels, patch, in_channels=3, embed_dim=width)
+        self.time = AdaLayerNormSingle(width)
+        self.blocks = nn.ModuleList(
+            BasicTransformerBlock(
+                width,
+                heads,
+                width // heads,
+                activation_fn="gelu-approximate",
+                attention_bias=True,
+                norm_elementwise_affine=False,
+                norm_type="ada_norm_single",
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.weights = nn.Linear(width, 2 * features * hidden)
+        self.register_buffer("cosines", cosine_features(patch), persistent=False)
+        self.pixel = nn.Linear(3 + patch * patch, features)
+        self.pixel_norm = nn.LayerNorm(features)
+        self.head = nn.Linear(features, out)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, zt: Latent, t: Time) -> Latent:
+        """The velocity (or the classes' scores) [b, out, H, W] at zt [b, 3, H, W] and t [b]."""
+        b, _, height, width = zt.shape
+        rows, columns = height // self.patch, width // self.patch
+        into, back = self.patch_weights(zt, t)
+        cells = zt.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
+        values = cells.permute(0, 2, 3, 4, 5, 1).reshape(b, rows * columns, self.patch**2, 3)
+        places = self.cosines.expand(b, rows * columns, -1, -1)
+        x = self.pixel(torch.cat([values, places], -1))
+        x = x + silu(self.pixel_norm(x) @ into) @ back
+        drawn = self.head(x).view(b, rows, columns, self.patch, self.patch, -1)
+        return drawn.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, height, width)
+
+    def patch_weights(
+        self, zt: Latent, t: Time
+    ) -> tuple[Float[Tensor, "b n features hidden"], Float[Tensor, "b n hidden features"]]:
+        """The two matrices of each patch's MLP; every column (an output's weights) has length 1."""
+        x = self.embed(zt)
+        modulation, _ = self.time(timestep(t), batch_size=len(zt), hidden_dtype=x.dtype)
+        for block in self.blocks:
+            x = block(x, timestep=modulation)
+        into, back = self.weights(self.norm(x)).chunk(2, -1)
+        return (
+            normalize(into.unflatten(-1, (self.features, self.hidden)), dim=-2),
+            normalize(back.unflatten(-1, (self.hidden, self.features)), dim=-2),
+        )
+
+
+def cosine_features(patch: int) -> Float[Tensor, "pixels features"]:
+    """A patch's discrete cosine transform: row p holds all products of cosines at pixel p.
+
+        f_uv(x, y) = a_u a_v cos(pi (x + 1/2) u / P) cos(pi (y + 1/2) v / P)
+
+    a_0 = 1 and sqrt(2) otherwise, so that every feature has unit mean square over the patch.
+    """
+    places, order = torch.arange(patch) + 0.5, torch.arange(patch)
+    waves = torch.cos(math.pi * places[:, None] * order / patch)
+    waves = waves * torch.where(order == 0, 1.0, math.sqrt(2))
+    return torch.einsum("yv,xu->yxvu", waves, waves).reshape(patch**2, patch**2)

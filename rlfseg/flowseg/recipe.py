@@ -1,0 +1,206 @@
+"""Trains the pixel neural field in one variant with several seeds, and keeps how it went."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from rlfseg.backbone.recipe import seeded
+from rlfseg.config import OptimiserConfig
+from rlfseg.data import batch_items, draw_times
+from rlfseg.description import build
+from rlfseg.flowseg.network import PixelField
+from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
+from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
+from rlfseg.metrics import Confusion, over_seeds
+from rlfseg.record import Step
+from rlfseg.reshape import kronecker
+from rlfseg.stage import Stage, run
+from rlfseg.train import fit_in_stage
+
+#: Euler steps by which a flow is scored.
+STEPS = (1, 10)
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """One variant and how it is trained.
+
+    Attributes:
+        objective: one of `ARMS`.
+        time: `uniform` on [0, 1] or `one` (only t = 1, where sampling starts).
+        steps: of the schedule.
+        pixels: side of the drawn scenes.
+        scenes: that are trained on.
+        test: scenes that are scored.
+        every: steps between two scores.
+        seeds: a run for each; of initial weights and batches, while the scenes are the same.
+    """
+
+    objective: str = "plain"
+    time: str = "uniform"
+    steps: int = 700
+    batch: int = 16
+    lr: float = 4e-3
+    pixels: int = 16
+    scenes: int = 1500
+    test: int = 150
+    every: int = 100
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        if self.objective not in ARMS:
+            raise ValueError(f"objective must be one of {ARMS}, got {self.objective!r}")
+        if self.time not in ("uniform", "one"):
+            raise ValueError(f"time must be 'uniform' or 'one', got {self.time!r}")
+        if not self.seeds or self.steps < self.every:
+            raise ValueError("a variant needs a seed, and steps enough to be scored once")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], changes: Mapping[str, Any]) -> Self:
+        """From a chapter's `field` and the changes of one variant; ValueError names a wrong key."""
+        return build(cls, "field", {**given, **changes})
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What was measured while a variant trained, by seed.
+
+    Attributes:
+        step: numbers of the steps at which it was scored (n).
+        loss: mean loss since the last of them (seeds, n).
+        miou: by the number of Euler steps, % (seeds, n); pooled over the test scenes' pixels.
+        stray: % of pixels that got a class which is nowhere in their picture, in one Euler step.
+    """
+
+    step: np.ndarray
+    loss: np.ndarray
+    miou: dict[int, np.ndarray]
+    stray: np.ndarray
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads what `arm` kept."""
+        kept = list(json.loads((folder / "curves.json").read_text()).values())
+        rows = {key: np.array([[row[key] for row in run] for run in kept]) for key in kept[0][0]}
+        miou = {steps: rows[f"miou_{steps}"] for steps in STEPS}
+        return cls(rows["step"][0], rows["loss"], miou, rows["stray"])
+
+
+def arm_stage(config: FieldConfig) -> Stage:
+    """The stage that trains and scores a variant."""
+    return Stage(f"flowseg-{config.objective}-{config.time}", 1, asdict(config))
+
+
+def arm(config: FieldConfig, *, profile: str) -> Curves:
+    """Finds or trains a variant with each seed; only what was measured is kept, no weights."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        train, test = (
+            draw_labelled(seed=0, split=split, count=count, pixels=config.pixels)
+            for split, count in enumerate((config.scenes, config.test))
+        )
+        kept = {}
+        for seed in config.seeds:
+            one = folder / f"seed{seed}"
+            one.mkdir(exist_ok=True)
+            _train(replace(config, seeds=(seed,)), train, test, one)
+            kept[seed] = json.loads((one / "curve.json").read_text())
+        (folder / "curves.json").write_text(json.dumps(kept) + "\n")
+        for file in folder.glob("seed*/*"):
+            file.unlink()
+        for empty in folder.glob("seed*"):
+            empty.rmdir()
+        return {f"miou_{n}": [rows[-1][f"miou_{n}"] for rows in kept.values()] for n in STEPS}
+
+    return Curves.load(run(arm_stage(config), make, profile=profile))
+
+
+def gains(
+    curves: Mapping[str, Curves], base: str, *, steps: int
+) -> dict[str, tuple[float, tuple[float, float]]]:
+    """By how much each variant's last mIoU exceeds that of `base`, seed by seed.
+
+    Returns:
+        By name, the mean and the ends of its 95 % interval over seeds; nan for one seed alone.
+    """
+    last = {name: each.miou[steps][:, -1] for name, each in curves.items()}
+    over = {name: over_seeds(last[name] - last[base]) for name in curves if name != base}
+    return {name: (mean, (mean - half, mean + half)) for name, (mean, half) in over.items()}
+
+
+class _Watch:
+    """Called after every step: scores the field every so often, and keeps the scores in a file."""
+
+    def __init__(
+        self, path: Path, objective: FieldObjective, test: Labelled, config: FieldConfig
+    ) -> None:
+        self._path, self._objective, self._test, self._config = path, objective, test, config
+        self._losses: list[float] = []
+
+    def __call__(self, step: Step) -> None:
+        self._losses.append(step.loss)
+        if step.step % self._config.every and step.step != self._config.steps:
+            return
+        self._objective.eval()
+        row = {"step": step.step, "loss": round(sum(self._losses) / len(self._losses), 4)}
+        row |= scored(self._objective, self._test)
+        self._objective.train()
+        self._losses.clear()
+        known = json.loads(self._path.read_text()) if self._path.exists() else []
+        rows = [each for each in known if each["step"] < step.step] + [row]
+        draft = self._path.with_suffix(".tmp")
+        draft.write_text(json.dumps(rows))
+        os.replace(draft, self._path)
+
+
+def scored(objective: FieldObjective, test: Labelled) -> dict[str, float]:
+    """mIoU by the number of Euler steps, and the share of stray pixels (see `Curves`), in %."""
+    values = {}
+    image = test.image.to(objective.mu.device)
+    truth = test.classes.numpy()
+    for steps in STEPS:
+        given = objective.name(image, steps=steps).cpu().numpy()
+        values[f"miou_{steps}"] = 100 * Confusion.of(given, truth, classes=len(NAMES)).miou()
+        if steps == 1:
+            there = np.zeros((len(truth), len(NAMES)), bool)
+            scene = np.arange(len(truth))[:, None, None]
+            there[scene, truth] = True
+            values["stray"] = 100 * float(1 - there[scene, given].mean())
+    return {name: round(value, 2) for name, value in values.items()}
+
+
+def _train(config: FieldConfig, train: Labelled, test: Labelled, folder: Path) -> None:
+    """Trains one seed's field in a folder, unless it is done already."""
+    (seed,), count = config.seeds, len(NAMES)
+    path = folder / "curve.json"
+    if path.exists() and json.loads(path.read_text())[-1]["step"] == config.steps:
+        return
+    out = count if config.objective == "classes" else 3
+    field = seeded(seed, lambda: PixelField(pixels=config.pixels, out=out))
+    objective = FieldObjective(field, kronecker(count), arm=config.objective)
+    objective.to(PartialState().device)
+
+    def batch(step: int) -> FieldBatch:
+        chosen = torch.from_numpy(batch_items(len(train.image), config.batch, seed=seed, step=step))
+        times = draw_times(config.batch, kind=config.time, seed=seed, step=step)
+        return FieldBatch(train.image[chosen], train.classes[chosen], times)
+
+    fit_in_stage(
+        objective,
+        batch,
+        OptimiserConfig.from_scratch(steps=config.steps, lr=config.lr, warmup=50),
+        folder,
+        title=f"{config.objective}, t {config.time}, seed {seed}",
+        save=lambda: None,
+        watch=_Watch(path, objective, test, config),
+    )

@@ -38,6 +38,7 @@ FLOORS = {
             "identity",
             "inputs chapter",
             "setting",
+            "baselines",
             "figures artefacts cost",
             "preflight",
             "__main__",

@@ -2,8 +2,8 @@
 
 Source: C. Wang et al., "SemFlow: binding semantic segmentation and image synthesis via rectified
 flow" (NeurIPS 2024). Left out of it: the way back, from maps to pictures, and with it the
-perturbation of the colours that makes it many-valued; a decoder of its own resolution (it works at
-512, here at the packed size). Its time runs from the picture, too, but is counted the other way.
+perturbation of the colours that it is trained with; its training length and resolution. Changed:
+which colours stand for the classes, and what they are compared with (`spread`, `calibrated`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
+from safetensors.torch import load_file, save_file
 
+from rlfseg.baselines.palette import Palette, calibrated, spread
 from rlfseg.cache import LatentCache
 from rlfseg.closed_set import each_confusion, true_classes
 from rlfseg.config import OptimiserConfig, SamplerConfig
@@ -25,15 +26,16 @@ from rlfseg.data import FlowBatch, batch_items, draw_times
 from rlfseg.description import build
 from rlfseg.evaluate import sample, spaced
 from rlfseg.identity import Identity
-from rlfseg.metrics import IGNORED, Confusion
+from rlfseg.metrics import Confusion
 from rlfseg.model import as_velocity, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.setting import Setting
 from rlfseg.stage import Stage, run
 from rlfseg.train import fit_in_stage
-from rlfseg.types import Image, Velocity
+from rlfseg.types import Velocity
 
-_MAPS = "confusions.npz"
+_COUNTED, _PALETTE = "confusions.npz", "palette.safetensors"
+_CALIBRATED = 64  # training pictures that the returned colours are measured on
 
 
 @dataclass(frozen=True)
@@ -55,37 +57,9 @@ class SemflowConfig:
     seed: int = 42
 
 
-def colours(count: int) -> np.ndarray:
-    """A colour for each class and one, the last, for pixels of none: [count + 1, 3] in [-1, 1].
-
-    They are the first points of the coarsest regular grid that has as many, so that the nearest two
-    lie 2 / (levels - 1) apart.
-    """
-    levels = 2
-    while levels**3 < count + 1:
-        levels += 1
-    numbers = np.arange(count + 1)
-    digits = np.stack([numbers // levels**k % levels for k in range(3)], axis=1)
-    return 2.0 * digits / (levels - 1) - 1
-
-
-def painted(classes: np.ndarray, count: int) -> Image:
-    """Class maps (b, H, W), numbers below `count` or `IGNORED`, as pictures (b, 3, H, W)."""
-    known = np.where(classes == IGNORED, count, classes)
-    return torch.from_numpy(colours(count)[known]).float().permute(0, 3, 1, 2)
-
-
-def nearest(pictures: Image, count: int) -> np.ndarray:
-    """The class (b, H, W) below `count` whose colour is nearest to each pixel (b, 3, H, W)."""
-    palette = torch.from_numpy(colours(count)[:count]).to(pictures)
-    pixels = pictures.permute(0, 2, 3, 1)
-    # |p - m|^2 = |p|^2 - 2 p m + |m|^2, and the first is the same for all classes
-    far = palette.square().sum(1) - 2 * pixels @ palette.T
-    return far.argmin(-1).cpu().numpy()
-
-
 def semflow_batch(
     cache: LatentCache,
+    palette: Palette,
     names: Sequence[str],
     step: int,
     *,
@@ -97,6 +71,7 @@ def semflow_batch(
 
     Args:
         cache: of the packed training split, whose captions are `names`.
+        palette: that the maps are painted with.
         names: the closed set, in the order of the classes.
         step: number from 1.
         size: global batch size.
@@ -110,7 +85,7 @@ def semflow_batch(
     maps = np.stack([true_classes(pack, image_id, names) for image_id in ids])
     return FlowBatch(
         z1=cache.z1([pack.find(image_id, pack.captions(image_id)[0]) for image_id in ids]),
-        z0=frozen.encode(painted(maps, len(names))),
+        z0=frozen.encode(palette.paint(maps)),
         c=frozen.text([""]).expand(len(ids), -1, -1),
         t=draw_times(size, kind="uniform", seed=seed, step=step)[rank::world],
         names=tuple(f"image {image_id}" for image_id in ids),
@@ -118,7 +93,7 @@ def semflow_batch(
 
 
 def named_by_colour(
-    v: Velocity, cache: LatentCache, images: Sequence[str], names: Sequence[str], *, euler: int
+    v: Velocity, cache: LatentCache, palette: Palette, images: Sequence[str], *, euler: int
 ) -> Iterator[np.ndarray]:
     """Samples a coloured map for each picture and gives every pixel the nearest colour's class.
 
@@ -130,7 +105,7 @@ def named_by_colour(
     for image_id in images:
         z1 = cache.z1([pack.find(image_id, pack.captions(image_id)[0])])
         z0 = sample(way, v, z1=z1, c=c, zb=zb).z0
-        yield nearest(frozen.decode_image(z0), len(names))[0]
+        yield palette.nearest(frozen.decode_image(z0))[0]
 
 
 def train_stage(of: Identity, choice: Mapping[str, Any]) -> Stage:
@@ -159,16 +134,27 @@ def _to_learn(of: Any, config: SemflowConfig) -> Any:
     return replace(of, data=replace(of.data, train=config.scenes, val=1))
 
 
-def trained_field(setting: Setting, choice: Mapping[str, Any], names: Sequence[str]) -> Velocity:
-    """The baseline's velocity field on this machine's device; trained, or found so."""
+def trained(setting: Setting, choice: Mapping[str, Any], names: Sequence[str]) -> Path:
+    """The folder of the trained UNet and its palette; trained, or found so."""
     config = build(SemflowConfig, "semflow", choice)
-    frozen = setting.frozen()
 
     def make(folder: Path) -> dict[str, Any]:
-        unet, state = load_unet(setting.backbone_location()).requires_grad_(True), PartialState()
+        frozen, state = setting.frozen(), PartialState()
+        cache = _to_learn(setting, config).cache("train", frozen)
+        some = spaced(len(cache.pack.image_ids), _CALIBRATED)
+        ids = [cache.pack.image_ids[k] for k in some]
+        maps = np.stack([true_classes(cache.pack, image_id, names) for image_id in ids])
+        palette = calibrated(frozen, spread(frozen, len(names) + 1), maps)
+        unet = load_unet(setting.backbone_location()).requires_grad_(True)
+
+        def save() -> None:
+            save_trained(unet, folder)
+            save_file(vars(palette), folder / _PALETTE)
+
         batch = partial(
             semflow_batch,
-            _to_learn(setting, config).cache("train", frozen),
+            cache,
+            palette,
             names,
             size=config.batch,
             seed=config.seed,
@@ -180,18 +166,27 @@ def trained_field(setting: Setting, choice: Mapping[str, Any], names: Sequence[s
             OptimiserConfig.from_scratch(steps=config.steps, lr=config.lr, warmup=100),
             folder,
             title="training semflow",
-            save=lambda: save_trained(unet, folder),
+            save=save,
         )
 
-    folder = run(train_stage(setting, choice), make, profile=setting.profile)
-    unet = load_trained(setting.backbone_location(), folder)
-    return as_velocity(unet.to(frozen.device))
+    return run(train_stage(setting, choice), make, profile=setting.profile)
 
 
-def confusions(
+@dataclass(frozen=True)
+class Named:
+    """Confusions of pictures, one each: of the baseline, and of the true maps come back.
+
+    The second is what the autoencoder alone lets through.
+    """
+
+    given: list[Confusion]
+    carried: list[Confusion]
+
+
+def named(
     setting: Setting, choice: Mapping[str, Any], names: Sequence[str], *, images: int
-) -> list[Confusion]:
-    """The baseline's confusions, one a picture, scored or found so.
+) -> Named:
+    """Scores the baseline in the closed set, or finds it scored.
 
     Args:
         setting: of the closed set's data.
@@ -202,13 +197,21 @@ def confusions(
     config = build(SemflowConfig, "semflow", choice)
 
     def make(folder: Path) -> None:
-        v, cache = trained_field(setting, choice, names), setting.cache("val", setting.frozen())
+        first, frozen = trained(setting, choice, names), setting.frozen()
+        unet = load_trained(setting.backbone_location(), first).to(frozen.device)
+        palette, cache = Palette(**load_file(first / _PALETTE)), setting.cache("val", frozen)
         ids = cache.pack.image_ids
         chosen = [ids[k] for k in spaced(len(ids), images)]
-        given = named_by_colour(v, cache, chosen, names, euler=config.euler)
-        each = [one.pixels for one in each_confusion(given, cache.pack, chosen, names)]
-        np.savez_compressed(folder / _MAPS, pixels=np.stack(each))
+        found = named_by_colour(as_velocity(unet), cache, palette, chosen, euler=config.euler)
+        true = (true_classes(cache.pack, image_id, names)[None] for image_id in chosen)
+        coded = (frozen.encode(palette.paint(classes)) for classes in true)
+        back = (palette.nearest(frozen.decode_image(z0))[0] for z0 in coded)
+        given, carried = (
+            np.stack([c.pixels for c in each_confusion(maps, cache.pack, chosen, names)])
+            for maps in (found, back)
+        )
+        np.savez_compressed(folder / _COUNTED, given=given, carried=carried)
 
     stage = scores_stage(setting, choice, images=images)
-    with np.load(run(stage, make, profile=setting.profile) / _MAPS) as kept:
-        return [Confusion(pixels) for pixels in kept["pixels"]]
+    with np.load(run(stage, make, profile=setting.profile) / _COUNTED) as kept:
+        return Named(*([Confusion(p) for p in kept[kind]] for kind in ("given", "carried")))

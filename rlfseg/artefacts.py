@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from rlfseg.baselines.asked import asked
 from rlfseg.chapter import run_parameters, runs
 from rlfseg.identity import Identity
 from rlfseg.stage import RECORD, read_record, repository
@@ -23,15 +24,17 @@ def wanted(profile: str) -> dict[str, str]:
         given = yaml.safe_load(path.read_text())
         if "train" not in given:
             continue  # a chapter about data alone
-        own, asked = Identity.from_parameters(**run_parameters(given)), runs(given)
+        own, many = Identity.from_parameters(**run_parameters(given)), runs(given)
         stages = [own.backbone_stage, *own.backbone_stage.inputs.values()]
-        stages += [run.train_stage for run in asked]
+        stages += [run.train_stage for run in many]
         if "sam" in given:
             stages.append(own.sam_stage)
         if given.get("tiny", {}).get("name") == "mini":
             stages.append(own.tiny_stage(given["tiny"]))
         if "scored" in given:
-            stages += [run.scores_stage(**given["scored"]) for run in asked]
+            stages += [run.scores_stage(**given["scored"]) for run in many]
+        for each in asked(given):
+            stages += [each.training, each.scores]
         found.update({stage.hash: stage.name for stage in stages})
     return found
 

@@ -144,7 +144,7 @@ def test_its_words_begin_as_the_backbones(clipseg: Clipseg, setting: Setting) ->
 
 
 def test_pictures_are_prepared_as_the_released_processor_does() -> None:
-    smooth = np.asarray(
+    smooth = np.array(
         Image.fromarray(
             np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         ).resize((64, 64), Image.Resampling.BICUBIC)

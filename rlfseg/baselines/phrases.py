@@ -108,7 +108,7 @@ def _untrained(
         return seeded(config.seed, make)
     if config.checkpoint:
         weights = CLIPSegForImageSegmentation.from_pretrained(
-            config.checkpoint, dtype=torch.float32
+            config.checkpoint, dtype=torch.float32, use_safetensors=True
         )
         tokenizer = CLIPTokenizer.from_pretrained(config.checkpoint)
     else:

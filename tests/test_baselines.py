@@ -258,7 +258,7 @@ def test_the_full_profile_asks_for_the_released_weights_and_the_mini_one_trains(
     released, ldznet = asked(read["a100"])
     assert released.training.config["name"] == "CIDAS/clipseg-rd64-refined"
     assert released.samples == 0 and ldznet.samples > 100_000
-    assert [each.samples for each in asked(read["mini"])] == [1500 * 16, 600 * 16]
+    assert [each.samples for each in asked(read["mini"])] == [1200 * 16, 600 * 16]
     stuff = yaml.safe_load((folder / "mini" / "07_cocostuff.yml").read_text())
     (semflow,) = asked(stuff)
     assert semflow.samples == 900 * 8

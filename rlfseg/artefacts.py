@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from rlfseg.baselines.asked import asked
 from rlfseg.chapter import run_parameters, runs, scorings
 from rlfseg.flowseg import FieldConfig, arm_stage
 from rlfseg.identity import Identity
@@ -24,16 +25,18 @@ def wanted(profile: str) -> dict[str, str]:
         given = yaml.safe_load(path.read_text())
         if "train" not in given:
             continue  # a chapter about data alone
-        own, asked = Identity.from_parameters(**run_parameters(given)), runs(given)
+        own, many = Identity.from_parameters(**run_parameters(given)), runs(given)
         stages = [own.backbone_stage, *own.backbone_stage.inputs.values()]
-        stages += [run.train_stage for run in asked]
+        stages += [run.train_stage for run in many]
         if "sam" in given:
             stages.append(own.sam_stage)
         if given.get("tiny", {}).get("name") == "mini":
             stages.append(own.tiny_stage(given["tiny"]))
-        stages += [run.scores_stage(**way) for run in asked for way in scorings(given)]
+        stages += [run.scores_stage(**way) for run in many for way in scorings(given)]
         arms = given.get("arms", {}).values()
         stages += [arm_stage(FieldConfig.of(given["field"], changes)) for changes in arms]
+        for each in asked(given):
+            stages += [each.training, each.scores]
         found.update({stage.hash: stage.name for stage in stages})
     return found
 

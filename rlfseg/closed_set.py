@@ -82,8 +82,16 @@ def closed_set(
         names: the closed set, in the order of the classes.
     """
     total = Confusion(np.zeros((len(names), len(names)), np.int64))
+    for one in each_confusion(given, pack, images, names):
+        total += one
+    return total
+
+
+def each_confusion(
+    given: Iterable[np.ndarray], pack: Pack, images: Sequence[str], names: Sequence[str]
+) -> Iterator[Confusion]:
+    """What `closed_set` adds up, picture by picture."""
     each = zip(images, given, strict=True)
     for image_id, classes in tqdm(each, total=len(images), desc="closed set", leave=False):
         truth = true_classes(pack, image_id, names)
-        total += Confusion.of(classes, truth, classes=len(names))
-    return total
+        yield Confusion.of(classes, truth, classes=len(names))

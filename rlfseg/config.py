@@ -98,6 +98,8 @@ class TrainConfig:
         selection: which labels: the `original` or the `refined` ones alone, or of both the easier
             one (Eq. 4), found in the `exact` way or by a `probe` at t = 1.
         batch: global batch size.
+        weights: `pretrained`, or `random`: the same UNet as if the backbone had never been trained
+            (of all parameters only).
     """
 
     steps: int
@@ -111,6 +113,7 @@ class TrainConfig:
     schedule: str = "constant"
     seed: int = 42
     objective: str = "plain"
+    weights: str = "pretrained"
 
     def __post_init__(self) -> None:
         _positive(steps=self.steps, batch=self.batch, lr=self.lr)
@@ -122,9 +125,12 @@ class TrainConfig:
             ("objective", self.objective, ("plain", "reshaped", "l2")),
             ("selection", self.selection, ("original", "refined", "exact", "probe")),
             ("schedule", self.schedule, ("constant", "cosine")),
+            ("weights", self.weights, ("pretrained", "random")),
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+        if self.weights == "random" and self.rank:
+            raise ValueError(f"random weights need rank 0 (all parameters), got rank {self.rank}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from rlfseg.cache import LatentCache
 from rlfseg.config import SamplerConfig
 from rlfseg.metrics import Counts, boundary_f, count
+from rlfseg.pack import Pack
 from rlfseg.sampling import Sampled, aos, aos_signed, hss, multi_step, one_step
 from rlfseg.types import Latent, PerSample, Score, Text, Velocity
 
@@ -89,18 +90,35 @@ def evaluate(
     captions: Sequence[str] | None = None,
 ) -> Evaluation:
     """Scores predictions against the packed masks; arguments as for `predict`."""
-    pack = cache.pack
+    found = predict(v, cache, items, config, captions=captions)
+    pairs = ((each.items, each.scores) for each in found)
+    return tally(pairs, cache.pack, total=len(items), title=f"scoring {config.name}")
+
+
+def tally(
+    found: Iterable[tuple[np.ndarray, Score]], pack: Pack, *, total: int, title: str = "scoring"
+) -> Evaluation:
+    """Counts scores, whatever they come from, against the packed masks.
+
+    Args:
+        found: item numbers and scores (b, H, W), batch by batch.
+        pack: the packed file.
+        total: how many items there are in all.
+        title: of the progress bar.
+
+    Raises:
+        ValueError: if there is nothing to score.
+    """
     against: tuple[list[Counts], list[Counts]] = ([], [])
-    with tqdm(total=len(items), desc=f"scoring {config.name}", leave=False) as bar:
-        for prediction in predict(v, cache, items, config, captions=captions):
-            masks = [pack.masks(int(i)) for i in prediction.items]
-            ids = [pack.image_ids[pack.item_image[i]] for i in prediction.items]
+    with tqdm(total=total, desc=title, leave=False) as bar:
+        for items, scores in found:
+            masks = [pack.masks(int(i)) for i in items]
+            ids = [pack.image_ids[pack.item_image[i]] for i in items]
             for kind, counts in enumerate(against):
                 known = [mask for m in masks if (mask := m[kind]) is not None]
                 if len(known) == len(masks):
-                    stack = torch.from_numpy(np.stack(known))
-                    counts.append(count(prediction.scores, stack, ids))
-            bar.update(len(prediction.items))
+                    counts.append(count(scores, torch.from_numpy(np.stack(known)), ids))
+            bar.update(len(items))
     annotation, truth = (Counts.concatenate(parts) if parts else None for parts in against)
     if annotation is None:
         raise ValueError(f"{pack.path}: there are no items to score")

@@ -72,7 +72,8 @@ class Identity(Description):
         inputs = {"backbone": self.backbone_stage, "data": self.source_stage}
         if (first := self.started()) is not None:
             inputs["start"] = first.train_stage
-        kind = f"lora{self.train.rank}-{self.train.targets}" if self.train.rank else "full"
+        full = "scratch" if self.train.weights == "random" else "full"
+        kind = f"lora{self.train.rank}-{self.train.targets}" if self.train.rank else full
         name = f"{kind}-{self.train.time}"
         if self.train.objective != "plain":
             name += f"-{self.train.objective}"

@@ -40,6 +40,13 @@ def load_unet(backbone: str | Path) -> UNet2DConditionModel:
     return with_fast_attention(unet.requires_grad_(False))
 
 
+def fresh_unet(unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+    """The same network, float32, with the weights that it would begin its pretraining with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return with_fast_attention(UNet2DConditionModel.from_config(unet.config))
+
+
 def with_fast_attention(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """Gives a UNet for small latents plain attention where there is no GPU; returns the UNet.
 

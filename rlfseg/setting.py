@@ -28,6 +28,7 @@ from rlfseg.model import (
     EVERYTHING,
     add_lora,
     as_velocity,
+    fresh_unet,
     load_trained,
     load_unet,
     save_trained,
@@ -54,8 +55,13 @@ class Setting(Inputs):
         return self.backbone_location() if first is None else first.trained()
 
     def untrained(self) -> UNet2DConditionModel:
-        """The UNet of `base`, ready to train: with adapters, or all parameters free."""
+        """The UNet of `base`, ready to train: with adapters, or all parameters free.
+
+        With random weights it is of the same make.
+        """
         unet = load_unet(self.base())
+        if self.train.weights == "random":
+            unet = fresh_unet(unet, seed=self.train.seed)
         if self.train.rank == 0:
             unet.requires_grad_(True)
         else:

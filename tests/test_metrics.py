@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index
 
 from rlfseg.metrics import THRESHOLDS, Counts, count
+from rlfseg.metrics.counting import histogram
 from rlfseg.metrics.grid import BINS, EDGES, THRESHOLD_BINS
 
 
@@ -72,6 +73,29 @@ def test_adversarial_masks_are_counted_like_a_plain_loop(name: str) -> None:
     assert np.array_equal(counts.fp, plain["fp"])
     assert np.array_equal(counts.positives - counts.tp[:, 0], plain["fn"][:, 0])
     assert counts.pixels.tolist() == [masks.numel()]
+
+
+EDGE_SCORES = np.concatenate(
+    [EDGES, *(np.nextafter(EDGES, np.float32(way)) for way in (-9, 9)), [-3, 7, -0.0]]
+).astype(np.float32)
+
+
+def test_scores_next_to_every_edge_fall_into_the_bin_that_a_search_finds() -> None:
+    inside = np.arange(len(EDGE_SCORES)) % 3 == 0
+    found = histogram(EDGE_SCORES[None], inside[None])[0]
+    bins = np.searchsorted(EDGES, EDGE_SCORES, side="left")
+    for row, kind in enumerate((~inside, inside)):
+        assert np.array_equal(found[row], np.bincount(bins[kind], minlength=BINS))
+
+
+@given(st.lists(st.floats(-1, 2, width=32), min_size=1, max_size=50), st.integers(0, 2**16))
+def test_any_scores_fall_into_the_bin_that_a_search_finds(scores: list[float], seed: int) -> None:
+    values = np.array(scores, np.float32)
+    inside = np.random.default_rng(seed).random(len(values)) < 0.5
+    found = histogram(values[None], inside[None])[0]
+    bins = np.searchsorted(EDGES, values, side="left")
+    assert np.array_equal(found[1], np.bincount(bins[inside], minlength=BINS))
+    assert np.array_equal(found[0], np.bincount(bins[~inside], minlength=BINS))
 
 
 def test_a_score_at_a_threshold_is_not_above_it() -> None:

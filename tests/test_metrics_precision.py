@@ -35,6 +35,20 @@ def test_the_exact_ap_is_scikit_learn_s(seed: int, levels: int) -> None:
     assert count(scores, masks, ["a"]).ap[0] == pytest.approx(expected, abs=1e-12)
 
 
+@given(
+    st.lists(
+        st.sampled_from([-9.0, -2.0, -0.5, -0.0, 0.0, 1e-30, 0.5, 1.5, 2.0, 40.0]), min_size=4
+    ),
+    st.integers(0, 2**16),
+)
+def test_ties_signs_and_far_scores_make_no_difference(values: list[float], seed: int) -> None:
+    scores = np.array(values, np.float32)
+    inside = np.random.default_rng(seed).random(len(scores)) < 0.5
+    inside[0] = True
+    expected = average_precision_score(inside, scores)
+    assert precision.exact(scores, inside) == pytest.approx(expected, abs=1e-12)
+
+
 def test_samples_without_foreground_have_no_ap_and_are_left_out_of_the_mean() -> None:
     scores, masks, ids = scene()
     masks[0] = False

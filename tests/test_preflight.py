@@ -99,6 +99,24 @@ def test_missing_and_foreign_sam(place: Path) -> None:
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
 
 
+def test_a_baselines_released_weights_and_its_training_are_counted(place: Path) -> None:
+    some = {"a": {"kind": "clipseg", "checkpoint": "given", "pixels": 16}}
+    more = some | {"b": {"kind": "ldznet", "steps": 5, "batch": 3}}
+    rest = {"compared": 1, "variants": {}, "baselines_scored": {"split": "test", "phrases": 2}}
+    write(place, "05_phrasecut", baselines=some, **rest)
+    (before,) = (w for w in read_plan("tiny").works() if w.chapter == "05_phrasecut")
+    write(place, "05_phrasecut", baselines=more, **rest)
+    (after,) = (w for w in read_plan("tiny").works() if w.chapter == "05_phrasecut")
+    assert (before.baselines, after.baselines, after.scored - before.scored) == (0, 15, 2)
+    line = problem(preflight("tiny", seconds=0), "baseline")
+    assert line.expected == "given" and "hf download given" in line.advice
+    (place / "given").mkdir()
+    shutil.copy(place / "backbone/text_encoder/model.safetensors", place / "given")
+    assert not [x for x in preflight("tiny", seconds=0).lines if x.level == "problem"]
+    os.truncate(place / "given/model.safetensors", 100)
+    assert "model.safetensors" in problem(preflight("tiny", seconds=0), "baseline").found
+
+
 def test_wrong_counts(place: Path) -> None:
     """Drawn scenes that don't say so are taken for the official set, and are too few."""
     folder = place / "given"
@@ -156,7 +174,8 @@ def test_library_of_another_version_is_a_note_and_a_missing_one_a_problem(place:
 
 def test_a_run_is_counted_once_and_only_if_it_is_not_there(place: Path) -> None:
     wider = {**TRAIN, "rank": 4}
-    write(place, "05_phrasecut", variants={"wide": {"rank": 4}}, compared=1)
+    rest = {"baselines": {}, "baselines_scored": {"split": "test", "phrases": 1}, "compared": 1}
+    write(place, "05_phrasecut", variants={"wide": {"rank": 4}}, **rest)
     ranks = {"variants": {"a": {"rank": 4}, "b": {"rank": 5}}, "longer": {"c": {"rank": 6}}}
     write(place, "09_ranks", scored=SCORED, **ranks)
     plan = read_plan("tiny")

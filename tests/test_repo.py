@@ -39,6 +39,7 @@ FLOORS = {
             "identity",
             "inputs chapter flowseg",
             "setting",
+            "baselines",
             "figures artefacts cost",
             "preflight",
             "__main__",

@@ -7,7 +7,7 @@ methods are the readings: mIoU, oIoU, average precision under each protocol, and
 from __future__ import annotations
 
 from rlfseg.metrics.boundary import boundary_f
-from rlfseg.metrics.confusion import IGNORED, Confusion
+from rlfseg.metrics.confusion import IGNORED, Confusion, miou_interval
 from rlfseg.metrics.counting import count
 from rlfseg.metrics.counts import BestIoU, Counts
 from rlfseg.metrics.grid import THRESHOLDS
@@ -21,5 +21,6 @@ __all__ = [
     "Counts",
     "boundary_f",
     "count",
+    "miou_interval",
     "over_seeds",
 ]

@@ -13,14 +13,21 @@ from rlfseg.metrics.counts import Counts
 from rlfseg.metrics.grid import BINS, EDGES
 from rlfseg.types import Mask, Score
 
+_PER_UNIT, _ZERO = np.float32(BINS / 2), np.float32(BINS / 4)  # a bin is 0.001; 0 begins bin 500
+_NEAR = np.float32(
+    1e-3
+)  # of a bin's width: several times what float32 can be wrong by, in [-0.5, 1.5]
+_SHIFT = BINS.bit_length()  # foreground pixels are counted this many bits further up
+_SIDE = 1 << _SHIFT
+_AT_ONCE = 2**15  # pixels: what is worked on stays in the processor's cache
+
 
 def count(scores: Score, masks: Mask, image_ids: Sequence[str]) -> Counts:
     """Count one batch.
 
-    Foreground and background scores are sorted once for each sample; the histogram and the exact
-    average precision both follow from the sorted scores, without a loop over thresholds. The work
-    is done by NumPy on the CPU, whose sort of float32 is an order of magnitude faster than torch's;
-    the next batch can run on the accelerator meanwhile.
+    Scores are counted by `histogram` and, for the exact average precision, sorted; neither loops
+    over thresholds. The work is done by NumPy on the CPU, whose sort of 32 bits is an order of
+    magnitude faster than torch's; the next batch can run on the accelerator meanwhile.
 
     Args:
         scores: Decoded masks [b, H, W]; 0 background, 1 foreground, not clamped. Compared in
@@ -49,21 +56,60 @@ def count(scores: Score, masks: Mask, image_ids: Sequence[str]) -> Counts:
     if not finite.all():
         broken = ", ".join(repr(ids[i]) for i in np.flatnonzero(~finite))
         raise ValueError(f"scores of image(s) {broken} are not finite; decode them in float32")
-    histogram = np.empty((len(score), 2, BINS), np.int32)
-    ap = np.empty(len(score))
-    for i, (values, inside) in enumerate(zip(score, mask, strict=True)):
-        background, foreground = np.sort(values[~inside]), np.sort(values[inside])
-        histogram[i] = _bin(background), _bin(foreground)
-        ap[i] = precision.exact(foreground, background)
+    pairs = zip(score, mask, strict=True)
+    ap = np.array([precision.exact(each, inside) for each, inside in pairs], np.float64)
     return Counts(
         image_id=np.array(ids, dtype=np.str_),
-        histogram=histogram,
+        histogram=histogram(score, mask),
         ap=ap,
         weight=np.ones(len(ids), np.int64),
     )
 
 
-def _bin(ascending: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return how many of the sorted scores lie in each bin [BINS]."""
-    below = np.searchsorted(ascending, EDGES, side="right")
-    return np.diff(below, prepend=0, append=len(ascending))
+def histogram(scores: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Count the background's and the foreground's pixels in each bin, exactly.
+
+    A score times the bins' number a unit is its bin, but for rounding, which matters within a
+    thousandth of an edge alone: there the score is compared with the edge itself.
+
+    Args:
+        scores: Finite [b, n].
+        masks: True on the foreground [b, n].
+
+    Returns:
+        Pixels [b, 2, BINS].
+    """
+    counted = np.zeros((len(scores), 2 * _SIDE), np.int32)
+    width = min(_AT_ONCE, scores.shape[1])
+    floats, numbers = np.empty((2, width), np.float32), np.empty((2, width), np.int32)
+    for row, (score, inside) in enumerate(zip(scores, masks, strict=True)):
+        for start in range(0, len(score), width):
+            some = slice(start, start + width)
+            number = _numbered(score[some], inside[some], floats, numbers)
+            counted[row] += np.bincount(number, minlength=2 * _SIDE)
+    return counted.reshape(-1, 2, _SIDE)[..., :BINS].copy()
+
+
+def _numbered(
+    score: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    floats: NDArray[np.float32],
+    numbers: NDArray[np.int32],
+) -> NDArray[np.int32]:
+    """The bin of each score, + _SIDE on the foreground; written into the arrays given."""
+    scaled, apart = floats[:, : len(score)]
+    number, side = numbers[:, : len(score)]
+    np.multiply(score, _PER_UNIT, out=scaled)
+    scaled += _ZERO
+    np.clip(scaled, np.float32(0.5), np.float32(BINS - 0.5), out=scaled)
+    np.copyto(number, scaled, casting="unsafe")
+    np.rint(scaled, out=apart)
+    apart -= scaled
+    np.abs(apart, out=apart)
+    near = np.flatnonzero(apart < _NEAR)
+    edge = np.rint(scaled[near]).astype(np.int32)
+    number[near] = edge - (score[near] <= EDGES[edge - 1])
+    np.copyto(side, inside.view(np.int8))
+    side <<= _SHIFT
+    number += side
+    return number

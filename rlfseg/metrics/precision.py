@@ -8,27 +8,51 @@ from numpy.typing import NDArray
 from rlfseg.metrics.grid import BINS
 
 
-def exact(foreground: NDArray[np.float32], background: NDArray[np.float32]) -> float:
+def exact(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     """Return the step-wise average precision of one sample, without any binning.
 
         AP = sum_n (R_n - R_{n-1}) P_n    over the distinct scores, from high to low
 
     Recall changes only at scores that a foreground pixel has, so these are the only ones looked at.
+    One sort does for both kinds of pixels: a score's bits, ordered as a whole number, leave room
+    for one more bit, which says whether the pixel is foreground.
 
     Args:
-        foreground: Scores of the foreground pixels, ascending.
-        background: Scores of the background pixels, ascending.
+        scores: Finite [n].
+        mask: True on the foreground [n].
 
     Returns:
         AP in [0, 1]; nan if there is no foreground, where recall has no meaning.
     """
-    if not len(foreground):
+    keys = _keys(scores, mask)
+    keys.sort()
+    place = np.flatnonzero((keys & 1).astype(np.bool_))
+    if not len(place):
         return float("nan")
-    first = np.flatnonzero(np.concatenate([[True], foreground[1:] != foreground[:-1]]))
-    gained = np.diff(first, append=len(foreground))
-    true = len(foreground) - first
-    false = len(background) - np.searchsorted(background, foreground[first])
-    return float(np.sum(gained * (true / (true + false))) / len(foreground))
+    found = keys[place]
+    first = np.flatnonzero(np.concatenate([[True], found[1:] != found[:-1]]))
+    found, from_here = found[first], place[first]
+    # background of the very same score lies just before the foreground, and counts as found too
+    tied = np.flatnonzero((from_here > 0) & (keys[from_here - 1] == found - 1))
+    from_here[tied] = np.searchsorted(keys, found[tied] - 1)
+    gained = np.diff(first, append=len(place))
+    true = len(place) - first
+    return float(np.sum(gained * (true / (len(keys) - from_here))) / len(place))
+
+
+def _keys(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.signedinteger]:
+    """Whole numbers in the order of the scores, and the mask in their lowest bit [n].
+
+    Scores between -2 and 2 leave a bit of their 32 free; any others take 64.
+    """
+    bits = (scores + np.float32(0)).view(np.int32)  # -0 becomes 0
+    bits ^= (bits >> 31) & 0x7FFFFFFF  # the more negative, the smaller
+    lowest, highest = bits.min(initial=0), bits.max(initial=0)
+    room = lowest >= -(2**30) and highest < 2**30
+    keys = bits if room else bits.astype(np.int64)
+    keys <<= 1
+    keys |= mask.view(np.int8)
+    return keys
 
 
 def binned(histogram: NDArray[np.float64]) -> float:

@@ -28,11 +28,18 @@ _PARTS = {
 
 
 def weights(plan: Plan) -> Iterator[Line]:
-    """A line on the backbone, and one on SAM where it is asked for; ok if they can be loaded."""
+    """Lines on the backbone and, where they are asked for, SAM and a baseline's released weights.
+
+    They are ok if they can be loaded.
+    """
     yield _backbone(plan.main)
     sams = [each for name, each in plan.descriptions.items() if "sam" in plan.chapters[name]]
     if sams:
         yield _sam(sams[0])
+    for given in plan.chapters.values():
+        for choice in given.get("baselines", {}).values():
+            if name := choice.get("checkpoint"):
+                yield _released(name)
 
 
 def data(plan: Plan) -> Iterator[Line]:
@@ -60,6 +67,22 @@ def _backbone(run: Identity) -> Line:
             )
             return Line("problem", "backbone", "not there", run.backbone, advice=advice)
     return _folder(folder, run.backbone)
+
+
+def _released(name: str) -> Line:
+    """Whether a baseline's released weights are there and whole."""
+    folder = repository() / name
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            advice = f"Fetch it once, where there is a network (hf download {name})."
+            return Line("problem", "baseline", "not there", name, advice=advice)
+    path = folder / "model.safetensors"
+    fault = broken(path) if path.is_file() else "not there"
+    if fault:
+        return Line("problem", "baseline", f"{path}: {fault}", name)
+    return Line("ok", "baseline", str(folder), name)
 
 
 def _folder(folder: Path, name: str) -> Line:

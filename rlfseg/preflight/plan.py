@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from rlfseg.baselines.asked import asked
 from rlfseg.chapter import run_parameters, runs, scorings
 from rlfseg.check import phrasecut, refer
 from rlfseg.config import DataConfig
@@ -44,12 +45,14 @@ class Work:
         runs: trainings that neither ship nor are found, nor are an earlier chapter's.
         scored: phrases that are segmented and scored, about.
         refined: masks that SAM refines, about.
+        baselines: samples that baselines are trained on, by one device.
     """
 
     chapter: str
     runs: tuple[Identity, ...]
     scored: int
     refined: int
+    baselines: int
 
     @property
     def table(self) -> str:
@@ -129,8 +132,17 @@ class Plan:
                 if stage.hash not in known and found(stage, profile=self.profile) is None:
                     refined += phrases(run.data, "train")
                 known.add(stage.hash)
-            works.append(Work(chapter, tuple(missing), self._scored(chapter, given), refined))
+            scored = self._scored(chapter, given)
+            works.append(Work(chapter, tuple(missing), scored, refined, self._baselines(given)))
         return works
+
+    def _baselines(self, given: Mapping[str, Any]) -> int:
+        """Samples that a chapter's baselines see, of those that are neither trained nor scored."""
+        return sum(
+            each.samples
+            for each in asked(given)
+            if not any(found(stage, profile=self.profile) for stage in (each.training, each.scores))
+        )
 
     def _done(self, run: Identity, given: Mapping[str, Any]) -> bool:
         """Whether a run is trained, or all that is wanted of it are scores, which are there."""
@@ -147,7 +159,9 @@ class Plan:
         if chapter == "04_sampling":
             return items * (8 + len(given["tols"]))
         if chapter == "05_phrasecut":
-            return 2 * test + min(given["compared"], test) * (2 + 2 * len(given["variants"]))
+            others = min(given["baselines_scored"]["phrases"], test) * len(given["baselines"])
+            some = min(given["compared"], test) * (2 + 2 * len(given["variants"]))
+            return 2 * test + some + others
         if chapter == "06_refcoco":
             sets = [DataConfig(**other) for other in given["others"].values()]
             return sum(phrases(each, split) for each in sets for split in ("val", "test"))

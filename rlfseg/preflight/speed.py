@@ -44,7 +44,7 @@ class Rates:
         """What a chapter's work takes on so many devices; scoring uses one."""
         taken = encoded / self.encode + work.trained / self.train
         taken += work.refined / self.refine if self.refine else 0.0
-        return taken / processes + work.scored / self.score
+        return taken / processes + work.scored / self.score + work.baselines / self.train
 
 
 def lines(plan: Plan, seconds: float) -> Iterator[Line]:
@@ -220,4 +220,5 @@ def _said(seconds: float, processes: int) -> str:
 def _counted(work: Work) -> str:
     trained = f"{len(work.runs)} runs, {work.trained:,} samples; " if work.runs else ""
     refined = f"{work.refined:,} masks; " if work.refined else ""
-    return f"{trained}{refined}{work.scored:,} phrases"
+    others = f"{work.baselines:,} samples of baselines; " if work.baselines else ""
+    return f"{trained}{refined}{others}{work.scored:,} phrases"

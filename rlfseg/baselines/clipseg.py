@@ -1,0 +1,151 @@
+"""A baseline after CLIPSeg: transformers' own class, with released weights or trained small.
+
+Source: T. Lüddecke and A. Ecker, "Image segmentation using text and image prompts" (CVPR 2022).
+With a checkpoint such as `CIDAS/clipseg-rd64-refined` the model is the authors', used as it is.
+Left out otherwise: CLIP's pretraining. There is no CLIP of the drawn world, so both towers are
+trained together with the decoder; the words' tower begins as the backbone's text encoder. Left out
+in either case: prompts that are pictures, and prompt templates (the phrase is said as it is).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
+
+from rlfseg.cache import LatentCache
+from rlfseg.types import Image
+
+# ImageNet's, which the released model's processor takes
+_MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ClipsegConfig:
+    """Settings of the baseline.
+
+    Attributes:
+        checkpoint: released weights, a folder or hub id, which are not trained further; none for a
+            small model that is trained here.
+        steps: that the small model is trained for; 0 with a checkpoint.
+        pixels: side at which the model sees pictures; 352 is what the released one was trained at.
+        patch: side of the small model's patches; a multiple of 4.
+        width: channels of its vision tower.
+        layers: of its vision tower, of which the decoder reads every other one.
+        seed: of the initial weights and every batch.
+    """
+
+    checkpoint: str = ""
+    steps: int = 0
+    batch: int = 16
+    lr: float = 1e-3
+    pixels: int = 128
+    patch: int = 16
+    width: int = 128
+    layers: int = 6
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if bool(self.checkpoint) == bool(self.steps):
+            raise ValueError(
+                "clipseg needs a checkpoint to be used as it is, or steps to train a small model, "
+                f"not both or neither: got checkpoint {self.checkpoint!r} and steps {self.steps}"
+            )
+
+
+class Clipseg(nn.Module):
+    """CLIPSegForImageSegmentation with gradients through both towers."""
+
+    def __init__(
+        self, model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer, *, pixels: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.pixels = pixels
+
+    def see(self, cache: LatentCache, items: np.ndarray) -> Image:
+        """Pictures as the released model's processor prepares them."""
+        numbers = cache.pack.item_image[items]
+        images = np.stack([cache.pack.image(int(k)) for k in numbers])
+        return prepared(images, self.pixels).to(self.model.device)
+
+    def hear(self, cache: LatentCache, captions: Sequence[str]) -> Tensor:
+        """Token numbers (b, n), padded; what follows the end is not looked at."""
+        tokens = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            max_length=self.model.config.text_config.max_position_embeddings,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return tokens.input_ids.to(self.model.device)
+
+    def forward(self, seen: Image, heard: Tensor) -> Tensor:
+        """Logits (b, pixels, pixels): the class's own forward, which keeps its towers frozen."""
+        clip = self.model.clip
+        states = clip.vision_model(
+            seen, output_hidden_states=True, interpolate_pos_encoding=True
+        ).hidden_states
+        said = clip.text_projection(clip.text_model(heard).pooler_output)
+        read = [states[k + 1] for k in self.model.config.extract_layers]
+        return self.model.decoder(read, said).logits
+
+
+def prepared(images: np.ndarray, pixels: int) -> Image:
+    """uint8 (b, H, W, 3) resized with antialiasing, with ImageNet's mean and spread removed."""
+    unit = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    if unit.shape[-1] != pixels:
+        size = (pixels, pixels)
+        unit = functional.interpolate(unit, size, mode="bilinear", antialias=True)
+    mean, spread = (torch.tensor(each)[:, None, None] for each in (_MEAN, _SPREAD))
+    return (unit - mean) / spread
+
+
+def small_clipseg(
+    config: ClipsegConfig, text_encoder: CLIPTextModel
+) -> CLIPSegForImageSegmentation:
+    """An untrained CLIPSeg whose words' tower is the backbone's text encoder."""
+    text = text_encoder.config
+    same = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
+        "hidden_act",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+    )
+    model = CLIPSegForImageSegmentation(
+        CLIPSegConfig(
+            text_config={name: getattr(text, name) for name in same},
+            vision_config={
+                "hidden_size": config.width,
+                "intermediate_size": 4 * config.width,
+                "num_hidden_layers": config.layers,
+                "num_attention_heads": 4,
+                "image_size": config.pixels,
+                "patch_size": config.patch,
+            },
+            projection_dim=text.hidden_size,
+            extract_layers=list(range(1, config.layers, 2)),
+            reduce_dim=64,
+            decoder_intermediate_size=256,
+            use_complex_transposed_convolution=True,
+        )
+    )
+    model.clip.text_model.load_state_dict(text_encoder.state_dict())
+    return model

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 PROFILE = config.get("profile", "mini")
-REPOSITORY = config.get("repository", "").strip("/")
+REPOSITORY = (config.get("repository") or "").strip("/")
 RUN = f"runs/{PROFILE}"
 PROFILES = sorted(folder.name for folder in Path("params").iterdir() if folder.is_dir())
 if PROFILE not in PROFILES:

@@ -20,7 +20,8 @@ from rlfseg.identity import Identity
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlfseg"
 PROFILES = ("smoke", "mini", "preflight", "a100")
-NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+BOOK = ROOT / "book"
+NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 
 # An import may only go to a lower floor. Modules of one floor do not know each other.
 FLOORS = {
@@ -182,6 +183,19 @@ def test_every_figure_says_what_it_shows_to_those_who_cannot_see_it(
         if calls & DRAWN - {"explorer"}:  # which says it itself
             alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
             assert len(alt.split()) >= 4, f"{cell['id']} has no alt text"
+
+
+def test_every_figure_and_table_is_referred_to(chapter: tuple[str, dict]) -> None:
+    pages = [path.read_text() for kind in ("ipynb", "md") for path in BOOK.glob(f"*.{kind}")]
+    referred = set(re.findall(r"{numref}`([^`]+)`", "".join(pages)))
+    for cell in code_cells(chapter[1]):
+        source = "".join(cell["source"])
+        names = set(re.findall(r'name="(table-[^"]+)"', source))
+        names |= {cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")} - {None}
+        if "display(" in source:  # not drawn in every profile: there would be nothing to refer to
+            assert not names & referred, cell["id"]
+        else:
+            assert names <= referred, f"{names - referred}: say it in the text, as {{numref}}"
 
 
 def test_cells_are_short_and_define_nothing(chapter: tuple[str, dict]) -> None:

@@ -127,9 +127,7 @@ def load_frozen(backbone: str | Path, *, device: torch.device | str = "cpu") -> 
     where = backbone_location(backbone)
     vae = AutoencoderKL.from_pretrained(where, subfolder="vae", torch_dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(where, subfolder="tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(
-        where, subfolder="text_encoder", dtype=torch.float32
-    )
+    text_encoder = CLIPTextModel.from_pretrained(where, subfolder="text_encoder").float()
     for model in (vae, text_encoder):
         model.requires_grad_(False).eval().to(device)
     return Frozen(vae, tokenizer, text_encoder)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from tokenizers import pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -21,6 +23,10 @@ from rlfseg.model import with_fast_attention
 from rlfseg.train import Losses
 
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
+#: What CLIP cuts a text into before any merge.
+_PIECES = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
 _WIDTH = 128
 _TOKENS = 32
 
@@ -28,17 +34,30 @@ _TOKENS = 32
 def small_tokenizer(captions: tuple[str, ...]) -> CLIPTokenizer:
     """A CLIPTokenizer (byte-level BPE) whose merges are learned from the captions."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner = CLIPTokenizer()
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=2000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
-    backend = learner.backend_tokenizer
-    backend.train_from_iterator(sorted(set(captions)), trainer=trainer)
-    learned = [(left, right) for left, right in json.loads(backend.to_str())["model"]["merges"]]
+    learner.train_from_iterator(sorted(set(captions)), trainer=trainer)
+    learned = [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
     words = [*alphabet, *(a + "</w>" for a in alphabet)]
     words += [left + right for left, right in learned if left + right not in words]
     vocabulary = {word: number for number, word in enumerate([*words, _BEGIN, _END])}
-    return CLIPTokenizer(vocab=vocabulary, merges=learned, model_max_length=_TOKENS)
+    with TemporaryDirectory() as name:  # files are what every transformers makes one from
+        folder = Path(name)
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        merges = "".join(f"{left} {right}\n" for left, right in learned)
+        (folder / "merges.txt").write_text("#version: 0.2\n" + merges)
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=_TOKENS)
 
 
 def small_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import latents, texts, tiny_backbone, tiny_unet
@@ -31,6 +32,7 @@ from rlfseg.baselines.segmenter import (
     evaluate_segmenter,
     phrase_batch,
 )
+from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
 from rlfseg.config import OptimiserConfig, TrainConfig
 from rlfseg.evaluate import spaced
 from rlfseg.metrics import Counts, count
@@ -42,7 +44,8 @@ DATA = {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 3, "seed":
 TRAIN = {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2}
 LDZNET = {"kind": "ldznet", "steps": 3, "batch": 4, "width": 8}
 CLIPSEG = {"kind": "clipseg", "steps": 3, "batch": 4, "pixels": 16, "patch": 4, "width": 16}
-CHOICES = {"ldznet": LDZNET, "clipseg": CLIPSEG | {"layers": 2}}
+UNETHEAD = {"kind": "unethead", "steps": 3, "batch": 4, "rank": 2}
+CHOICES = {"ldznet": LDZNET, "clipseg": CLIPSEG | {"layers": 2}, "unethead": UNETHEAD}
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,41 @@ def test_the_phrase_matters_to_the_head_and_the_size_is_the_pictures() -> None:
 def test_a_timestep_outside_the_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="timestep must be 0 to 999, got 1000"):
         LdznetConfig(steps=1, timestep=1000)
+
+
+def small_unethead(unet: UNet2DConditionModel) -> UnetHead:
+    config = UnetHeadConfig(steps=1, rank=2)
+    return seeded(1, lambda: UnetHead(unet, config, magnify=2))
+
+
+def test_the_yardstick_is_the_unet_at_the_picture_with_another_last_layer() -> None:
+    unet = tiny_unet()
+    model = small_unethead(copy.deepcopy(unet))
+    kept: list[torch.Tensor] = []
+    for one in (model.unet, unet):
+        one.conv_act.register_forward_hook(lambda module, given, out: kept.append(out))
+    with torch.no_grad():
+        logits = model(latents(2, seed=1), texts(2))
+        unet(latents(2, seed=1), 999, texts(2))
+        assert torch.allclose(kept[0], kept[1], atol=1e-5)  # the adapter starts at nothing
+        channels = model.unet.conv_out[0](kept[0])
+    assert logits.shape == (2, 16, 16)
+    for k in range(4):  # each position's channels are its pixels, row by row
+        assert torch.allclose(logits[:, k // 2 :: 2, k % 2 :: 2], channels[:, k], atol=1e-5)
+
+
+def test_the_yardstick_trains_its_adapter_and_last_layer_alone() -> None:
+    model = small_unethead(tiny_unet().requires_grad_(False))
+    mask = torch.zeros(4, 16, 16, dtype=torch.bool)
+    mask[:, 4:9, 2:12] = True
+    batch = PhraseBatch(latents(4, seed=2), texts(4), mask)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = OptimiserConfig(steps=40, lr=1e-2)
+    steps = list(fit(MaskObjective(model), lambda _: batch, config, accelerator=Accelerator()))
+    assert steps[-1].loss < 0.5 * steps[0].loss
+    for name, value in model.state_dict().items():
+        free = "lora" in name or "conv_out" in name
+        assert torch.equal(value, before[name]) != free, name
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +254,9 @@ def test_what_is_trained_is_kept_alone_and_scores_are_found_without_it(
     folder = repository() / "runs" / "smoke" / "stages" / stage.folder
     kept = load_file(folder / "weights.safetensors")
     model, again = trained(setting, choice), trained(setting, choice)
-    assert not any(name.startswith("unet.") for name in kept)
+    theirs = [name for name in kept if name.startswith("unet.")]
+    assert all("lora" in name or "conv_out" in name for name in theirs)
+    assert bool(theirs) == (kind == "unethead")
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
         assert name not in kept or torch.equal(value, kept[name])
@@ -232,7 +272,9 @@ def test_every_choice_is_in_the_hash_and_a_strange_one_is_named(setting: Setting
     some = [LDZNET, LDZNET | {"timestep": 7}, LDZNET | {"seed": 1}, CLIPSEG, CLIPSEG | {"lr": 1.0}]
     hashes = {scores_stage(setting, choice, **way).hash for choice in some}
     assert len(hashes | {scores_stage(setting, LDZNET, split="val", phrases=4).hash}) == 6
-    with pytest.raises(ValueError, match="kind must be one of clipseg, ldznet, got 'sam'"):
+    with pytest.raises(
+        ValueError, match="kind must be one of clipseg, ldznet, unethead, got 'sam'"
+    ):
         phrases.phrase_config({"kind": "sam"})
     with pytest.raises(ValueError, match="baselines: ldznet: unknown depth"):
         phrases.phrase_config(LDZNET | {"depth": 3})

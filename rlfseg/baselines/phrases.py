@@ -17,6 +17,7 @@ from rlfseg.backbone.recipe import seeded
 from rlfseg.baselines.clipseg import Clipseg, ClipsegConfig, small_clipseg
 from rlfseg.baselines.ldznet import Ldznet, LdznetConfig
 from rlfseg.baselines.segmenter import MaskObjective, evaluate_segmenter, phrase_batch
+from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
 from rlfseg.config import OptimiserConfig
 from rlfseg.description import build
 from rlfseg.evaluate import spaced
@@ -29,14 +30,17 @@ from rlfseg.setting import Setting
 from rlfseg.stage import Stage, run
 from rlfseg.train import fit_in_stage
 
-_KINDS: dict[str, type[ClipsegConfig] | type[LdznetConfig]] = {
+Config = ClipsegConfig | LdznetConfig | UnetHeadConfig
+Model = Clipseg | Ldznet | UnetHead
+_KINDS: dict[str, type[ClipsegConfig] | type[LdznetConfig] | type[UnetHeadConfig]] = {
     "clipseg": ClipsegConfig,
     "ldznet": LdznetConfig,
+    "unethead": UnetHeadConfig,
 }
 _WEIGHTS = "weights.safetensors"
 
 
-def phrase_config(choice: Mapping[str, Any]) -> ClipsegConfig | LdznetConfig:
+def phrase_config(choice: Mapping[str, Any]) -> Config:
     """A baseline's settings, from a chapter's parameter: `kind` and that kind's fields.
 
     Raises:
@@ -65,7 +69,7 @@ def scores_stage(of: Identity, choice: Mapping[str, Any], *, split: str, phrases
     return Stage(f"scores-{training.name}", 1, {"split": split, "phrases": phrases}, inputs)
 
 
-def trained(setting: Setting, choice: Mapping[str, Any]) -> Clipseg | Ldznet:
+def trained(setting: Setting, choice: Mapping[str, Any]) -> Model:
     """The trained baseline on this machine's device, frozen; trained, or found so."""
     config, frozen = phrase_config(choice), setting.frozen()
     model = _untrained(setting, config, frozen)
@@ -99,9 +103,10 @@ def trained(setting: Setting, choice: Mapping[str, Any]) -> Clipseg | Ldznet:
     return model
 
 
-def _untrained(
-    setting: Setting, config: ClipsegConfig | LdznetConfig, frozen: Frozen
-) -> Clipseg | Ldznet:
+def _untrained(setting: Setting, config: Config, frozen: Frozen) -> Model:
+    if isinstance(config, UnetHeadConfig):
+        unet = load_unet(setting.backbone_location())
+        return seeded(config.seed, partial(UnetHead, unet, config, magnify=frozen.factor))
     if isinstance(config, LdznetConfig):
         unet, words = load_unet(setting.backbone_location()), frozen.text_encoder.config.hidden_size
         make = partial(Ldznet, unet, config, magnify=frozen.factor, words=words)

@@ -7,7 +7,9 @@ would silently be trained again, so it is an error.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,7 +17,7 @@ from rlfseg.baselines.asked import asked
 from rlfseg.chapter import run_parameters, runs, scorings
 from rlfseg.flowseg import FieldConfig, arm_stage
 from rlfseg.identity import Identity
-from rlfseg.stage import RECORD, read_record, repository
+from rlfseg.stage import RECORD, Stage, read_record, repository
 
 
 def wanted(profile: str) -> dict[str, str]:
@@ -23,8 +25,9 @@ def wanted(profile: str) -> dict[str, str]:
     found = {}
     for path in sorted((repository() / "params" / profile).glob("*.yml")):
         given = yaml.safe_load(path.read_text())
+        found.update({stage.hash: stage.name for stage in _fields(given)})
         if "train" not in given:
-            continue  # a chapter about data alone
+            continue  # a chapter without runs
         own, many = Identity.from_parameters(**run_parameters(given)), runs(given)
         stages = [own.backbone_stage, *own.backbone_stage.inputs.values()]
         stages += [run.train_stage for run in many]
@@ -33,12 +36,20 @@ def wanted(profile: str) -> dict[str, str]:
         if given.get("tiny", {}).get("name") == "mini":
             stages.append(own.tiny_stage(given["tiny"]))
         stages += [run.scores_stage(**way) for run in many for way in scorings(given)]
-        arms = given.get("arms", {}).values()
-        stages += [arm_stage(FieldConfig.of(given["field"], changes)) for changes in arms]
         for each in asked(given):
             stages += [each.training, each.scores]
         found.update({stage.hash: stage.name for stage in stages})
     return found
+
+
+def _fields(given: Mapping[str, Any]) -> list[Stage]:
+    """The pixel neural fields of a chapter: all its `arms`, and two of them at its `rates`."""
+    arms = given.get("arms", {})
+    made = [FieldConfig.of(given["field"], changes) for changes in arms.values()]
+    for rate in given.get("rates", []):
+        early = {**given["field"], **given["early"], "lr": rate}
+        made += [FieldConfig.of(early, arms[name]) for name in ("vanilla", "reshaped")]
+    return [arm_stage(config) for config in made]
 
 
 def stale(profile: str) -> list[str]:

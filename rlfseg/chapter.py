@@ -19,8 +19,8 @@ def runs(given: Mapping[str, Any]) -> list[Identity]:
     """The runs of a chapter, each after what it goes on from.
 
     They are its own run, or, where it compares several that are `scored`, those of `variants` (or
-    of each kind of labels) with each of `seeds`, and those of `longer`; and the `supervised` ones
-    on `others`' data.
+    of each kind of labels) with each of `seeds`, and those of `longer` and `once`; and the
+    `supervised` ones on `others`' data.
     """
     own = Identity.from_parameters(**run_parameters(given))
     first = own.started()
@@ -31,7 +31,8 @@ def runs(given: Mapping[str, Any]) -> list[Identity]:
         many += own.seeded(given["variants"], given.get("seeds", [own.train.seed])).values()
     else:
         many += own.label_runs(given.get("seeds", [])).values()
-    many += [own.variant(changes) for changes in given.get("longer", {}).values()]
+    for name in ("longer", "once"):
+        many += [own.variant(changes) for changes in given.get(name, {}).values()]
     for name, changes in given.get("supervised", {}).items():
         other = run_parameters({**given, "data": given["others"][name]})
         many.append(Identity.from_parameters(**other).variant(changes))

@@ -29,7 +29,7 @@ _TABLES = {
     "08_speed": "4",
     "09_ranks": "6",
     "10_protocols": "",
-    "11_flowseg": "",
+    "11b_objectives": "",
 }
 _A_SCENE = 4  # phrases of a drawn scene, about
 _AN_IMAGE = 8  # classes of a picture of COCO-Stuff, about
@@ -169,8 +169,9 @@ class Plan:
             return _AN_IMAGE * min(given["images"], 5_000) * 3
         if chapter == "09_ranks":
             return wanted * (len(given["variants"]) + len(given["longer"]))
-        if chapter == "11_flowseg":
-            return wanted * len(given["variants"]) * len(given["samplers"])
+        if chapter == "11b_objectives":
+            several = len(given["variants"]) * len(given["seeds"]) + len(given["once"])
+            return wanted * several * len(given["samplers"])
         return min(given.get("phrases", 0), test)
 
 

@@ -1,13 +1,14 @@
-"""The pipeline that people import: pictures and phrases in, masks out."""
+"""The pipeline that people import: pictures and phrases in, masks out.
 
-from __future__ import annotations
+Annotations are no texts in this module: diffusers reads those of the constructor.
+"""
 
 import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         fast: bool = False,
         threshold: float = 0.5,
         tol: float = SamplerConfig.tol,
-    ) -> RLFSegPipeline:
+    ) -> Self:
         """Puts what was trained on its backbone; an adapter is merged into the weights.
 
         Args:

@@ -30,6 +30,7 @@ from rlfseg.backbone.text2image import (
     TextToImageObjective,
     mixed_noise,
     noise_schedule,
+    save_tokenizer,
     small_text_encoder,
     small_tokenizer,
     small_unet,
@@ -63,9 +64,13 @@ def test_a_longer_corpus_begins_with_the_shorter_one(corpus: Corpus) -> None:
     assert more.masks.any((1, 2)).all() and not more.masks.all((1, 2)).any()
 
 
-def test_the_tokenizer_survives_its_folder(corpus: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["of transformers 5", "older"])
+def test_the_tokenizer_survives_its_folder(corpus: Corpus, tmp_path: Path, layout: str) -> None:
     tokenizer = small_tokenizer(corpus.captions)
-    tokenizer.save_pretrained(tmp_path)
+    save_tokenizer(tokenizer, tmp_path)
+    left_out = ("vocab.json", "merges.txt") if layout != "older" else ("tokenizer.json",)
+    for name in left_out:
+        (tmp_path / name).unlink(missing_ok=True)
     loaded = CLIPTokenizer.from_pretrained(tmp_path)
     said = [*corpus.captions, "", "an Unheard-of phrase, 3 œuvres", "star " * 99]
     padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}

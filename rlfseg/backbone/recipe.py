@@ -32,6 +32,7 @@ from rlfseg.backbone.text2image import (
     EncodedCorpus,
     TextToImageObjective,
     noise_schedule,
+    save_tokenizer,
     small_text_encoder,
     small_tokenizer,
     small_unet,
@@ -176,7 +177,7 @@ def save_backbone(
     """Writes a backbone in the hub's layout, as safetensors."""
     for name, model in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet)):
         save_model(model.cpu(), folder / name)
-    tokenizer.save_pretrained(folder / "tokenizer")
+    save_tokenizer(tokenizer, folder / "tokenizer")
     noise_schedule().save_pretrained(folder / "scheduler")
     classes = {
         "_class_name": "StableDiffusionPipeline",

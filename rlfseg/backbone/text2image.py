@@ -6,6 +6,7 @@ Deviation: SD1.5 takes its text encoder from CLIP; here it is trained together w
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,10 +55,24 @@ def small_tokenizer(captions: tuple[str, ...]) -> CLIPTokenizer:
     vocabulary = {word: number for number, word in enumerate([*words, _BEGIN, _END])}
     with TemporaryDirectory() as name:  # files are what every transformers makes one from
         folder = Path(name)
-        (folder / "vocab.json").write_text(json.dumps(vocabulary))
-        merges = "".join(f"{left} {right}\n" for left, right in learned)
-        (folder / "merges.txt").write_text("#version: 0.2\n" + merges)
+        _write_merges(folder, vocabulary, learned)
         return CLIPTokenizer.from_pretrained(folder, model_max_length=_TOKENS)
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Saves a tokenizer in the layout of transformers 5 and in the older one, beside each other."""
+    tokenizer.save_pretrained(folder)
+    if (folder / "tokenizer.json").is_file():  # an older transformers writes the other two alone
+        model = json.loads((folder / "tokenizer.json").read_text())["model"]
+        _write_merges(folder, model["vocab"], model["merges"])
+
+
+def _write_merges(
+    folder: Path, vocabulary: Mapping[str, int], merges: Iterable[Sequence[str]]
+) -> None:
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    lines = "".join(f"{left} {right}\n" for left, right in merges)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + lines)
 
 
 def small_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -92,14 +92,14 @@ def rf_loss(*, v_pred: Latent, z0: Latent, z1: Latent) -> PerSample:
 
 
 def l2_loss(*, v_pred: Latent, z0: Latent, z1: Latent) -> PerSample:
-    """Return the mean distance from the true velocity in the place of Eq. 2's square.
+    """Return the mean distance from the true velocity, where `rf_loss` has its square.
 
         L = mean_p |(z1 - z0)[:, p] - v_pred[:, p]|
 
     The length is over the channels at a position, so its gradient doesn't vanish on the way to the
     answer.
 
-    Deviation: ours, to be compared with Eq. 2 and with the reshaped field.
+    Deviation: ours, to be compared with the paper's loss and with the reshaped field.
 
     Args:
         v_pred: Predicted velocity [b, c, h, w] at (zt, t, c).

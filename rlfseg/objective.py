@@ -89,6 +89,8 @@ class RectifiedFlowObjective(nn.Module):
     def probe(self, batch: FlowBatch) -> Chosen:
         """Whether the original label has the lower loss at t = 1, by one forward pass (Eq. 4)."""
         original, refined = self._both_at_one(batch)
+        # an older torch would use the weights that autocast made here, without gradient, again
+        torch.clear_autocast_cache()
         return select(loss_original=original, loss_refined=refined)[1]
 
     def _both(self, batch: FlowBatch) -> tuple[PerSample, PerSample]:

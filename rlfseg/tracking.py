@@ -25,7 +25,8 @@ class Tracked:
                 "or set tracker to ''"
             )
         self._tracker = TensorBoardTracker("tensorboard", logging_dir=folder)
-        self._tracker.start()
+        if hasattr(self._tracker, "start"):  # older ones start when they are made
+            self._tracker.start()
 
     def __call__(self, step: Step) -> None:
         """Logs loss, gradient norm, learning rate, seconds, and the named values of the step."""

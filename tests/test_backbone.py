@@ -68,6 +68,8 @@ def test_a_longer_corpus_begins_with_the_shorter_one(corpus: Corpus) -> None:
 def test_the_tokenizer_survives_its_folder(corpus: Corpus, tmp_path: Path, layout: str) -> None:
     tokenizer = small_tokenizer(corpus.captions)
     save_tokenizer(tokenizer, tmp_path)
+    if layout != "older" and not (tmp_path / "tokenizer.json").is_file():
+        pytest.skip("this version of transformers writes the older layout alone")
     left_out = ("vocab.json", "merges.txt") if layout != "older" else ("tokenizer.json",)
     for name in left_out:
         (tmp_path / name).unlink(missing_ok=True)

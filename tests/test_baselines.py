@@ -176,7 +176,8 @@ def test_gradients_reach_both_of_its_towers(clipseg: Clipseg) -> None:
 
 
 def test_its_words_begin_as_the_backbones(clipseg: Clipseg, setting: Setting) -> None:
-    theirs = setting.frozen().text_encoder.state_dict()
+    encoder = setting.frozen().text_encoder
+    theirs = getattr(encoder, "text_model", encoder).state_dict()
     for name, value in clipseg.model.clip.text_model.state_dict().items():
         assert torch.equal(value, theirs[name]), name
 

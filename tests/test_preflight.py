@@ -18,7 +18,7 @@ from tiny import tiny_backbone
 
 from rlfseg.__main__ import main
 from rlfseg.check import Line, Report
-from rlfseg.preflight import preflight, read_plan, speed
+from rlfseg.preflight import machine, preflight, read_plan, speed
 from rlfseg.sources.mini.write import TRUTH_FILE, write_phrasecut
 from rlfseg.stage import repository
 
@@ -30,10 +30,11 @@ Memory = namedtuple("Memory", "available")
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A repository with one profile: a tiny backbone of its own and drawn scenes."""
-    lock = repository() / "requirements.lock"
+    locks = list(repository().glob("requirements*.lock"))
     for folder in ("book", "params/tiny"):
         (tmp_path / folder).mkdir(parents=True)
-    shutil.copy(lock, tmp_path)
+    for each in locks:
+        shutil.copy(each, tmp_path)
     tiny_backbone(tmp_path / "backbone")
     write(tmp_path, "03_train")
     monkeypatch.chdir(tmp_path)
@@ -162,14 +163,23 @@ def test_unknown_profile(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_library_of_another_version_is_a_note_and_a_missing_one_a_problem(place: Path) -> None:
-    lock = place / "requirements.lock"
-    lock.write_text(lock.read_text() + "numpy==1.0\n")
+    own = machine.lock()
+    assert own.parent == place
+    own.write_text(own.read_text() + "numpy==1.0\n")
     lines = {line.what: line for line in preflight("tiny", seconds=0).lines}
     assert (
         lines["libraries"].level == "note" and "1.0 in the lock" in lines["libraries"].examples[0]
     )
-    lock.write_text(lock.read_text() + "no-such-library==1.0\n")
+    own.write_text(own.read_text() + "no-such-library==1.0\n")
     assert problem(preflight("tiny", seconds=0), "libraries").examples == ("no-such-library",)
+
+
+def test_an_environment_of_the_other_lock_is_set_against_that_one(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for have, name in (("2.5.1+cu124", "requirements-paper.lock"), ("9.9", "requirements.lock")):
+        monkeypatch.setattr(machine, "version", lambda _, have=have: have)
+        assert machine.lock() == place / name
 
 
 def test_a_run_is_counted_once_and_only_if_it_is_not_there(place: Path) -> None:

@@ -147,5 +147,6 @@ def small_clipseg(
             use_complex_transposed_convolution=True,
         )
     )
-    model.clip.text_model.load_state_dict(text_encoder.state_dict())
+    theirs = getattr(text_encoder, "text_model", text_encoder)  # one level deeper in older ones
+    model.clip.text_model.load_state_dict(theirs.state_dict())
     return model

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import psutil
 import torch
@@ -41,13 +42,21 @@ def software() -> Iterator[Line]:
             other.append(f"{name} is {have}, {wanted} in the lock")
     said = f"{len(pins) - len(other) - len(missing)} of {len(pins)} as in the lock"
     if missing:
-        advice = "Install them: pip install -r requirements.lock, or make test."
+        advice = f"Install them: make test LOCK={lock().name}."
         yield Line("problem", "libraries", f"{len(missing)} missing", said, missing, advice)
     elif other:
         advice = "The lock is what the tests passed with; the book states these versions."
         yield Line("note", "libraries", said, "", other, advice)
     else:
         yield Line("ok", "libraries", said)
+
+
+def lock() -> Path:
+    """The lock that this environment was made from, by its torch; else the usual one."""
+    usual = repository() / "requirements.lock"
+    here = f"torch=={version('torch').split('+')[0]}"
+    others = repository().glob("requirements-*.lock")
+    return next((path for path in others if here in path.read_text().split()), usual)
 
 
 def devices(plan: Plan) -> Iterator[Line]:
@@ -127,7 +136,7 @@ def _latents(data: DataConfig) -> float:
 
 
 def _pins() -> dict[str, str]:
-    lines = (repository() / "requirements.lock").read_text().splitlines()
+    lines = lock().read_text().splitlines()
     pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
     return {name.strip(): pin.strip() for name, pin in pairs}
 

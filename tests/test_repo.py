@@ -199,6 +199,12 @@ def test_every_figure_and_table_is_referred_to(chapter: tuple[str, dict]) -> Non
             assert names <= referred, f"{names - referred}: say it in the text, as {{numref}}"
 
 
+def test_every_equation_of_the_paper_can_be_linked_to() -> None:
+    pages = "".join(path.read_text() for path in NOTEBOOKS)
+    labels = re.findall(r"\(eq-(\d+)\)=", pages)
+    assert sorted(map(int, labels)) == list(range(2, 11))  # each once; Eq. 1 is not used
+
+
 def test_cells_are_short_and_define_nothing(chapter: tuple[str, dict]) -> None:
     for cell in code_cells(chapter[1]):
         source = "".join(cell["source"])

@@ -46,7 +46,7 @@ places:
 	@$(if $(WEIGHTS),ln -sfT "$(abspath $(WEIGHTS))" weights)
 
 pdf: book ## the book as one PDF; needs Chromium or Chrome
-	@$(SNAKEMAKE) pdf
+	@$(SNAKEMAKE) -- pdf
 	@echo "The PDF is at $(CURDIR)/runs/$(PROFILE)/book.pdf"
 
 links: book ## check the links that lead out of the book; needs a network

@@ -1,81 +1,20 @@
-"""FlowSeg's answer to a discrete question: centroids, their potential, and the reshaped field.
-
-Equations are those of "Rethinking Vector Field Learning for Generative Segmentation" (FlowSeg,
-arXiv 2603.19218) as a third party's note on it reports them (ahangchen/spatial_agi,
-`papers/2026-03-23_04_Rethinking_Vector_Field.md`): the paper's own text could not be had. What the
-note leaves open is marked `Ours`.
-
-Orientation as everywhere: `z1` is the image at t = 1, `z0` the answer at t = 0. FlowSeg runs the
-other way; its t is 1 - t here, its x0 our z1, its x1 our z0 and its velocity the negative of ours.
-Centroids are `mu` [k, c, h, w], where h and w may be 1; shares of the classes are `y` [b, k, h, w].
-"""
+"""The potential, its gradient and the reshaped target; equations and source: see `reshape`."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlfseg.reshape.centroids import Centroids
 from rlfseg.types import Latent, Time
 
 #: Ours: the note gives neither. At tau = 1 the force near a centroid grows linearly.
 EPS, TAU = 1e-2, 1.0
 PARTS = ("both", "attraction", "repulsion")
 
-Centroids = Float[Tensor, "k c h w"]
+
 Shares = Float[Tensor, "b k h w"]
-
-
-def kronecker(count: int) -> Centroids:
-    """Centroids of the Kronecker sequence, as FlowSeg is reported to place them.
-
-        c_k = (k sqrt2, k sqrt3, k sqrt5) mod 1,    mu_k = 2 Norm(c_k) - 1
-
-    Ours: k counts from 1, and Norm maps the smallest and largest of each axis to 0 and 1.
-
-    Args:
-        count: at least 2.
-
-    Returns:
-        mu [count, 3, 1, 1] in [-1, 1], float32.
-
-    Raises:
-        ValueError: if there are fewer than 2.
-    """
-    return _additive(count, (math.sqrt(2), math.sqrt(3), math.sqrt(5)))
-
-
-def plastic(count: int) -> Centroids:
-    """The same with the steps 1/g, 1/g^2, 1/g^3 of M. Roberts' R3 sequence, g^4 = g + 1."""
-    g = 1.0
-    for _ in range(60):
-        g = (1 + g) ** 0.25
-    return _additive(count, (1 / g, 1 / g**2, 1 / g**3))
-
-
-def grid(count: int) -> Centroids:
-    """The first points of the smallest cubic grid that has enough, as SemFlow spreads its colours.
-
-    Args and returns as for `kronecker`.
-    """
-    _enough(count)
-    side = math.ceil(round(count ** (1 / 3), 9))
-    axis = torch.linspace(-1, 1, side)
-    return torch.cartesian_prod(axis, axis, axis)[:count, :, None, None]
-
-
-def uniform(count: int, *, seed: int) -> Centroids:
-    """Centroids drawn at random in the cube; else as `kronecker`."""
-    _enough(count)
-    drawn = torch.rand(count, 3, generator=torch.Generator().manual_seed(seed))
-    return (2 * drawn - 1)[:, :, None, None]
-
-
-def spacing(mu: Centroids) -> float:
-    """The smallest distance between two centroids."""
-    return float(torch.pdist(mu.flatten(1).double()).min())
 
 
 def nearest(z0: Latent, mu: Centroids) -> Int[Tensor, "b h w"]:
@@ -238,17 +177,3 @@ def _distances(z0_hat: Latent, mu: Centroids) -> tuple[Float[Tensor, "b k c h w"
     """Differences from every centroid, and their squares summed over channels."""
     away = z0_hat[:, None] - mu[None]
     return away, away.square().sum(2)
-
-
-def _additive(count: int, steps: tuple[float, float, float]) -> Centroids:
-    """Multiples of three irrational steps modulo 1, spread to the cube's faces."""
-    _enough(count)
-    k = torch.arange(1, count + 1, dtype=torch.float64)
-    c = (k[:, None] * torch.tensor(steps, dtype=torch.float64)) % 1
-    low, high = c.min(0).values, c.max(0).values
-    return (2 * (c - low) / (high - low) - 1).float()[:, :, None, None]
-
-
-def _enough(count: int) -> None:
-    if count < 2:
-        raise ValueError(f"centroids tell classes apart, so at least 2 are needed, got {count}")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
+
+# isort: split
+from accelerate.state import AcceleratorState
+from tiny import tiny_backbone
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,3 +30,18 @@ def inputs() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder of real files (shared/inputs beside the checkout) is not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty repository with a small backbone in it, as the working folder."""
+    root = tmp_path_factory.mktemp("repository")
+    for name in ("book", "params"):
+        (root / name).mkdir()
+    tiny_backbone(root / "tiny")
+    before = Path.cwd()
+    os.chdir(root)
+    AcceleratorState._reset_state(True)  # other tests made one without mixed precision
+    yield root
+    AcceleratorState._reset_state(True)
+    os.chdir(before)

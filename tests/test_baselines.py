@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +10,10 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import latents, texts, tiny_backbone, tiny_unet
+from tiny import latents, texts, tiny_unet
 from transformers import ViTImageProcessor
 
 from rlfseg.backbone.recipe import seeded
@@ -49,19 +46,10 @@ CHOICES = {"ldznet": LDZNET, "clipseg": CLIPSEG | {"layers": 2}, "unethead": UNE
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
-    root = tmp_path_factory.mktemp("repository")
-    for name in ("book", "params"):
-        (root / name).mkdir()
-    tiny_backbone(root / "tiny")
-    before = Path.cwd()
-    os.chdir(root)
-    AcceleratorState._reset_state(True)  # other tests made one without mixed precision
-    yield Setting.from_parameters(
+def setting(repo: Path) -> Setting:
+    return Setting.from_parameters(
         profile="smoke", backbone={"name": "./tiny"}, data=DATA, train=TRAIN
     )
-    AcceleratorState._reset_state(True)
-    os.chdir(before)
 
 
 def small_ldznet() -> Ldznet:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_backbone
 from torch import Tensor
 
 from rlfseg.baselines.palette import Palette, calibrated, spread
@@ -141,20 +137,11 @@ def test_an_interval_over_pictures_holds_the_pooled_value_and_narrows_to_it() ->
 
 
 @pytest.fixture(scope="module")
-def stuff(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
-    root = tmp_path_factory.mktemp("repository")
-    for name in ("book", "params"):
-        (root / name).mkdir()
-    tiny_backbone(root / "tiny")
-    before = Path.cwd()
-    os.chdir(root)
-    AcceleratorState._reset_state(True)
+def stuff(repo: Path) -> Setting:
     data = {"source": "mini", "dataset": "cocostuff", "pixels": 16, "train": 1, "val": 3}
-    yield Setting.from_parameters(
+    return Setting.from_parameters(
         profile="smoke", backbone={"name": "./tiny"}, data=data, train={"steps": 1}
     )
-    AcceleratorState._reset_state(True)
-    os.chdir(before)
 
 
 def test_a_batch_is_pictures_and_their_painted_maps(stuff: Setting) -> None:

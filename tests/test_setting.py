@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
-from tiny import latents, texts, tiny_backbone
+from tiny import latents, texts
 
 from rlfseg.backbone.recipe import BackboneConfig, backbone_stage
 from rlfseg.config import (
@@ -46,21 +44,6 @@ from rlfseg.stage import read_record
 
 DATA = {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 3, "seed": 5}
 TRAIN = {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2}
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty repository with a small backbone in it, as the working folder."""
-    root = tmp_path_factory.mktemp("repository")
-    for name in ("book", "params"):
-        (root / name).mkdir()
-    tiny_backbone(root / "tiny")
-    before = Path.cwd()
-    os.chdir(root)
-    AcceleratorState._reset_state(True)  # other tests made one without mixed precision
-    yield root
-    AcceleratorState._reset_state(True)
-    os.chdir(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,13 @@
     python -m rlfseg preflight              whether a profile can run here, and how long it takes
     python -m rlfseg latents PARAMS         encodes what that training reads, before it
     python -m rlfseg train PARAMS           the training run of a chapter's parameters
+    python -m rlfseg evaluate PARAMS        the scores that a chapter's parameters ask for
 
-The last two are what a launcher starts, on as many GPUs and nodes as it is told:
+The last three are what a launcher starts, on as many GPUs and nodes as it is told:
 
     torchrun --nproc_per_node 8 -m rlfseg latents params/a100/03_train.yml
     torchrun --nproc_per_node 8 -m rlfseg train params/a100/03_train.yml
+    torchrun --nproc_per_node 8 -m rlfseg evaluate params/a100/04_sampling.yml
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = {
         "latents": "encode the pictures and masks that the training of a chapter reads",
         "train": "train what a chapter's parameters describe, or find it trained",
+        "evaluate": "score each run of a chapter as its `scored` says, or find it scored",
     }
     for name, about in runs.items():
         command = commands.add_parser(name, help=about, description=about)
@@ -143,11 +146,29 @@ def _run(given: argparse.Namespace) -> int:
     from rlfseg.launch import joined  # here, so that a check need not wait for torch
 
     with joined():
+        if given.command == "evaluate":
+            return _evaluate(Path(given.parameters))
         setting = _setting(_parameters(Path(given.parameters)))
         if given.command == "latents":
             print(f"{setting.fill_latents()} latents were missing here and are encoded")
         else:
             print(setting.trained())
+    return 0
+
+
+def _evaluate(file: Path) -> int:
+    from rlfseg.chapter import runs, scorings
+
+    parameters = _parameters(file)
+    if not {"scored", "closed"} & set(parameters):
+        raise ValueError(f"{file} has no `scored`: give a chapter's file that says what is scored")
+    for run in runs(parameters):
+        setting = _setting(run.parameters())
+        for way in scorings(parameters):
+            best = setting.scored(**way).annotation.miou().value
+            print(f"{run.train_stage.name} {way}: best mIoU {100 * best:.1f}")
+        if "closed" in parameters:
+            setting.closed(**parameters["closed"])
     return 0
 
 

@@ -18,19 +18,16 @@ def run_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
 def runs(given: Mapping[str, Any]) -> list[Identity]:
     """The runs of a chapter, each after what it goes on from.
 
-    They are its own run, or, where it compares several that are `scored`, those of `variants` (or
-    of each kind of labels) with each of `seeds`, and those of `longer` and `once`; and the
-    `supervised` ones on `others`' data.
+    They are its own run, unless the `variants` of it are what it has `scored`; the variants, each
+    with each of `seeds`; those of `longer` and `once`; and the `supervised` ones on `others`' data.
     """
     own = Identity.from_parameters(**run_parameters(given))
     first = own.started()
     many = [first] if first is not None else []
-    if not {"seeds", "scored"} & set(given):
-        many.append(own)
-    if "variants" in given:
-        many += own.seeded(given["variants"], given.get("seeds", [own.train.seed])).values()
-    else:
-        many += own.label_runs(given.get("seeds", [])).values()
+    variants: dict[str, Mapping[str, Any]] = dict(given.get("variants", {}))
+    if not ("scored" in given and variants):
+        variants = {"": {}, **variants}
+    many += own.seeded(variants, given.get("seeds", [own.train.seed])).values()
     for name in ("longer", "once"):
         many += [own.variant(changes) for changes in given.get(name, {}).values()]
     for name, changes in given.get("supervised", {}).items():
@@ -44,4 +41,4 @@ def scorings(given: Mapping[str, Any]) -> list[dict[str, Any]]:
     scored = given.get("scored")
     if scored is None:
         return []
-    return [{**scored, "name": name} for name in given.get("samplers", [])] or [scored]
+    return [{**scored, **way} for way in given.get("samplers", {"": {}}).values()]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from rlfseg.cache import LatentCache
 from rlfseg.config import SamplerConfig
 from rlfseg.evaluate import sample
-from rlfseg.metrics import IGNORED, Confusion
+from rlfseg.metrics import IGNORED, Confusion, load_confusions
 from rlfseg.pack import Pack
+from rlfseg.parts import cut, in_parts
 from rlfseg.types import Velocity
+
+PART = 8  # pictures
 
 
 def true_classes(pack: Pack, image_id: str, names: Sequence[str]) -> np.ndarray:
@@ -70,10 +73,41 @@ def given_classes(
         yield torch.cat(scores).argmax(0).cpu().numpy()
 
 
-def closed_set(
+def confusions_in_parts(
+    folder: Path,
+    pack: Pack,
+    images: Sequence[str],
+    names: Sequence[str],
+    asking: Callable[[Sequence[str]], Iterable[np.ndarray]],
+) -> list[Confusion]:
+    """Counts given classes against the packed masks, shared by the processes of a launch.
+
+    Args:
+        folder: where the parts are kept, the same in every process.
+        pack: the packed file.
+        images: its pictures.
+        names: the closed set, in the order of the classes.
+        asking: for some of the pictures their classes, as `given_classes` yields them.
+
+    Returns:
+        The confusion of each picture, in every process.
+    """
+    ranges = cut(len(images), PART)
+    paths = [folder / f"closed-{each.start}-{each.stop}.npz" for each in ranges]
+
+    def make(numbers: range) -> dict[str, np.ndarray]:
+        some = [images[number] for number in numbers]
+        found = confusions(asking(some), pack, some, names)
+        return {"pixels": np.stack([each.pixels for each in found])}
+
+    in_parts(paths, ranges, make, title="closed set", unit="img")
+    return [each for path in paths for each in load_confusions(path)]
+
+
+def confusions(
     given: Iterable[np.ndarray], pack: Pack, images: Sequence[str], names: Sequence[str]
-) -> Confusion:
-    """Counts given classes against the packed masks.
+) -> list[Confusion]:
+    """Counts given classes against the packed masks, picture by picture.
 
     Args:
         given: for each picture its classes, as `given_classes` yields them.
@@ -81,17 +115,7 @@ def closed_set(
         images: the pictures, in the same order.
         names: the closed set, in the order of the classes.
     """
-    total = Confusion(np.zeros((len(names), len(names)), np.int64))
-    for one in each_confusion(given, pack, images, names):
-        total += one
-    return total
-
-
-def each_confusion(
-    given: Iterable[np.ndarray], pack: Pack, images: Sequence[str], names: Sequence[str]
-) -> Iterator[Confusion]:
-    """What `closed_set` adds up, picture by picture."""
-    each = zip(images, given, strict=True)
-    for image_id, classes in tqdm(each, total=len(images), desc="closed set", leave=False):
-        truth = true_classes(pack, image_id, names)
-        yield Confusion.of(classes, truth, classes=len(names))
+    return [
+        Confusion.of(classes, true_classes(pack, image_id, names), classes=len(names))
+        for image_id, classes in zip(images, given, strict=True)
+    ]

@@ -146,6 +146,14 @@ class Description:
         train = build(TrainConfig, "train", {**asdict(self.train), **changes})
         return replace(self, train=train)
 
+    def on(self, data: Mapping[str, Any] | None) -> Self:
+        """The same on other data, given as fields of `DataConfig`; itself for None.
+
+        Raises:
+            ValueError: naming a field that is unknown.
+        """
+        return self if data is None else replace(self, data=build(DataConfig, "data", data))
+
     def started(self) -> Self | None:
         """What `start` describes, on the same backbone and data."""
         return replace(self, train=self.start, start=None) if self.start else None
@@ -159,11 +167,6 @@ class Description:
             for name, changes in variants.items()
             for seed in seeds
         }
-
-    def label_runs(self, seeds: Sequence[int]) -> dict[tuple[str, int], Self]:
-        """The same run on each kind of labels, with each seed, by `selection` and seed."""
-        kinds = ("original", "refined", "exact")
-        return self.seeded({labels: {"selection": labels} for labels in kinds}, seeds)
 
     def describe(self) -> str:
         """All values, a line for each part, for a reader."""

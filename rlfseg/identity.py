@@ -88,28 +88,46 @@ class Identity(Description):
         self,
         *,
         split: str,
-        phrases: int,
+        phrases: int | None = None,
         truth: bool = False,
         boundary: bool = False,
+        on: Mapping[str, Any] | None = None,
         **sampler: Any,
     ) -> Stage:
         """Identifies the scores of the trained model on evenly spaced phrases of a split.
 
         Args:
             split: of the packed data.
-            phrases: how many; all if there are fewer.
+            phrases: how many; all if there are fewer, or for None.
             truth: whether they are scored against the exact masks too.
             boundary: whether boundary F is measured too.
+            on: other data than those it was trained on, as fields of `DataConfig`.
             sampler: fields of `SamplerConfig`.
         """
         way = asdict(build(SamplerConfig, "sampler", sampler))
-        inputs = {"training": self.train_stage, "data": self.data_stage}
+        inputs = {"training": self.train_stage, "data": self.on(on).data_stage}
         config = {"split": split, "phrases": phrases, "sampler": way}
         if truth:
             config["truth"] = True
         if boundary:
             config["boundary"] = True
         return Stage(f"scores-{self.train_stage.name}", 1, config, inputs)
+
+    def closed_stage(
+        self, *, images: int, on: Mapping[str, Any] | None = None, **sampler: Any
+    ) -> Stage:
+        """Identifies the confusions of the trained model among a closed set of names.
+
+        Args:
+            images: how many pictures of the validation split, evenly spaced.
+            on: other data than those it was trained on, as fields of `DataConfig`.
+            sampler: fields of `SamplerConfig`.
+        """
+        way = asdict(build(SamplerConfig, "sampler", sampler))
+        inputs = {"training": self.train_stage, "data": self.on(on).data_stage}
+        return Stage(
+            f"closed-{self.train_stage.name}", 1, {"images": images, "sampler": way}, inputs
+        )
 
 
 def _changed(part: Any) -> dict[str, Any]:

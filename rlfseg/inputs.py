@@ -28,7 +28,7 @@ from rlfseg.refine.recipe import trained_sam
 from rlfseg.relabel import relabel
 from rlfseg.sources import by_image
 from rlfseg.sources.catalogue import DATASETS, read
-from rlfseg.sources.cocostuff_names import COCO_STUFF
+from rlfseg.sources.cocostuff_names import COCO_STUFF, Label
 from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import read_truth, write_phrasecut
 from rlfseg.sources.mini.write_cocostuff import MINI_CLASSES, write_cocostuff
@@ -113,7 +113,6 @@ class Inputs(Identity):
         def make(folder: Path) -> dict[str, Any]:
             root = self.source()
             exact = read_truth(root) if mini and dataset == "phrasecut" else {}
-            classes = MINI_CLASSES if mini else COCO_STUFF
             reports = {}
             for packed, name in self.splits.items():
                 records = (
@@ -125,7 +124,7 @@ class Inputs(Identity):
                         exact[sample.ids[number]].mask if exact else None,
                         (str(sample.ids[number]),),
                     )
-                    for sample in by_image(read(dataset, root, name, classes=classes))
+                    for sample in by_image(read(dataset, root, name, classes=self._classes))
                 )
                 path = folder / f"{packed}.h5"
                 report = write_pack(records, path, size=self.data.pixels, workers=_WORKERS)
@@ -133,6 +132,15 @@ class Inputs(Identity):
             return reports
 
         return Pack(run(self.data_stage, make, profile=self.profile) / f"{split}.h5")
+
+    @property
+    def names(self) -> list[str]:
+        """The closed set of COCO-Stuff, or of the drawn scenes in its format, in order."""
+        return [self._classes[raw].prompt for raw in sorted(self._classes)]
+
+    @property
+    def _classes(self) -> Mapping[int, Label]:
+        return MINI_CLASSES if self.data.source == "mini" else COCO_STUFF
 
     def pack_report(self) -> dict[str, Any]:
         """What packing counted, by split."""

@@ -1,4 +1,4 @@
-"""Starts several processes that train together, by torchrun: the same code as one alone."""
+"""Starts several processes that work together, by torchrun: the same code as one alone."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def joined() -> Iterator[None]:
     state.destroy_process_group()
 
 
-def launch(parameters: Mapping[str, Any], *, processes: int) -> None:
-    """Runs `python -m rlfseg train` in several processes of this machine and waits for them.
+def launch(command: str, parameters: Mapping[str, Any], *, processes: int) -> None:
+    """Runs `python -m rlfseg COMMAND` in several processes of this machine and waits for them.
 
     Args:
-        parameters: of a run, as `Description.parameters` gives them.
+        command: `train` or `evaluate`.
+        parameters: of a run, as `Description.parameters` gives them, and what else the command
+            reads.
         processes: how many; one for each GPU. Without a GPU they share the CPU's cores.
 
     Raises:
@@ -50,9 +52,9 @@ def launch(parameters: Mapping[str, Any], *, processes: int) -> None:
         file = Path(folder) / "run.json"
         file.write_text(json.dumps(parameters))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command = [*torchrun, "--nproc_per_node", str(processes), "-m", "rlfseg", "train", file]
+        torchrun += ["--nproc_per_node", str(processes)]
         done = subprocess.run(
-            [str(part) for part in command],
+            [*torchrun, "-m", "rlfseg", command, str(file)],
             cwd=repository(),
             env=environment,
             stdout=subprocess.PIPE,
@@ -62,4 +64,5 @@ def launch(parameters: Mapping[str, Any], *, processes: int) -> None:
         )
     if done.returncode:
         told = "\n".join(done.stdout.splitlines()[-_LAST:])
-        raise RuntimeError(f"training in {processes} processes failed ({done.returncode}):\n{told}")
+        what = f"rlfseg {command} in {processes} processes"
+        raise RuntimeError(f"{what} failed ({done.returncode}):\n{told}")

@@ -14,9 +14,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from rlfseg.cache import LatentCache
-from rlfseg.closed_set import closed_set, given_classes, true_classes
+from rlfseg.closed_set import confusions, given_classes, true_classes
 from rlfseg.config import SamplerConfig
-from rlfseg.metrics import IGNORED, Confusion
+from rlfseg.metrics import IGNORED, Confusion, pooled
 from rlfseg.pack import Pack, Record, write_pack
 
 RNG = np.random.default_rng(5)
@@ -95,20 +95,28 @@ class Plain:
         return torch.tensor([float(NAMES.index(c)) for c in captions])[:, None, None]
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> tuple[LatentCache, np.ndarray]:
-    """Three pictures of which some pixels are of no class, and their classes."""
-    classes = RNG.integers(len(NAMES), size=(3, SIDE, SIDE))
+def plain_world(folder: Path, *, images: int = 3) -> tuple[LatentCache, np.ndarray]:
+    """Pictures of which some pixels are of no class, and their classes."""
+    classes = RNG.integers(len(NAMES), size=(images, SIDE, SIDE))
     classes[:, 0] = IGNORED
-    pictures = RNG.integers(256, size=(3, SIDE, SIDE, 3), dtype=np.uint8)
+    pictures = RNG.integers(256, size=(images, SIDE, SIDE, 3), dtype=np.uint8)
     records = [
         Record(str(k), pictures[k], name, found == n)
         for k, found in enumerate(classes)
         for n, name in enumerate(NAMES)
     ]
-    write_pack(records, tmp_path / "a.h5", size=SIDE)
-    cache = LatentCache(tmp_path / "cache", Pack(tmp_path / "a.h5"), Plain())  # type: ignore[arg-type]
-    return cache, classes
+    write_pack(records, folder / "a.h5", size=SIDE)
+    return plain_cache(folder), classes
+
+
+def plain_cache(folder: Path) -> LatentCache:
+    """Latents of what `plain_world` wrote."""
+    return LatentCache(folder / "cache", Pack(folder / "a.h5"), Plain())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> tuple[LatentCache, np.ndarray]:
+    return plain_world(tmp_path)
 
 
 def test_the_highest_score_names_the_pixel(world: tuple[LatentCache, np.ndarray]) -> None:
@@ -126,7 +134,7 @@ def test_the_highest_score_names_the_pixel(world: tuple[LatentCache, np.ndarray]
         cache.frozen.said.clear()  # type: ignore[attr-defined]
         images = ["0", "1", "2"]
         given = given_classes(v, cache, images, NAMES, SamplerConfig("one"), batch=batch)
-        found = closed_set(given, cache.pack, images, NAMES)
+        found = pooled(confusions(given, cache.pack, images, NAMES))
         assert np.array_equal(found.pixels, by_hand.pixels)
         assert cache.frozen.said == list(NAMES)  # type: ignore[attr-defined]
     (alone,) = given_classes(v, cache, ["2"], NAMES, SamplerConfig("one"))

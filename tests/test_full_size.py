@@ -110,7 +110,7 @@ def test_preflight_is_cached_trained_interrupted_and_resumed(
 
     with monkeypatch.context() as patch:
         patch.setattr("rlfseg.train.recorded", cut_short)
-        patch.setattr("rlfseg.setting.OptimiserConfig", partial(OptimiserConfig, save_every=1))
+        patch.setattr("rlfseg.trainable.OptimiserConfig", partial(OptimiserConfig, save_every=1))
         with pytest.raises(KeyboardInterrupt):
             setting.trained()
         patch.setattr("rlfseg.train.recorded", real)

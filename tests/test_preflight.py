@@ -94,7 +94,7 @@ def test_backbone_of_the_hub_that_is_not_here(place: Path, monkeypatch: pytest.M
 
 
 def test_missing_and_foreign_sam(place: Path) -> None:
-    write(place, "03b_labels", sam={"kind": "vit_b", "checkpoint": "sam.pth"}, seeds=[])
+    write(place, "03b_labels", sam={"kind": "vit_b", "checkpoint": "sam.pth"}, variants={}, seeds=[])
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
     (place / "sam.pth").write_bytes(b"no weights")
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
@@ -187,7 +187,7 @@ def test_a_run_is_counted_once_and_only_if_it_is_not_there(place: Path) -> None:
     rest = {"baselines": {}, "baselines_scored": {"split": "test", "phrases": 1}, "compared": 1}
     write(place, "05_phrasecut", variants={"wide": {"rank": 4}}, **rest)
     ranks = {"variants": {"a": {"rank": 4}, "b": {"rank": 5}}, "longer": {"c": {"rank": 6}}}
-    write(place, "09_ranks", scored=SCORED, **ranks)
+    write(place, "09_ranks", scored=SCORED, seeds=[42], **ranks)
     plan = read_plan("tiny")
     runs = {work.chapter: [run.train.rank for run in work.runs] for work in plan.works()}
     assert runs == {"03_train": [2], "05_phrasecut": [4], "09_ranks": [5, 6]}

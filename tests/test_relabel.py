@@ -12,9 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState
 from test_pack_resume import everything, kill_at_rename, survives
-from together import as_one_of_two, run_two
 from torch import Tensor
 
 from rlfseg.config import RefineConfig
@@ -167,25 +165,6 @@ def test_killed_at_any_step_then_resumed(tmp_path: Path, whole: Path, number: in
         "a.h5.report.json",
         "out",
     }
-
-
-def in_process(rank: int, port: int, path: Path, logs: list[Path], out: Path) -> None:
-    """One of two processes of an Accelerate launch."""
-    as_one_of_two(rank, port)
-    stage.CHUNK = CHUNK
-    state = PartialState(cpu=True)
-    assert (state.process_index, state.num_processes) == (rank, 2)
-    report = relabel(path, Grows(logs[rank]), CONFIG, out)
-    assert report.masks == 2 * IMAGES
-    state.destroy_process_group()
-
-
-def test_two_processes_equal_one(tmp_path: Path, whole: Path) -> None:
-    path, out = write(tmp_path / "a.h5"), tmp_path / "out"
-    logs = [tmp_path / "log0", tmp_path / "log1"]
-    run_two(in_process, path, logs, out)
-    assert results(tmp_path) == results(whole)
-    assert [log.stat().st_size for log in logs] == [IMAGES - CHUNK, CHUNK]
 
 
 def test_another_predictor_or_setting_refines_anew(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ FLOORS = {
     name: floor
     for floor, names in enumerate(
         (
-            "compat types config stage record signals",
+            "compat types config stage record signals parts",
             "flow metrics checkpoint reshape",
             "sampling train tracking pictures",
             "latent model pack sources launch",
@@ -38,6 +38,7 @@ FLOORS = {
             "description paper",
             "identity",
             "inputs chapter flowseg",
+            "trainable",
             "setting",
             "baselines",
             "figures artefacts cost",

@@ -16,15 +16,14 @@ from rlfseg.baselines.palette import Palette, calibrated, spread
 from rlfseg.baselines.semflow import (
     named,
     named_by_colour,
-    pooled,
     scores_stage,
     semflow_batch,
     semflow_cell,
     train_stage,
 )
 from rlfseg.cache import LatentCache
-from rlfseg.closed_set import closed_set, true_classes
-from rlfseg.metrics import IGNORED, Confusion, miou_interval
+from rlfseg.closed_set import confusions, true_classes
+from rlfseg.metrics import IGNORED, Confusion, miou_interval, pooled
 from rlfseg.setting import Setting
 from rlfseg.sources.mini.write_cocostuff import MINI_CLASSES
 
@@ -165,7 +164,8 @@ def test_it_is_scored_on_the_pictures_that_ours_is_and_found_again(stuff: Settin
     again = named(stuff, CHOICE, NAMES, images=2)
     pack = stuff.pack("val")
     chosen = [pack.image_ids[0], pack.image_ids[1]]
-    truth = closed_set((true_classes(pack, i, NAMES) for i in chosen), pack, chosen, NAMES)
+    exact = (true_classes(pack, i, NAMES) for i in chosen)
+    truth = pooled(confusions(exact, pack, chosen, NAMES))
     for kind in ("given", "carried"):
         first, second = getattr(found, kind), getattr(again, kind)
         assert len(first) == 2

@@ -157,8 +157,9 @@ def test_seeds_have_names_of_their_own(setting: Setting) -> None:
     assert names == [kind, f"{kind}-seed0", f"{kind}-seed7"]
 
 
-def test_label_runs_differ_in_labels_and_seeds_alone(setting: Setting) -> None:
-    runs = setting.label_runs([1, 2])
+def test_seeded_variants_differ_in_what_they_change_and_their_seed_alone(setting: Setting) -> None:
+    kinds = ("original", "refined", "exact")
+    runs = setting.seeded({kind: {"selection": kind} for kind in kinds}, [1, 2])
     assert len(runs) == len({run.train_stage.name for run in runs.values()}) == 6
     for (labels, seed), run in runs.items():
         assert run == setting.variant({"selection": labels, "seed": seed})
@@ -523,12 +524,12 @@ def test_an_interrupted_training_is_taken_up(
         def die(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr("rlfseg.setting.save_trained", die)
+        patch.setattr("rlfseg.trainable.save_trained", die)
         with pytest.raises(KeyboardInterrupt):
             other.trained()
     with monkeypatch.context() as patch:
         seen: list[int] = []
-        patch.setattr("rlfseg.setting.flow_batch", lambda *a, **k: seen.append(1))
+        patch.setattr("rlfseg.trainable.flow_batch", lambda *a, **k: seen.append(1))
         folder = other.trained()
     assert not seen and len(read_steps(folder / "steps.jsonl")) == 4
     unet = other.untrained()

@@ -20,9 +20,9 @@ from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tiny import latents, texts
-from together import CONFIG, Regression, batch, one_of_two, run_two
+from together import CONFIG, Regression, batch
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
@@ -211,21 +211,6 @@ def test_a_loss_that_is_not_finite_names_its_samples() -> None:
         config = replace(CONFIG, accumulate=parts)
         with pytest.raises(NonFiniteLossError, match=r"step 1: the loss is nan \(image 4\)"):
             list(fit(Pair(), named, config, accelerator=Accelerator()))
-
-
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    whole = Regression()
-    expected = run(whole)
-    run_two(one_of_two, tmp_path)
-    steps = read_steps(tmp_path / "steps.jsonl")
-    assert bare(steps) == bare(read_steps(tmp_path / "other.jsonl"))  # both tell of all samples
-    for a, b in zip(steps, expected, strict=True):
-        assert a.loss == pytest.approx(b.loss, rel=1e-5)
-        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
-        assert a.values == pytest.approx(b.values, rel=1e-5)
-    state = load_file(tmp_path / "model.safetensors")
-    for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_only_what_requires_a_gradient_is_trained() -> None:

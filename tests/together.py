@@ -1,4 +1,4 @@
-"""A small training, and the part of it that runs in processes of its own."""
+"""A small training, and a launch of two processes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
-from rlfseg.record import recorded
-from rlfseg.train import Losses, fit
+from rlfseg.launch import joined
+from rlfseg.train import Losses
 
 CONFIG = OptimiserConfig(steps=11, lr=1e-2, warmup=3, schedule="cosine", save_every=4)
 
@@ -43,43 +39,28 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
 
 
 def run_two(work: Callable[..., None], *arguments: object) -> None:
-    """Runs `work(rank, port, *arguments)` in two processes, which must both end well."""
+    """Runs `work(*arguments)` in two processes of one launch, which must both end well."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, port, *arguments)) for rank in range(2)]
+    processes = [
+        context.Process(target=_one_of_two, args=(rank, port, work, *arguments))
+        for rank in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(90)
         process.kill()  # where it still waits for the other
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
 
 
-def as_one_of_two(rank: int, port: int) -> None:
+def _one_of_two(rank: int, port: int, work: Callable[..., None], *arguments: object) -> None:
     """Tells Accelerate, by the environment that launchers set, that there are two processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-
-
-def one_of_two(rank: int, port: int, folder: Path) -> None:
-    """One of two processes that share each batch; the first writes what came of it."""
-    as_one_of_two(rank, port)
     torch.set_num_threads(1)
-    model, accelerator = Regression(), Accelerator(cpu=True)
-    assert accelerator.num_processes == 2
-
-    def share(step: int) -> tuple[Tensor, Tensor]:
-        x, y = batch(step)
-        return x[rank::2], y[rank::2]
-
-    config = replace(CONFIG, accumulate=3)
-    record = folder / "steps.jsonl" if rank == 0 else folder / "other.jsonl"
-    steps = fit(model, share, config, accelerator=accelerator)
-    list(recorded(steps, record, total=config.steps, title="test"))
-    if rank == 0:
-        save_file(model.state_dict(), folder / "model.safetensors")
-    accelerator.wait_for_everyone()
-    PartialState().destroy_process_group()
+    with joined():
+        work(*arguments)

@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from rlfseg.baselines.palette import Palette, calibrated, spread
 from rlfseg.cache import LatentCache
-from rlfseg.closed_set import each_confusion, true_classes
+from rlfseg.closed_set import confusions, true_classes
 from rlfseg.config import OptimiserConfig, SamplerConfig
 from rlfseg.data import FlowBatch, batch_items, draw_times
 from rlfseg.description import build
 from rlfseg.evaluate import sample, spaced
 from rlfseg.identity import Identity
-from rlfseg.metrics import Confusion, miou_interval
+from rlfseg.metrics import Confusion, miou_interval, pooled
 from rlfseg.model import as_velocity, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.paper import Result
@@ -207,7 +207,7 @@ def named(
         coded = (frozen.encode(palette.paint(classes)) for classes in true)
         back = (palette.nearest(frozen.decode_image(z0))[0] for z0 in coded)
         given, carried = (
-            np.stack([c.pixels for c in each_confusion(maps, cache.pack, chosen, names)])
+            np.stack([c.pixels for c in confusions(maps, cache.pack, chosen, names)])
             for maps in (found, back)
         )
         np.savez_compressed(folder / _COUNTED, given=given, carried=carried)
@@ -215,11 +215,6 @@ def named(
     stage = scores_stage(setting, choice, images=images)
     with np.load(run(stage, make, profile=setting.profile) / _COUNTED) as kept:
         return Named(*([Confusion(p) for p in kept[kind]] for kind in ("given", "carried")))
-
-
-def pooled(pictures: Sequence[Confusion]) -> Confusion:
-    """One confusion of several pictures."""
-    return sum(pictures[1:], start=pictures[0])
 
 
 def semflow_cell(pictures: Sequence[Confusion]) -> Result:

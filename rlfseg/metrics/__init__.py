@@ -7,7 +7,14 @@ methods are the readings: mIoU, oIoU, average precision under each protocol, and
 from __future__ import annotations
 
 from rlfseg.metrics.boundary import boundary_f
-from rlfseg.metrics.confusion import IGNORED, Confusion, miou_interval
+from rlfseg.metrics.confusion import (
+    IGNORED,
+    Confusion,
+    load_confusions,
+    miou_interval,
+    pooled,
+    save_confusions,
+)
 from rlfseg.metrics.counting import count
 from rlfseg.metrics.counts import BestIoU, Counts
 from rlfseg.metrics.grid import THRESHOLDS
@@ -21,6 +28,9 @@ __all__ = [
     "Counts",
     "boundary_f",
     "count",
+    "load_confusions",
     "miou_interval",
     "over_seeds",
+    "pooled",
+    "save_confusions",
 ]

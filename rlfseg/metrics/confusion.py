@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -62,6 +63,22 @@ class Confusion:
     def accuracy(self) -> float:
         """Share of the pixels that got their true name."""
         return float(np.trace(self.pixels) / self.pixels.sum())
+
+
+def pooled(pictures: Sequence[Confusion]) -> Confusion:
+    """One confusion of several pictures, which must be at least one."""
+    return sum(pictures[1:], start=pictures[0])
+
+
+def save_confusions(path: Path, pictures: Sequence[Confusion]) -> None:
+    """Writes the confusions of several pictures, of the same classes, as one .npz."""
+    np.savez_compressed(path, pixels=np.stack([each.pixels for each in pictures]))
+
+
+def load_confusions(path: Path) -> list[Confusion]:
+    """Reads what `save_confusions` wrote."""
+    with np.load(path) as kept:
+        return [Confusion(pixels) for pixels in kept["pixels"]]
 
 
 def miou_interval(

@@ -6,6 +6,7 @@ import re
 
 from IPython.display import Markdown
 
+from rlfseg.metrics import over_seeds
 from rlfseg.paper.lookup import paper_table
 from rlfseg.paper.results import Missing, Result, Results, complete, difference
 from rlfseg.paper.tables import UNREPORTED, Cell
@@ -25,7 +26,8 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
 
     Rows are in the paper's order; a cell that the paper leaves empty is shown only if the run has
     something for it. The difference is shown only where the result says that it is comparable.
-    Below the table stand the run's profile, data, protocol and thresholds, and notes on both.
+    Behind a value stand its interval over images and, where there are several seeds, their mean
+    with its own. Below the table stand the run's profile, data, protocol, thresholds, and notes.
 
     Args:
         table: 1 to 9.
@@ -134,7 +136,11 @@ def _number(result: Result, places: int) -> str:
         return result.value
     if result.low is None:
         return f"{result.value:.{places}f} (no interval)"
-    return f"{result.value:.{places}f} ({result.low:.{places}f} to {result.high:.{places}f})"
+    shown = f"{result.value:.{places}f} ({result.low:.{places}f} to {result.high:.{places}f})"
+    if len(result.seeds) > 1:
+        mean, half = over_seeds(result.seeds)
+        shown += f"; {len(result.seeds)} seeds {mean:.{places}f} ± {half:.{places}f}"
+    return shown
 
 
 def _this_run(filled: Results, profile: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,8 @@ class Result:
         data: what was measured on, with counts.
         threshold: the threshold that was chosen or fixed, or None where there is none.
         note: shown below the table.
+        seeds: the value of this run and of those that differ from it by their seed alone; empty
+            where there is one seed.
     """
 
     value: float | str
@@ -39,6 +41,7 @@ class Result:
     data: str
     threshold: float | None = None
     note: str = ""
+    seeds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         word, _, reason = self.comparable.partition(":")
@@ -50,7 +53,8 @@ class Result:
             raise ValueError("a result must say its protocol and its data")
         if (self.low is None) != (self.high is None):
             raise ValueError(f"an interval has two ends, got low={self.low}, high={self.high}")
-        numbers = [n for n in (self.value, self.low, self.high) if isinstance(n, float | int)]
+        several = (self.value, self.low, self.high, *self.seeds)
+        numbers = [n for n in several if isinstance(n, float | int)]
         if not all(math.isfinite(n) for n in numbers):
             raise ValueError(f"{numbers} is not finite; give Missing with the reason instead")
         if self.low is not None and self.high is not None and self.low > self.high:
@@ -67,6 +71,7 @@ class Result:
         data: str,
         threshold: float | None = None,
         note: str = "",
+        seeds: Sequence[float] = (),
     ) -> Self:
         """A result in percent from a reading in [0, 1] and its interval, as the metrics give them.
 
@@ -74,7 +79,7 @@ class Result:
             ValueError: if a number is not in [0, 1].
         """
         low, high = interval or (None, None)
-        for number in (fraction, low, high):
+        for number in (fraction, low, high, *seeds):
             if number is not None and not 0 <= number <= 1:
                 raise ValueError(f"{number} is not a fraction in [0, 1]")
         return cls(
@@ -86,6 +91,7 @@ class Result:
             data=data,
             threshold=threshold,
             note=note,
+            seeds=tuple(100 * each for each in seeds),
         )
 
     @property
@@ -146,7 +152,7 @@ def save_results(
     """Writes a table's cells as a JSON list, whole or not at all.
 
     Each cell carries row, column, the paper's printed text, value (or null and the reason),
-    interval, data, protocol, threshold, comparable, note and provenance.
+    interval, data, protocol, threshold, comparable, note, the values by seed and provenance.
 
     Args:
         path: the file; its folder is made.
@@ -174,6 +180,7 @@ def save_results(
                 "threshold": result.threshold,
                 "comparable": result.comparable,
                 "note": result.note,
+                "seeds": list(result.seeds),
             }
         cells.append({**entry, "provenance": dict(provenance)})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,4 +221,4 @@ def _result(cell: Mapping[str, Any]) -> Result | Missing:
         return Missing(cell["reason"])
     low, high = cell["interval"] or (None, None)
     rest = {k: cell[k] for k in ("protocol", "comparable", "data", "threshold", "note")}
-    return Result(cell["value"], low, high, **rest)
+    return Result(cell["value"], low, high, seeds=tuple(cell["seeds"]), **rest)

@@ -12,9 +12,11 @@ import yaml
 from rlfseg.baselines.asked import asked
 from rlfseg.chapter import run_parameters, runs, scorings
 from rlfseg.check import phrasecut, refer
-from rlfseg.config import DataConfig
+from rlfseg.config import DataConfig, SamplerConfig
 from rlfseg.identity import Identity
 from rlfseg.setting import Setting
+from rlfseg.sources.cocostuff_names import COCO_STUFF
+from rlfseg.sources.mini.write_cocostuff import MINI_CLASSES
 from rlfseg.stage import found, repository
 
 #: The chapters that train or score, and the numbers of the paper's tables that they fill.
@@ -152,12 +154,13 @@ class Plan:
 
     def _scored(self, chapter: str, given: Mapping[str, Any]) -> int:
         test = phrases(self.descriptions[chapter].data, "test")
-        items = min(given.get("items", 0), test)
         wanted = min(given.get("scored", {}).get("phrases", 0), test)
         if chapter == "03b_labels":
-            return wanted * (3 * len(given["seeds"]) + 2)
+            return wanted * (len(given["variants"]) * len(given["seeds"]) + 2)
         if chapter == "04_sampling":
-            return items * (8 + len(given["tols"]))
+            passes = sum(map(_passes, given["samplers"].values()))
+            many = len(given["seeds"]) + len(given["others"])
+            return wanted * (many * passes + 2 * len(given["tols"]))
         if chapter == "05_phrasecut":
             others = min(given["baselines_scored"]["phrases"], test) * len(given["baselines"])
             some = min(given["compared"], test) * (2 + 2 * len(given["variants"]))
@@ -166,9 +169,13 @@ class Plan:
             sets = [DataConfig(**other) for other in given["others"].values()]
             return sum(phrases(each, split) for each in sets for split in ("val", "test"))
         if chapter == "07_cocostuff":
-            return _AN_IMAGE * min(given["images"], 5_000) * 3
+            stuff = DataConfig(**given["other"])
+            named = min(given["images"], phrases(stuff, "val") // _AN_IMAGE)
+            names = len(MINI_CLASSES if stuff.source == "mini" else COCO_STUFF)
+            return phrases(stuff, "val") + named * (names + given["semflow"]["euler"])
         if chapter == "09_ranks":
-            return wanted * (len(given["variants"]) + len(given["longer"]))
+            several = len(given["variants"]) * len(given["seeds"]) + len(given["longer"])
+            return wanted * several
         if chapter == "11b_objectives":
             several = len(given["variants"]) * len(given["seeds"]) + len(given["once"])
             return wanted * several * len(given["samplers"])
@@ -187,6 +194,12 @@ def read_plan(profile: str) -> Plan:
         raise ValueError(f"there is no profile {profile!r}: choose from {known}")
     every = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yml"))}
     return Plan(profile, {name: given for name, given in every.items() if name in _TABLES})
+
+
+def _passes(way: Mapping[str, Any]) -> int:
+    """How often a sampler goes through the network; the reference of HSS is a walk."""
+    config = SamplerConfig(**way)
+    return {"steps": config.steps, "hss": 1 + config.steps}.get(config.name, 1)
 
 
 def phrases(data: DataConfig, split: str) -> int:

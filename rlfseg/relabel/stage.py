@@ -1,9 +1,8 @@
 """Refinement as a stage: every mask of a packed file through Algorithm 1, over many processes.
 
-Images are refined in chunks; chunk c belongs to the process with index c mod (their number). What
-is finished lies in `parts/` of the output folder, so that a run may be killed at any point and go
-on, with another number of processes too. Then the first process puts the refined masks into the
-packed file, and beside them, in the output folder,
+Images are refined in chunks, by `rlfseg.parts`: in any number of processes, and a run may be killed
+at any point and go on. What is finished lies in `parts/` of the output folder. Then the first
+process puts the refined masks into the packed file, and beside them, in the output folder,
 
     records.jsonl    one line a mask: see `MaskRecord`
     report.json      see `RelabelReport`
@@ -15,25 +14,23 @@ import hashlib
 import json
 import os
 import shutil
-import time
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
-from tqdm.auto import tqdm
 
 from rlfseg.config import RefineConfig
 from rlfseg.pack import Pack
 from rlfseg.pack.refined import add_refined, refined_by
+from rlfseg.parts import cut, in_parts, until
 from rlfseg.refine import Predictor, refine
 from rlfseg.relabel.report import MaskRecord, RelabelReport, record_of, report_of
 
 VERSION = 1
 CHUNK = 16  # images
-_POLL = 0.2  # seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +41,15 @@ class _Job:
     out: Path
 
     @property
+    def chunks(self) -> list[range]:
+        """The numbers of each chunk's images."""
+        return cut(len(self.pack.image_ids), CHUNK)
+
+    @property
     def parts(self) -> list[Path]:
         """Where the chunks' results lie when they are finished."""
-        count = -(-len(self.pack.image_ids) // CHUNK)
         folder = self.out / "parts"
-        return [folder / f"{number:06d}-{self.made_of}.npz" for number in range(count)]
+        return [folder / f"{number:06d}-{self.made_of}.npz" for number in range(len(self.chunks))]
 
     def finished(self) -> RelabelReport | None:
         """The report, if all is done."""
@@ -85,36 +86,19 @@ def relabel(
     pack = Pack(path)
     made_of = _hash(pack.content_hash, predictor.identity, config)
     job = _Job(pack, config, made_of, Path(out))
-    state = PartialState()
-    _refine_own(job, predictor, rank=state.process_index, world=state.num_processes)
-    if state.is_main_process:
-        _until(lambda: job.finished() is not None or all(part.is_file() for part in job.parts))
-        if job.finished() is None:
+    if job.finished() is None:
+        work = partial(_arrays, job, predictor)
+        in_parts(job.parts, job.chunks, work, title="refining", unit="img")
+        if PartialState().is_main_process:
             _put_together(job)
-    _until(lambda: job.finished() is not None)
+    until(lambda: job.finished() is not None)
     report = job.finished()
     assert report is not None
     return report
 
 
-def _refine_own(job: _Job, predictor: Predictor, *, rank: int, world: int) -> None:
-    """Makes the parts of one process that are not there yet."""
-    if job.finished() is not None:
-        return
-    (job.out / "parts").mkdir(parents=True, exist_ok=True)
-    images = len(job.pack.image_ids)
-    own = range(rank, len(job.parts), world)
-    total = sum(min(CHUNK, images - number * CHUNK) for number in own)
-    with tqdm(total=total, desc="refining", unit="img", leave=False, disable=rank > 0) as bar:
-        for number in own:
-            chunk = range(number * CHUNK, min((number + 1) * CHUNK, images))
-            part = job.parts[number]
-            if not _is_whole(part) and job.finished() is None:
-                _make(job, predictor, chunk, part)
-            bar.update(len(chunk))
-
-
-def _make(job: _Job, predictor: Predictor, images: Sequence[int], part: Path) -> None:
+def _arrays(job: _Job, predictor: Predictor, images: Sequence[int]) -> dict[str, np.ndarray]:
+    """What is kept of some images until all are there."""
     records, bits, shapes = [], [], []
     for image in images:
         items = np.flatnonzero(job.pack.item_image == image).tolist()
@@ -125,18 +109,7 @@ def _make(job: _Job, predictor: Predictor, images: Sequence[int], part: Path) ->
             bits.append(np.packbits(result.mask))
             shapes.append(mask.shape)
     text = np.frombuffer(json.dumps(records).encode(), np.uint8)
-    draft = part.with_suffix(f".{os.getpid()}.tmp")
-    with draft.open("wb") as file:
-        np.savez_compressed(file, records=text, bits=np.concatenate(bits), shapes=shapes)
-    os.replace(draft, part)
-
-
-def _is_whole(part: Path) -> bool:
-    """Whether a part is there and can be read; a power cut may have spoiled it."""
-    try:
-        return bool(_records(part)) and bool(list(_masks(part)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
+    return {"records": text, "bits": np.concatenate(bits), "shapes": np.array(shapes)}
 
 
 def _records(part: Path) -> list[MaskRecord]:
@@ -172,12 +145,6 @@ def _write(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.tmp")
     draft.write_text(text)
     os.replace(draft, path)
-
-
-def _until(ready: Callable[[], bool]) -> None:
-    """Waits for other processes, however long they take: a barrier would run out of time."""
-    while not ready():
-        time.sleep(_POLL)
 
 
 def _hash(content_hash: str, identity: str, config: RefineConfig) -> str:

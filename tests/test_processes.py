@@ -1,0 +1,190 @@
+"""Two processes of one launch make what one makes: training, refinement, scores, confusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator, PartialState
+from safetensors.torch import load_file, save_file
+from test_closed_set import NAMES, plain_cache, plain_world
+from test_relabel import CHUNK, IMAGES, Grows, results, write
+from test_relabel import CONFIG as REFINE
+from test_train import bare, run
+from together import CONFIG, Regression, batch, run_two
+from torch import Tensor
+
+from rlfseg.closed_set import confusions, confusions_in_parts, given_classes
+from rlfseg.config import SamplerConfig
+from rlfseg.evaluate import (
+    Evaluation,
+    boundaries,
+    edges_in_parts,
+    evaluate,
+    scored_in_parts,
+    shared,
+)
+from rlfseg.metrics import Counts
+from rlfseg.record import read_steps, recorded
+from rlfseg.relabel import relabel, stage
+from rlfseg.train import fit
+
+PICTURES = 23  # of five phrases each
+PART = 12  # phrases at least: three pictures
+ONE = SamplerConfig("one")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes have done all their work."""
+    folder = tmp_path_factory.mktemp("both")
+    (folder / "refined").mkdir()
+    write(folder / "refined" / "a.h5")
+    plain_world(folder, images=PICTURES)
+    run_two(everything, folder)
+    return folder
+
+
+def everything(folder: Path) -> None:
+    train(folder)
+    refine(folder)
+    score(folder)
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def train(folder: Path) -> None:
+    model, accelerator = Regression(), Accelerator(cpu=True)
+    rank = accelerator.process_index
+    assert accelerator.num_processes == 2
+
+    def share(step: int) -> tuple[Tensor, Tensor]:
+        x, y = batch(step)
+        return x[rank::2], y[rank::2]
+
+    config = replace(CONFIG, accumulate=3)
+    steps = fit(model, share, config, accelerator=accelerator)
+    list(recorded(steps, folder / f"steps{rank}.jsonl", total=config.steps, title="test"))
+    if rank == 0:
+        save_file(model.state_dict(), folder / "model.safetensors")
+
+
+def test_two_processes_train_as_one(both: Path) -> None:
+    whole = Regression()
+    expected = run(whole)
+    steps = read_steps(both / "steps0.jsonl")
+    assert bare(steps) == bare(read_steps(both / "steps1.jsonl"))  # both tell of all samples
+    for a, b in zip(steps, expected, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
+        assert a.values == pytest.approx(b.values, rel=1e-5)
+    state = load_file(both / "model.safetensors")
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+# --- refinement --------------------------------------------------------------------------------
+
+
+def refine(folder: Path) -> None:
+    stage.CHUNK, here = CHUNK, folder / "refined"
+    log = here / f"log{PartialState().process_index}"
+    report = relabel(here / "a.h5", Grows(log), REFINE, here / "out")
+    assert report.masks == 2 * IMAGES
+
+
+def test_two_processes_refine_as_one(
+    both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "CHUNK", CHUNK)
+    relabel(write(tmp_path / "a.h5"), Grows(tmp_path / "log"), REFINE, tmp_path / "out")
+    assert results(both / "refined") == results(tmp_path)
+    sizes = [(both / "refined" / f"log{rank}").stat().st_size for rank in range(2)]
+    assert sizes == [IMAGES - CHUNK, CHUNK]
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def velocity(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    """A field that looks at the picture and at the phrase."""
+    return z - torch.sin(5 * z.roll(1, -1) + c[:, :1, :1, None])
+
+
+def score(folder: Path) -> None:
+    """Scores everything in parts, into `shared/`, and keeps who has done what."""
+    shared.PART = PART
+    state, out = PartialState(), folder / "shared"
+    with state.main_process_first():
+        cache = plain_cache(folder)
+    seen: list[int] = []
+
+    def some(items: Sequence[int]) -> Evaluation:
+        seen.extend(items)
+        return evaluate(velocity, cache, items, ONE)
+
+    items = range(len(cache.pack))
+    found = scored_in_parts(out, cache.pack, items, some, title="test")
+    measure = partial(boundaries, velocity, cache, config=ONE, threshold=0.5)
+    edges = edges_in_parts(out, cache.pack, items, measure, title="test")
+    ids = list(cache.pack.image_ids)
+    asking = partial(given_classes, velocity, cache, names=NAMES, config=ONE)
+    closed = confusions_in_parts(out, cache.pack, ids, NAMES, asking)
+    kept = folder / f"kept{state.process_index}"
+    kept.mkdir()
+    found.annotation.save(kept / "counts.npz")
+    np.savez(kept / "rest.npz", edges=edges, closed=[c.pixels for c in closed], seen=seen)
+
+
+def test_two_processes_score_as_one(both: Path, tmp_path: Path) -> None:
+    cache = plain_cache(both)
+    items = range(len(cache.pack))
+    alone = evaluate(velocity, cache, items, ONE).annotation
+    ids = list(cache.pack.image_ids)
+    asked = given_classes(velocity, cache, ids, NAMES, ONE)
+    closed = [each.pixels for each in confusions(asked, cache.pack, ids, NAMES)]
+    edges = boundaries(velocity, cache, items, ONE, threshold=0.5)
+    seen = []
+    for rank in range(2):  # both have all of it
+        counts = Counts.load(both / f"kept{rank}" / "counts.npz")
+        for name in ("image_id", "histogram", "ap"):
+            np.testing.assert_array_equal(getattr(counts, name), getattr(alone, name))
+        assert counts.miou() == alone.miou() and counts.ap_clipseg() == alone.ap_clipseg()
+        with np.load(both / f"kept{rank}" / "rest.npz") as rest:
+            assert np.array_equal(rest["edges"], edges) and np.array_equal(rest["closed"], closed)
+            seen.append(set(rest["seen"].tolist()))
+    assert not seen[0] & seen[1] and seen[0] | seen[1] == set(items)
+    images = [{cache.pack.item_image[item] for item in own} for own in seen]
+    assert not images[0] & images[1]  # so that each is encoded once
+    assert min(map(len, images)) >= PICTURES // 3
+
+
+def test_scoring_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    cache, _ = plain_world(tmp_path, images=7)
+    items = range(len(cache.pack))
+    alone = evaluate(velocity, cache, items, ONE).annotation
+    asked: list[int] = []
+
+    def until(number: int, some: Sequence[int]) -> Evaluation:
+        if len(asked) == number:
+            raise KeyboardInterrupt
+        asked.append(len(some))
+        return evaluate(velocity, cache, some, ONE)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared, "PART", PART)
+        out = tmp_path / "parts"
+        with pytest.raises(KeyboardInterrupt):
+            scored_in_parts(out, cache.pack, items, partial(until, 2), title="test")
+        first = sorted(out.iterdir())[0]
+        first.write_bytes(first.read_bytes()[:200])  # as a power cut may leave it
+        found = scored_in_parts(out, cache.pack, items, partial(until, -1), title="test")
+    assert asked == [15, 15, 15, 5]  # the broken part again, and what was missing
+    assert np.array_equal(found.annotation.histogram, alone.histogram)
+    assert np.array_equal(found.annotation.image_id, alone.image_id)

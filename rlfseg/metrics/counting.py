@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlfseg.metrics import precision
+from rlfseg.metrics import device, precision
 from rlfseg.metrics.counts import Counts
 from rlfseg.metrics.grid import BINS, EDGES
 from rlfseg.types import Mask, Score
@@ -26,8 +26,9 @@ def count(scores: Score, masks: Mask, image_ids: Sequence[str]) -> Counts:
     """Count one batch.
 
     Scores are counted by `histogram` and, for the exact average precision, sorted; neither loops
-    over thresholds. The work is done by NumPy on the CPU, whose sort of 32 bits is an order of
-    magnitude faster than torch's; the next batch can run on the accelerator meanwhile.
+    over thresholds. Scores on a GPU are counted there, by `rlfseg.metrics.device`, and only the
+    counts leave it. Others are counted by NumPy, whose sort of 32 bits is an order of magnitude
+    faster than torch's on a CPU. The counts are the same.
 
     Args:
         scores: Decoded masks [b, H, W]; 0 background, 1 foreground, not clamped. Compared in
@@ -49,18 +50,23 @@ def count(scores: Score, masks: Mask, image_ids: Sequence[str]) -> Counts:
         raise ValueError(f"masks must be bool, got {masks.dtype}; compare with a threshold first")
     if len(image_ids) != len(scores):
         raise ValueError(f"{len(image_ids)} image ids for {len(scores)} samples")
-    score = scores.detach().to("cpu", torch.float32).flatten(1).numpy()
-    mask = masks.detach().to("cpu").flatten(1).numpy()
+    score = scores.detach().float().flatten(1)
+    mask = masks.to(score.device).flatten(1)
     ids = [str(name) for name in image_ids]
-    finite = np.isfinite(score).all(axis=1)
-    if not finite.all():
-        broken = ", ".join(repr(ids[i]) for i in np.flatnonzero(~finite))
+    finite = score.isfinite().all(1).tolist()
+    if not all(finite):
+        broken = ", ".join(repr(name) for name, good in zip(ids, finite, strict=True) if not good)
         raise ValueError(f"scores of image(s) {broken} are not finite; decode them in float32")
-    pairs = zip(score, mask, strict=True)
-    ap = np.array([precision.exact(each, inside) for each, inside in pairs], np.float64)
+    if score.is_cuda:
+        counted = device.histogram(score, mask).cpu().numpy()
+        ap = device.average_precision(score, mask).cpu().numpy()
+    else:
+        counted = histogram(score.numpy(), mask.numpy())
+        pairs = zip(score.numpy(), mask.numpy(), strict=True)
+        ap = np.array([precision.exact(each, inside) for each, inside in pairs], np.float64)
     return Counts(
         image_id=np.array(ids, dtype=np.str_),
-        histogram=histogram(score, mask),
+        histogram=counted,
         ap=ap,
         weight=np.ones(len(ids), np.int64),
     )

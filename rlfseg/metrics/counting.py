@@ -19,7 +19,7 @@ _NEAR = np.float32(
 )  # of a bin's width: several times what float32 can be wrong by, in [-0.5, 1.5]
 _SHIFT = BINS.bit_length()  # foreground pixels are counted this many bits further up
 _SIDE = 1 << _SHIFT
-_AT_ONCE = 2**15  # pixels: what is worked on stays in the processor's cache
+_AT_ONCE = 2**16  # pixels: what is worked on stays in the processor's cache
 
 
 def count(scores: Score, masks: Mask, image_ids: Sequence[str]) -> Counts:
@@ -53,9 +53,9 @@ def count(scores: Score, masks: Mask, image_ids: Sequence[str]) -> Counts:
     score = scores.detach().float().flatten(1)
     mask = masks.to(score.device).flatten(1)
     ids = [str(name) for name in image_ids]
-    finite = score.isfinite().all(1).tolist()
-    if not all(finite):
-        broken = ", ".join(repr(name) for name, good in zip(ids, finite, strict=True) if not good)
+    finite = score.isfinite().all(1).cpu().numpy() if score.is_cuda else _finite(score.numpy())
+    if not finite.all():
+        broken = ", ".join(repr(ids[i]) for i in np.flatnonzero(~finite))
         raise ValueError(f"scores of image(s) {broken} are not finite; decode them in float32")
     if score.is_cuda:
         counted = device.histogram(score, mask).cpu().numpy()
@@ -70,6 +70,10 @@ def count(scores: Score, masks: Mask, image_ids: Sequence[str]) -> Counts:
         ap=ap,
         weight=np.ones(len(ids), np.int64),
     )
+
+
+def _finite(score: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(score).all(axis=1))
 
 
 def histogram(scores: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int32]:

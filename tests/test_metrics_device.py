@@ -62,6 +62,7 @@ def test_the_average_precision_is_scikit_learn_s() -> None:
     np.testing.assert_allclose(ap.numpy(), theirs, rtol=1e-12)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to count on")
 def test_a_gpu_counts_what_the_cpu_counts() -> None:
     scores = torch.randn(8, 64, 64) * 0.4 + 0.4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,7 +41,7 @@ from rlfseg.sources.catalogue import DATASETS, read
 from rlfseg.sources.masks import rasterise
 from rlfseg.sources.mini.write import read_truth
 from rlfseg.sources.mini.write_cocostuff import MINI_CLASSES
-from rlfseg.stage import read_record
+from rlfseg.stage import made_at, read_record
 
 DATA = {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 3, "seed": 5}
 TRAIN = {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2}
@@ -75,13 +76,19 @@ def test_parameters_are_given_back(setting: Setting) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(setting: Setting) -> None:
+def test_two_processes_train_and_score_what_one_does(setting: Setting) -> None:
     two = MachineConfig(processes=2)
     other = replace(setting.variant({"seed": 5, "selection": "original"}), machine=two)
     both = read_steps(other.trained() / "steps.jsonl")
     alone = list(other.training(other.untrained(), until=4))
     for a, b in zip(both, alone, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-2)  # bf16; in float32: test_train
+    way = {"split": "test", "phrases": 9, "name": "one", "boundary": True}
+    shared = other.scored(**way)
+    shutil.rmtree(made_at(other.scores_stage(**way), profile="smoke"))
+    again = replace(other, machine=MachineConfig()).scored(**way)
+    assert np.array_equal(shared.annotation.image_id, again.annotation.image_id)
+    assert shared.annotation.miou().value == pytest.approx(again.annotation.miou().value, rel=1e-3)
     broken = replace(setting.variant({"seed": 6, "batch": 3}), machine=two)
     with pytest.raises(RuntimeError, match="a batch of 3 can't be shared equally by 2 processes"):
         broken.trained()

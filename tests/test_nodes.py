@@ -1,0 +1,103 @@
+"""Two nodes, each a network namespace of its own, train and score what one process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlfseg.evaluate import Evaluation
+from rlfseg.record import read_steps
+from rlfseg.setting import Setting
+from rlfseg.stage import made_at
+
+NODES = {"node-a": "10.77.0.1", "node-b": "10.77.0.2"}
+RUN = {
+    "profile": "smoke",
+    "backbone": {"name": "./tiny"},
+    "data": {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 30, "seed": 5},
+    "train": {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2},
+}
+SCORED = {"split": "test", "phrases": 90, "name": "aos", "tol": 0.2}
+pytestmark = pytest.mark.slow
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[dict[str, str]]:
+    """Two namespaces joined by one wire, in which the other processes of the machine are not."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need iproute2 and root")
+    names = list(NODES)
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ends = ("wire-a", "wire-b")
+        ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+        for name, end in zip(names, ends, strict=True):
+            ip("link", "set", end, "netns", name)
+            ip("-n", name, "addr", "add", f"{NODES[name]}/24", "dev", end)
+            ip("-n", name, "link", "set", end, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield dict(zip(names, ends, strict=True))
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def launched(nodes: dict[str, str], command: str, parameters: Path) -> None:
+    """Runs one `torchrun` on each node, as `srun` does on a cluster."""
+    started = []
+    for name, wire in nodes.items():
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+        torchrun += ["--nproc_per_node", "1", "--rdzv-id", command, "--rdzv-backend", "c10d"]
+        torchrun += ["--rdzv-endpoint", f"{NODES['node-a']}:29677", "--local-addr", NODES[name]]
+        torchrun += ["--rdzv-conf", f"is_host={name == 'node-a'}"]  # they share a host's name
+        started.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", name, *torchrun, "-m", "rlfseg", command, str(parameters)],
+                env={**os.environ, "GLOO_SOCKET_IFNAME": wire, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for process in started:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+
+
+def test_two_nodes_train_and_score_what_one_process_does(repo: Path, nodes: dict[str, str]) -> None:
+    one = Setting.from_parameters(**RUN)
+    parameters = repo / "run.json"
+    parameters.write_text(json.dumps({**RUN, "scored": SCORED}))
+    one.pack("val")
+    launched(nodes, "train", parameters)
+    assert one.is_trained
+    both = read_steps(one.trained() / "steps.jsonl")
+    alone = list(one.training(one.untrained(), until=4))
+    for a, b in zip(both, alone, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-2)  # bf16; in float32: test_processes
+
+    launched(nodes, "evaluate", parameters)
+    stage = one.scores_stage(**SCORED)
+    folder = made_at(stage, profile="smoke")
+    found = Evaluation.load(folder).annotation
+    assert not (folder / "parts").exists()
+    shutil.rmtree(folder)
+    again = replace(one).scored(**SCORED).annotation
+    assert np.array_equal(found.image_id, again.image_id) and len(again) > 64
+    assert found.miou().value == pytest.approx(again.miou().value, rel=1e-3)

@@ -19,6 +19,8 @@ from tiny import tiny_backbone
 from rlfseg.__main__ import main
 from rlfseg.check import Line, Report
 from rlfseg.preflight import machine, preflight, read_plan, speed
+from rlfseg.preflight.plan import Work
+from rlfseg.preflight.speed import Rates
 from rlfseg.sources.mini.write import TRUTH_FILE, write_phrasecut
 from rlfseg.stage import repository
 
@@ -202,6 +204,13 @@ def test_a_run_is_counted_once_and_only_if_it_is_not_there(place: Path) -> None:
 
 
 SCORED = {"split": "test", "phrases": 3, "name": "aos", "tol": 0.1}
+
+
+def test_processes_share_all_work_but_the_baselines() -> None:
+    rates = Rates(encode=10, train=2, score=5, refine=4)
+    work = Work("09_ranks", (), scored=50, refined=8, baselines=6)
+    assert rates.seconds(work, encoded=20, processes=1) == 2 + 10 + 2 + 3
+    assert rates.seconds(work, encoded=20, processes=7) == (2 + 10 + 2) / 7 + 3
 
 
 def test_memory_counts_sixteen_bytes_for_each_parameter_of_an_adapter(place: Path) -> None:

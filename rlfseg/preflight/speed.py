@@ -41,10 +41,10 @@ class Rates:
     refine: float | None
 
     def seconds(self, work: Work, *, encoded: int, processes: int) -> float:
-        """What a chapter's work takes on so many devices; scoring uses one."""
-        taken = encoded / self.encode + work.trained / self.train
+        """What a chapter's work takes on so many devices; its baselines use one."""
+        taken = encoded / self.encode + work.trained / self.train + work.scored / self.score
         taken += work.refined / self.refine if self.refine else 0.0
-        return taken / processes + work.scored / self.score + work.baselines / self.train
+        return taken / processes + work.baselines / self.train
 
 
 def lines(plan: Plan, seconds: float) -> Iterator[Line]:

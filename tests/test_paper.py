@@ -29,6 +29,7 @@ from rlfseg.paper import (
     render,
     save_results,
 )
+from rlfseg.paper.render import MADE_IN
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("RLFSeg(Ours)", "mIoU")
@@ -393,6 +394,28 @@ def defined(name: str) -> bool:
         return True
     assert isinstance(node, ast.FunctionDef)
     return argument in {a.arg for a in node.args.args + node.args.kwonlyargs}
+
+
+def test_several_seeds_stand_behind_the_value_and_are_kept(tmp_path: Path) -> None:
+    text = shown(1, {OURS: result(seeds=(40.0, 42.0, 44.0))})
+    assert "40.0 (39.0 to 41.0); 3 seeds 42.0 ± 5.0" in text  # 4.303 times 2 / sqrt 3
+    path = tmp_path / "table_1.json"
+    save_results(path, 1, {OURS: result(seeds=(40.0, 42.0))}, {})
+    kept = load_results(path).results[OURS]
+    assert isinstance(kept, Result) and kept.seeds == (40.0, 42.0)
+    with pytest.raises(ValueError, match="not finite"):
+        result(seeds=(40.0, float("nan")))
+
+
+def test_a_table_names_the_chapter_that_fills_it() -> None:
+    filled = {}
+    for path in (ROOT / "book").glob("*.ipynb"):
+        for number in re.findall(r"keep_results\((\d), ours\)", path.read_text()):
+            filled[int(number)] = path.stem
+    assert filled == MADE_IN
+    text = shown(7, {})
+    assert "{doc}`04_sampling` with `params/a100/04_sampling.yml` at commit `" in text
+    assert "{download}`table_7.json <results/table_7.json>`" in text
 
 
 def test_every_knob_on_the_page_exists() -> None:

@@ -10,6 +10,7 @@ from rlfseg.metrics import over_seeds
 from rlfseg.paper.lookup import paper_table
 from rlfseg.paper.results import Missing, Result, Results, complete, difference
 from rlfseg.paper.tables import UNREPORTED, Cell
+from rlfseg.stage import commit
 
 DRAWN_PROFILES = {
     "smoke": "drawn scenes and a small model trained for a few steps",
@@ -17,6 +18,19 @@ DRAWN_PROFILES = {
     "preflight": "drawn scenes and the full-size model with random weights",
 }
 """Profiles whose scores are no evidence about the paper's numbers, and what they run."""
+
+MADE_IN = {
+    1: "05_phrasecut",
+    2: "06_refcoco",
+    3: "07_cocostuff",
+    4: "08_speed",
+    5: "03b_labels",
+    6: "09_ranks",
+    7: "04_sampling",
+    8: "03_train",
+    9: "04_sampling",
+}
+"""The chapter that fills each table."""
 
 _DASH = "–"
 
@@ -63,6 +77,7 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
     parts = [
         f":::{{table}} {_flat(caption)} (the paper's Table {table})\n:name: {name}\n\n{body}\n:::",
         _this_run(filled, profile),
+        _made_by(table, profile),
         notes.listed(),
         *(f"{note}." for note in printed.notes),
         "What the tables compare, and our choices where the paper is silent: {doc}`deviations`.",
@@ -162,6 +177,16 @@ def _this_run(filled: Results, profile: str) -> str:
         thresholds = f" Threshold for {'; '.join(chosen)}." if chosen else ""
         lines.append(f"- {columns}: {data}; {protocol}.{thresholds}")
     return "\n".join(lines)
+
+
+def _made_by(table: int, profile: str) -> str:
+    """Where every cell comes from: chapter, parameters, commit, and the file that says so."""
+    chapter = MADE_IN[table]
+    file = f"table_{table}.json"
+    return (
+        f"Made by {{doc}}`{chapter}` with `params/{profile}/{chapter}.yml` at commit "
+        f"`{commit()[:10]}`; each cell with what made it: {{download}}`{file} <results/{file}>`."
+    )
 
 
 def _refuse_a_false_claim(cell: Cell, result: Result | Missing, profile: str) -> None:

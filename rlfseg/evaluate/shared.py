@@ -18,6 +18,7 @@ from rlfseg.pack import Pack
 from rlfseg.parts import in_parts
 
 PART = 256  # phrases, about
+_NAMES = tuple(each.name for each in fields(Counts))
 _TRUTH = "truth."  # begins the names of the arrays that are counted against the truth
 
 
@@ -99,9 +100,6 @@ def by_image(pack: Pack, items: Sequence[int], *, size: int | None = None) -> li
         if start - cuts[-1] >= (size or PART):
             cuts.append(start)
     return [range(a, b) for a, b in zip(cuts, [*cuts[1:], len(items)], strict=True)]
-
-
-_NAMES = tuple(each.name for each in fields(Counts))
 
 
 def _arrays(counts: Counts) -> dict[str, np.ndarray]:

@@ -152,7 +152,9 @@ rule site:
 # One long page, printed; how it looks on paper is in book/_static/print.css.
 rule pdf:
     input:
+        PROSE,
         f"{RUN}/site/.complete",
+        chapters=[f"{RUN}/book/{chapter}.ipynb" for chapter in CHAPTERS],
         config=f"{RUN}/config.yml",
     output:
         f"{RUN}/book.pdf",

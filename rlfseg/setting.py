@@ -142,14 +142,15 @@ class Setting(Trainable):
             for of in asked.values():
                 self.on(of.get("on")).pack("val")
             launch("evaluate", {**self.parameters(), **asked}, processes=self.machine.processes)
-        main = PartialState().is_main_process
+        state = PartialState()
 
         def share(folder: Path) -> None:
             make(folder)
-            if main:
+            state.wait_for_everyone()  # until the others have read the parts too
+            if state.is_main_process:
                 shutil.rmtree(folder / _PARTS)
 
-        return run(stage, share, profile=self.profile, main=main)
+        return run(stage, share, profile=self.profile, main=state.is_main_process)
 
     def _ready(
         self, split: str, on: Mapping[str, Any] | None, sampler: Mapping[str, Any]

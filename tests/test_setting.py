@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -203,6 +204,23 @@ def test_scores_are_kept_and_found_without_the_weights(
     assert len(hashes) == 6
     with pytest.raises(ValueError, match="sampler: unknown epsilon"):
         setting.scored(split="test", phrases=4, epsilon=0.1)
+
+
+def test_parts_stay_until_every_process_has_read_them(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = {"split": "test", "phrases": 3, "name": "one", "boundary": True}
+    final = made_at(setting.scores_stage(**way), profile="smoke")
+    part = final.with_name(final.name + ".part")
+    met: list[tuple[bool, bool]] = []
+
+    def meet(_: object) -> None:
+        met.append(((part / "parts").exists(), (part / "counts.npz").exists()))
+
+    monkeypatch.setattr(PartialState, "wait_for_everyone", meet)
+    setting.scored(**way)
+    assert met[-1] == (True, True)  # all has been read, and nothing taken away
+    assert not (final / "parts").exists()
 
 
 @given(st.integers(1, 500), st.integers(1, 60))

@@ -53,8 +53,9 @@ links: book ## check the links that lead out of the book; needs a network
 	@jb build runs/$(PROFILE)/book --config runs/$(PROFILE)/config.yml \
 	  --path-output runs/$(PROFILE)/links --builder linkcheck
 
-test: $(SETUP) ## run the unit tests (the slow ones: .venv/bin/pytest -m slow)
-	@OMP_NUM_THREADS=1 python -m pytest -q -n $(or $(CORES),2) --dist loadfile
+test: $(SETUP) ## run the unit tests, on the CPU, and those of a GPU where there is one
+	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -n $(or $(CORES),2) --dist loadfile
+	@if command -v nvidia-smi > /dev/null; then python -m pytest -q -m "gpu and not slow"; fi
 
 preflight: $(SETUP) ## say whether PROFILE can run on this machine, and how long it takes
 	@python -m rlfseg preflight --profile $(PROFILE)
@@ -83,7 +84,7 @@ $(SETUP): $(LOCK)
 	  "Python 3.11 is needed, this is %d.%d: make PYTHON=<a python3.11>" % sys.version_info[:2])'
 	@echo "Setting up $(VENV) with $$(grep -c == $<) pinned packages, once"
 	@$(PYTHON) -m venv $(VENV)
-	@set -o pipefail; python -m pip install --no-deps --progress-bar off -r $< \
+	@set -o pipefail; python -m pip install --no-deps --no-compile --progress-bar off -r $< \
 	  | awk '/^(Collecting|Processing|Requirement already)/ && ++n % 40 == 0 {print "  found " n; fflush()} \
 	         /^Installing/ {print "  installing"; fflush()}'
 	@python -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -1,9 +1,8 @@
-# From notebooks to the book: execute the chapters one after the other, then render them.
+# From notebooks to the book: execute the chapters, each after those that it needs; then render them.
 #   snakemake --workflow-profile profiles/local --config profile=mini    (what `make book` does)
 #
-# The chapters and their order are those of book/_toc.yml. A chapter is executed again, and those
-# after it, when its notebook, its parameters, the package or a shipped artefact has changed in
-# content.
+# The chapters are those of book/_toc.yml. A chapter is executed again, and those that need it, when
+# its notebook, its parameters, the package or a shipped artefact has changed in content.
 
 from pathlib import Path
 
@@ -37,6 +36,23 @@ CHAPTERS = [page for page in toc_entries(TOC) if Path(f"book/{page}.ipynb").is_f
 for chapter in CHAPTERS:
     if not Path(f"params/{PROFILE}/{chapter}.yml").is_file():
         raise WorkflowError(f"params/{PROFILE}/{chapter}.yml is missing: {chapter} needs it")
+
+#: What a chapter needs is made by these, so that it is executed after them; the others need the
+#: default run of chapter 03.
+NEEDS = {
+    "01_data": [],
+    "01b_datasets": [],
+    "02_refine": ["01_data"],
+    "03_train": ["01_data"],
+    "03b_labels": ["02_refine", "03_train"],
+    "05_phrasecut": ["03b_labels"],
+    "05b_ask": ["05_phrasecut"],
+    "09_ranks": ["05_phrasecut"],
+    "11_flowseg": [],
+    "A1_backbone": ["02_refine"],
+}
+#: Small models don't fill a machine: most of a chapter's time is Python's. Larger ones take it all.
+AT_ONCE = 2 if PROFILE in ("smoke", "mini") else 1
 SHARED = files("rlfseg/**/*.py", f"artefacts/{PROFILE}/**/*")
 PROSE = [f for f in files("book/**/*") if not f.endswith(".ipynb") and "/." not in f]
 
@@ -70,7 +86,7 @@ rule book:
         f"{RUN}/site/.complete",
 
 
-for index, chapter in enumerate(CHAPTERS):
+for chapter in CHAPTERS:
 
     rule:
         name:
@@ -79,13 +95,14 @@ for index, chapter in enumerate(CHAPTERS):
             SHARED,
             notebook=f"book/{chapter}.ipynb",
             parameters=f"params/{PROFILE}/{chapter}.yml",
-            previous=[f"{RUN}/book/{name}.ipynb" for name in CHAPTERS[max(0, index - 1) : index]],
+            needed=[f"{RUN}/book/{name}.ipynb" for name in NEEDS.get(chapter, ["03_train"])],
         output:
             f"{RUN}/book/{chapter}.ipynb",
         params:
             title=f"chapter {chapter} (profile {PROFILE})",
             unfinished=f"{RUN}/unfinished/{chapter}.ipynb",
-        threads: workflow.cores
+        threads: max(1, workflow.cores // AT_ONCE)
+        priority: sum(chapter in needed for needed in NEEDS.values())  # what others wait for first
         shell:
             """
             echo "== {params.title}"

@@ -2,16 +2,18 @@
 
     python benchmarks/train.py params/mini/03_train.yml --batch 8
     python benchmarks/train.py params/preflight/03_train.yml --batch 1 --rounds 3
+    python benchmarks/train.py params/preflight/03_train.yml --batch 8 --compile inductor \
+        --only "cached, one label"
 
 The naive loop does what the equations say, as they stand: it encodes the images and both masks of
 every batch anew, and asks the UNet for one label after the other. All ways train one and the same
-UNet, and the medians of their steps are compared.
+UNet, and the medians of their steps are compared. Rates are set against a large matrix product in
+the same precision and run.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -22,18 +24,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator
 
 import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
 from rlfseg.cache import LatentCache, _Rows
 from rlfseg.config import OptimiserConfig
+from rlfseg.cost import count_flop, matrix_rate
 from rlfseg.data import FlowBatch, batch_items, flow_batch
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.pack import Pack
 from rlfseg.pack.refined import add_refined
 from rlfseg.pack.schema import index_path
+from rlfseg.precision import quick_dtype
 from rlfseg.setting import Setting
-from rlfseg.train import fit
+from rlfseg.train import fit, quick_accelerator
 from rlfseg.types import Latent, PerSample
 
 WAYS = {
@@ -83,39 +86,51 @@ def main() -> None:
     parser.add_argument("parameters", type=Path, help="a chapter's YAML file")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compile", default="", help="a backend of torch.compile, as inductor")
+    parser.add_argument("--only", choices=tuple(WAYS), help="this way alone")
     given = parser.parse_args()
     values = yaml.safe_load(given.parameters.read_text())
     parts = {name: values[name] for name in ("profile", "backbone", "data", "train")}
-    setting = Setting.from_parameters(**parts)
+    setting = Setting.from_parameters(**parts, machine={"compile": given.compile})
+    ways = [given.only] if given.only else list(WAYS)
     frozen, unet = setting.frozen(), setting.untrained()
     with TemporaryDirectory() as name:
         folder = Path(name)
         pack = with_refined(setting.pack("val"), folder)
         cached = LatentCache(folder / "cache", pack, frozen)
         anew = Uncached(folder / "none", pack, frozen)
-        for step in range(1, given.rounds + 1):
+        for step in range(1, given.rounds + 3):
             items = batch_items(len(pack), given.batch, seed=0, step=step)
             for each in (cached.z1, cached.z0, cached.z0_refined):
                 each(items)
         runs = {}
-        for way, (selection, time) in WAYS.items():
+        for way in ways:
+            selection, time = WAYS[way]
             cache = cached if way.startswith("cached") else anew
             kind = OneByOne if way.startswith("naive") else RectifiedFlowObjective
             how = {"size": given.batch, "time": time, "selection": selection, "seed": 0}
             runs[way] = fit(
                 kind(unet, selection=selection),
                 partial(flow_batch, cache, **how),
-                OptimiserConfig(steps=given.rounds, lr=1e-6),
-                accelerator=Accelerator(mixed_precision="bf16"),
+                OptimiserConfig(steps=given.rounds + 2, lr=1e-6),
+                accelerator=quick_accelerator(),
             )
-        turns = list(itertools.chain.from_iterable(zip(*runs.values(), strict=True)))
+        flop = {way: count_flop(partial(next, run)) for way, run in runs.items()}
+        _, *turns = zip(*runs.values(), strict=True)  # the first are slow: they compile
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"{setting.backbone}, {setting.data.pixels} pixels, batch {given.batch}, bf16, {device}")
+    dtype = quick_dtype(frozen.device)
+    where = f"batch {given.batch}, {dtype}, {device}"
+    print(f"{setting.backbone}, {setting.data.pixels} pixels, {where}")
+    roof = matrix_rate(frozen.device, dtype)
+    print(f"a matrix product runs at {roof / 1e9:.0f} GFLOP/s")
     naive = None
-    for number, way in enumerate(WAYS):
-        seconds = median(step.seconds for step in turns[number :: len(WAYS)][1:])
+    for way, steps in zip(ways, zip(*turns, strict=True), strict=True):
+        seconds = median(step.seconds for step in steps)
         naive = naive or seconds
-        print(f"{way:26}{seconds:8.3f} s a step   {naive / seconds:4.1f} times as fast")
+        print(
+            f"{way:26}{seconds:8.3f} s a step{naive / seconds:6.1f} times as fast"
+            f"{flop[way] / 1e9:10.1f} GFLOP{flop[way] / seconds / roof:6.0%} of that rate"
+        )
 
 
 if __name__ == "__main__":

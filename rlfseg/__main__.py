@@ -157,7 +157,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _evaluate(file: Path) -> int:
-    from rlfseg.chapter import runs, scorings
+    from rlfseg.chapter import elsewhere, runs, scorings
 
     parameters = _parameters(file)
     if not {"scored", "closed"} & set(parameters):
@@ -169,6 +169,9 @@ def _evaluate(file: Path) -> int:
             print(f"{run.train_stage.name} {way}: best mIoU {100 * best:.1f}")
         if "closed" in parameters:
             setting.closed(**parameters["closed"])
+    for way in elsewhere(parameters):
+        best = _setting(parameters).scored(**way).annotation.miou().value
+        print(f"{way}: best mIoU {100 * best:.1f}")
     return 0
 
 

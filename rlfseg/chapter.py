@@ -42,3 +42,12 @@ def scorings(given: Mapping[str, Any]) -> list[dict[str, Any]]:
     if scored is None:
         return []
     return [{**scored, **way} for way in given.get("samplers", {"": {}}).values()]
+
+
+def elsewhere(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How a chapter with `samplers` scores its own run on `others`' data: by one step and more."""
+    if not {"scored", "samplers", "others"} <= set(given):
+        return []
+    asked = {"split": "val", "phrases": given["scored"]["phrases"]}
+    ways = [way for way in given["samplers"].values() if way["name"] in ("one", "steps")]
+    return [{**asked, "on": other, **way} for other in given["others"].values() for way in ways]

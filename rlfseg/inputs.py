@@ -23,6 +23,7 @@ from rlfseg.identity import Identity
 from rlfseg.latent import Frozen, load_frozen
 from rlfseg.pack import Pack, Record, write_pack
 from rlfseg.pack.schema import index_path
+from rlfseg.precision import quick_dtype
 from rlfseg.refine import PromptedSam, load_sam, random_sam, save_sam
 from rlfseg.refine.recipe import trained_sam
 from rlfseg.relabel import relabel
@@ -181,7 +182,7 @@ class Inputs(Identity):
     def frozen(self) -> Frozen:
         """Autoencoder and text encoder on this machine's device."""
         frozen = load_frozen(self.backbone_location(), device=PartialState().device)
-        return replace(frozen, decoding=torch.bfloat16)
+        return replace(frozen, decoding=quick_dtype(frozen.device))
 
     def tiny_decoder(self, choice: Mapping[str, Any]) -> AutoencoderTiny:
         """A decoder of TAESD's class on this machine's device.

@@ -105,14 +105,14 @@ class RectifiedFlowObjective(nn.Module):
         """The same at t = 1, where zt = z1 for either label."""
         assert batch.z0_refined is not None
         t = torch.ones_like(batch.t)
-        v_pred = as_velocity(self.unet)(batch.z1, t, batch.c).float()
+        v_pred = as_velocity(self.unet)(batch.z1, t, batch.c)
         at = {"z1": batch.z1, "zt": batch.z1, "t": t}
         original = self._measure(v_pred, z0=batch.z0, **at)
         return original, self._measure(v_pred, z0=batch.z0_refined, **at)
 
     def _loss(self, z0: Latent, z1: Latent, t: Time, c: Text) -> PerSample:
         zt = interpolate(z0=z0, z1=z1, t=t)
-        v_pred = as_velocity(self.unet)(zt, t, c).float()
+        v_pred = as_velocity(self.unet)(zt, t, c)
         return self._measure(v_pred, z0=z0, z1=z1, zt=zt, t=t)
 
     def _measure(self, v_pred: Latent, *, z0: Latent, z1: Latent, zt: Latent, t: Time) -> PerSample:

@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from rlfseg.config import SamplerConfig
 from rlfseg.evaluate import sample
 from rlfseg.latent import Frozen, load_frozen
-from rlfseg.model import as_velocity, load_trained, load_unet
+from rlfseg.model import as_velocity, load_trained, load_unet, merged
 from rlfseg.pictures import Picture, paired, scaled, to_unit
 from rlfseg.types import Latent, Score, Text, Time
 
@@ -106,10 +106,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         frozen = load_frozen(backbone)
         unet = load_trained(base or backbone, trained) if trained else load_unet(backbone)
-        if getattr(unet, "peft_config", None):
-            unet.fuse_lora()
-            unet.unload_lora()
-        parts = (frozen.vae, frozen.text_encoder, frozen.tokenizer, unet.eval())
+        parts = (frozen.vae, frozen.text_encoder, frozen.tokenizer, merged(unet).eval())
         made = cls(*parts, threshold=threshold, tol=tol).to(device)
         if fast:
             made.to(torch.bfloat16)
@@ -196,8 +193,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     def velocity(self, z: Latent, t: Time, c: Text) -> Latent:
         """The field v(z, t, c), in float32 whatever the UNet's own precision."""
-        dtype = self.unet.dtype
-        return as_velocity(self.unet)(z.to(dtype), t, c.to(dtype)).float()
+        return as_velocity(self.unet)(z, t, c)
 
     def _encoded(self, pictures: Sequence[np.ndarray], batch: int) -> Iterator[Latent]:
         for start in range(0, len(pictures), batch):

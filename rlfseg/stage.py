@@ -16,11 +16,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 RECORD = "stage.json"
 _POLL = 0.2  # seconds
@@ -118,8 +121,9 @@ def run(
 ) -> Path:
     """Returns the folder of a stage's artefact, making it only if it is not there.
 
-    It is looked for as by `found`. `make(folder)` fills a folder that survives an interruption, so
-    that it can resume from what it finds there, and returns figures to keep in the record.
+    It is looked for as by `found`. Where several programs want it at once, one makes it and the
+    others wait. `make(folder)` fills a folder that survives an interruption, so that it can resume
+    from what it finds there, and returns figures to keep in the record.
 
     Args:
         stage: what is wanted.
@@ -134,8 +138,21 @@ def run(
     if (there := found(stage, profile=profile)) is not None:
         return there
     final = made_at(stage, profile=profile)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{final}.lock") if main else nullcontext():
+        return found(stage, profile=profile) or _make(stage, make, final, main=main)
+
+
+def _make(
+    stage: Stage,
+    make: Callable[[Path], Mapping[str, Any] | None],
+    final: Path,
+    *,
+    main: bool,
+) -> Path:
+    """Makes the artefact beside its place and puts it there, whole."""
     part = final.with_name(final.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
+    part.mkdir(exist_ok=True)
     started = time.perf_counter()
     figures = make(part)
     while not main:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from diffusers import UNet2DConditionModel
 
 from rlfseg.config import OptimiserConfig
@@ -21,6 +21,7 @@ from rlfseg.model import (
     ATTENTION,
     EVERYTHING,
     add_lora,
+    for_sampling,
     fresh_unet,
     load_trained,
     load_unet,
@@ -31,7 +32,7 @@ from rlfseg.preview import Watch
 from rlfseg.record import Step
 from rlfseg.stage import found, run
 from rlfseg.tracking import Tracked
-from rlfseg.train import fit, fit_in_stage
+from rlfseg.train import fit, fit_in_stage, quick_accelerator
 
 _PREVIEWED, _PREVIEWS = 4, 8  # validation phrases, and how often they are looked at
 
@@ -66,8 +67,7 @@ class Trainable(Inputs):
 
     def training(self, unet: UNet2DConditionModel, *, until: int) -> Iterator[Step]:
         """The first steps of the training run on a UNet from `untrained`, one by one."""
-        accelerator = Accelerator(mixed_precision="bf16")
-        return fit(*self._run(unet), accelerator=accelerator, until=until)
+        return fit(*self._run(unet), accelerator=quick_accelerator(), until=until)
 
     def trained(self) -> Path:
         """The folder of the trained adapter or UNet, its record `steps.jsonl` and its previews.
@@ -149,5 +149,5 @@ class Trainable(Inputs):
         return objective, batch, optimiser
 
     def trained_unet(self, device: torch.device) -> UNet2DConditionModel:
-        """The trained UNet, frozen, on a device."""
-        return load_trained(self.base(), self.trained()).to(device)
+        """The trained UNet, as `for_sampling` puts it on a device."""
+        return for_sampling(load_trained(self.base(), self.trained()), device)

@@ -14,6 +14,7 @@ from tiny import latents, texts, tiny_backbone
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from rlfseg import model
 from rlfseg.config import OptimiserConfig
 from rlfseg.data import FlowBatch
 from rlfseg.model import (
@@ -189,15 +190,16 @@ def test_all_parameters_survive_in_half_precision(backbone: Path, tmp_path: Path
 
 
 def test_plain_attention_agrees_with_the_fused_one(backbone: Path) -> None:
-    plain = load_unet(backbone)
-    fused = UNet2DConditionModel.from_pretrained(
-        backbone, subfolder="unet", torch_dtype=torch.float32
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "quick_dtype", lambda device: torch.bfloat16)
+        plain = load_unet(backbone)
+        patch.setattr(model, "quick_dtype", lambda device: torch.float32)
+        fused = load_unet(backbone)
     given = (latents(3, 1), torch.tensor([0, 500, 999]), texts(3))
     with torch.no_grad():
         torch.testing.assert_close(plain(*given).sample, fused(*given).sample)
-    kinds = {type(p).__name__ for p in plain.attn_processors.values()}
-    assert kinds == {"AttnProcessor2_0" if torch.cuda.is_available() else "AttnProcessor"}
+    for unet, kind in ((plain, "AttnProcessor"), (fused, "AttnProcessor2_0")):
+        assert {type(p).__name__ for p in unet.attn_processors.values()} == {kind}
 
 
 def test_what_cannot_be_adapted_is_named(backbone: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from rlfseg import figures
+from rlfseg.chapter import elsewhere, run_parameters
 from rlfseg.identity import Identity
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +30,7 @@ FLOORS = {
     name: floor
     for floor, names in enumerate(
         (
-            "compat types config stage record signals parts",
+            "compat types config stage record signals parts precision",
             "flow metrics checkpoint reshape",
             "sampling train tracking pictures",
             "latent model pack sources launch",
@@ -106,6 +108,25 @@ def breaches(module: str, imports: set[str]) -> list[str]:
 )
 def test_the_floor_check_sees_every_kind_of_import(source: str, breached: int) -> None:
     assert len(breaches("flow", imported(source, "rlfseg"))) == breached
+
+
+def test_what_the_package_imports_is_declared() -> None:
+    """Nothing is there only because a notebook's tools happen to bring it."""
+    named = {
+        "PIL": "pillow",
+        "sklearn": "scikit-learn",
+        "skimage": "scikit-image",
+        "yaml": "pyyaml",
+    }
+    declared = {normal(Requirement(r).name) for r in project()["project"]["dependencies"]}
+    extras = project()["project"]["optional-dependencies"]
+    declared |= {normal(Requirement(r).name) for r in extras["tracking"]}
+    own = {*sys.stdlib_module_names, "rlfseg"}
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        found |= {name.split(".")[0] for name in imported(path.read_text(), "rlfseg")}
+    missing = {n for n in found - own if normal(named.get(n, n)) not in declared}
+    assert not missing
 
 
 def test_imports_run_downwards() -> None:
@@ -318,3 +339,16 @@ def test_conda_environment_has_the_same_pins() -> None:
     assert pip == lock_lines()
     (python,) = (e.split("=")[1] for e in entries if isinstance(e, str) and "python=" in e)
     assert SpecifierSet(project()["project"]["requires-python"]).contains(python)
+
+
+def test_scores_on_other_data_are_those_that_the_chapter_looks_for() -> None:
+    given = yaml.safe_load((ROOT / "params/mini/04_sampling.yml").read_text())
+    own = Identity.from_parameters(**run_parameters(given))
+    ways = {name: way for name, way in given["samplers"].items() if "step" in name}
+    asked = [
+        own.scores_stage(split="val", phrases=given["scored"]["phrases"], on=other, **way)
+        for other in given["others"].values()
+        for way in ways.values()
+    ]
+    assert [own.scores_stage(**way) for way in elsewhere(given)] == asked and len(asked) == 12
+    assert elsewhere({**given, "others": {}}) == [] == elsewhere({"others": given["others"]})

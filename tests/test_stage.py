@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,7 +146,7 @@ def test_an_interrupted_make_resumes_in_its_folder() -> None:
 
     made = run(STAGE, rest, profile="mini")
     assert (made / "result.txt").read_text() == "half and half"
-    assert [path.name for path in made.parent.iterdir()] == [made.name]
+    assert [path.name for path in made.parent.iterdir() if path.is_dir()] == [made.name]
 
 
 def test_a_folder_without_its_record_is_no_artefact() -> None:
@@ -172,3 +174,24 @@ def test_the_commit_is_that_of_the_package() -> None:
     git = subprocess.run(where, capture_output=True, text=True, check=False)
     commit.cache_clear()  # it may have been asked before a commit was made
     assert commit() == (git.stdout.strip() or "unknown")
+
+
+def test_of_programs_that_want_the_same_at_once_one_makes_it(repo: Path) -> None:
+    """Threads stand for programs: each opens the lock's file for itself, as those do."""
+    begun, may_end, other = threading.Event(), threading.Event(), Maker("second")
+
+    def slow(folder: Path) -> None:
+        begun.set()
+        assert may_end.wait(20)
+        (folder / "result.txt").write_text("first")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, STAGE, slow, profile="mini")
+        assert begun.wait(20)
+        second = pool.submit(run, STAGE, other, profile="mini")
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        may_end.set()
+        assert first.result(20) == second.result(20)
+    assert other.calls == 0
+    assert (second.result() / "result.txt").read_text() == "first"

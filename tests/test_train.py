@@ -298,6 +298,7 @@ class Field(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(0.7))
+        self.dtype = torch.float32
 
     def forward(self, z: Tensor, t: Tensor, c: Tensor) -> SimpleNamespace:
         shift = (t / 999)[:, None, None, None] + c.mean((1, 2))[:, None, None, None]

@@ -43,7 +43,8 @@ def run_two(work: Callable[..., None], *arguments: object) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # which imports what both need once
+    context.set_forkserver_preload([work.__module__])
     processes = [
         context.Process(target=_one_of_two, args=(rank, port, work, *arguments))
         for rank in range(2)

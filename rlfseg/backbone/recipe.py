@@ -41,6 +41,7 @@ from rlfseg.backbone.text2image import (
 from rlfseg.config import OptimiserConfig
 from rlfseg.model import save_model
 from rlfseg.pictures import to_unit
+from rlfseg.precision import quick_dtype
 from rlfseg.stage import Stage, run
 from rlfseg.train import fit_in_stage
 
@@ -212,13 +213,14 @@ def _load_autoencoder(folder: Path) -> AutoencoderKL:
 
 @torch.no_grad()
 def _modes(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Posterior modes (n, 4, h, w) of uint8 pictures (n, p, p, 3), unscaled, rounded to bf16."""
+    """Posterior modes (n, 4, h, w) of uint8 pictures (n, p, p, 3), unscaled."""
     device = PartialState().device
+    half = quick_dtype(device) == torch.bfloat16
     vae.to(device)
     parts = []
     for some in tqdm(images.split(64), desc="encoding", leave=False):
         pictures = to_unit(some.to(device))
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             parts.append(vae.encode(pictures).latent_dist.mode().float().cpu())
     return torch.cat(parts)
 

@@ -27,7 +27,7 @@ from rlfseg.description import build
 from rlfseg.evaluate import sample, spaced
 from rlfseg.identity import Identity
 from rlfseg.metrics import Confusion, miou_interval, pooled
-from rlfseg.model import as_velocity, load_trained, load_unet, save_trained
+from rlfseg.model import as_velocity, for_sampling, load_trained, load_unet, save_trained
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.paper import Result
 from rlfseg.setting import Setting
@@ -198,7 +198,7 @@ def named(
 
     def make(folder: Path) -> None:
         first, frozen = trained(setting, choice, names), setting.frozen()
-        unet = load_trained(setting.backbone_location(), first).to(frozen.device)
+        unet = for_sampling(load_trained(setting.backbone_location(), first), frozen.device)
         palette, cache = Palette(**load_file(first / _PALETTE)), setting.cache("val", frozen)
         ids = cache.pack.image_ids
         chosen = [ids[k] for k in spaced(len(ids), images)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from accelerate import Accelerator, init_empty_weights
+from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 
 from rlfseg.check import Line
@@ -16,13 +16,13 @@ from rlfseg.config import OptimiserConfig
 from rlfseg.data import FlowBatch
 from rlfseg.flow import at_time
 from rlfseg.latent import Frozen
-from rlfseg.model import ATTENTION, as_velocity
+from rlfseg.model import ATTENTION, as_velocity, for_sampling
 from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.preflight.plan import Plan, Work, phrases
 from rlfseg.refine import refine
 from rlfseg.sampling import aos
 from rlfseg.setting import Setting
-from rlfseg.train import fit
+from rlfseg.train import fit, quick_accelerator
 
 _ROUNDS = 2  # at the least, after one that isn't counted
 _PHRASES = 4  # of a picture that SAM refines
@@ -95,7 +95,7 @@ def measure(setting: Setting, *, batch: int, seconds: float, refining: Setting |
     encode = batch / _each(lambda: frozen.encode(pictures), seconds)
     unet = setting.untrained().to(frozen.device)
     train = batch / _each(_steps(unet, frozen, z1), seconds)
-    v = as_velocity(unet.requires_grad_(False).eval())
+    v = as_velocity(for_sampling(unet, frozen.device))
 
     def segment() -> None:
         with torch.no_grad():
@@ -172,7 +172,7 @@ def _steps(unet: UNet2DConditionModel, frozen: Frozen, z1: torch.Tensor) -> Call
         RectifiedFlowObjective(unet),
         lambda step: batch,
         OptimiserConfig(steps=10**9, lr=1e-9),
-        accelerator=Accelerator(mixed_precision="bf16"),
+        accelerator=quick_accelerator(),
     )
     return lambda: next(run)
 

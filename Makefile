@@ -26,6 +26,9 @@ SNAKEMAKE = snakemake --workflow-profile profiles/$(MACHINE) $(if $(CORES),--cor
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export FRESH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Modules are compiled when they are first imported, and that is kept: sooner done than to compile
+# all that is installed.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: book tables places pdf links test lint preflight check-artefacts unlock clean help
 

@@ -38,16 +38,14 @@ for chapter in CHAPTERS:
         raise WorkflowError(f"params/{PROFILE}/{chapter}.yml is missing: {chapter} needs it")
 
 #: What a chapter needs is made by these, so that it is executed after them; the others need the
-#: default run of chapter 03.
+#: default run of chapter 03. Of two that want the same run, one waits for the other (rlfseg.stage).
 NEEDS = {
     "01_data": [],
     "01b_datasets": [],
     "02_refine": ["01_data"],
     "03_train": ["01_data"],
     "03b_labels": ["02_refine", "03_train"],
-    "05_phrasecut": ["03b_labels"],
     "05b_ask": ["05_phrasecut"],
-    "09_ranks": ["05_phrasecut"],
     "11_flowseg": [],
     "A1_backbone": ["02_refine"],
 }

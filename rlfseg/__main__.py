@@ -157,10 +157,11 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _evaluate(file: Path) -> int:
-    from rlfseg.chapter import elsewhere, runs, scorings
+    from rlfseg.chapter import beside, runs, scorings
 
     parameters = _parameters(file)
-    if not {"scored", "closed"} & set(parameters):
+    alone = beside(parameters)
+    if not alone and not {"scored", "closed"} & set(parameters):
         raise ValueError(f"{file} has no `scored`: give a chapter's file that says what is scored")
     for run in runs(parameters):
         setting = _setting(run.parameters())
@@ -169,7 +170,7 @@ def _evaluate(file: Path) -> int:
             print(f"{run.train_stage.name} {way}: best mIoU {100 * best:.1f}")
         if "closed" in parameters:
             setting.closed(**parameters["closed"])
-    for way in elsewhere(parameters):
+    for way in alone:
         best = _setting(parameters).scored(**way).annotation.miou().value
         print(f"{way}: best mIoU {100 * best:.1f}")
     return 0

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from rlfseg.baselines.asked import asked
-from rlfseg.chapter import elsewhere, run_parameters, runs, scorings
+from rlfseg.chapter import beside, run_parameters, runs, scorings
 from rlfseg.flowseg import FieldConfig, arm_stage
 from rlfseg.identity import Identity
 from rlfseg.stage import RECORD, Stage, read_record, repository
@@ -36,7 +36,7 @@ def wanted(profile: str) -> dict[str, str]:
         if given.get("tiny", {}).get("name") == "mini":
             stages.append(own.tiny_stage(given["tiny"]))
         stages += [run.scores_stage(**way) for run in many for way in scorings(given)]
-        stages += [own.scores_stage(**way) for way in elsewhere(given)]
+        stages += [own.scores_stage(**way) for way in beside(given)]
         for each in asked(given):
             stages += [each.training, each.scores]
         found.update({stage.hash: stage.name for stage in stages})

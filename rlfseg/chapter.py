@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlfseg.identity import Identity
+from rlfseg.sources.catalogue import DATASETS
 
 _PARTS = ("profile", "backbone", "data", "train", "sam", "refine", "machine", "start")
 
@@ -44,10 +45,28 @@ def scorings(given: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**scored, **way} for way in given.get("samplers", {"": {}}).values()]
 
 
-def elsewhere(given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How a chapter with `samplers` scores its own run on `others`' data: by one step and more."""
-    if not {"scored", "samplers", "others"} <= set(given):
+def beside(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a chapter scores of its own run alone, beside `scorings`.
+
+    With one `sampler`, whole splits: of `others` or of the `other`, or the test split of its own
+    data. With `samplers`, one step and more on `others`, and AOS at each of `tols`.
+    """
+    others = given.get("others", {}).values()
+    if "sampler" in given:
+        ways = [{"split": split, "on": on} for on in others for split in _scored_splits(on)]
+        if "other" in given:
+            ways = [{"split": "val", "on": given["other"]}]
+        own = {"split": "test", "truth": given["data"]["source"] == "mini"}
+        return [{**way, **given["sampler"]} for way in ways or [own]]
+    if not {"scored", "samplers"} <= set(given):
         return []
-    asked = {"split": "val", "phrases": given["scored"]["phrases"]}
-    ways = [way for way in given["samplers"].values() if way["name"] in ("one", "steps")]
-    return [{**asked, "on": other, **way} for other in given["others"].values() for way in ways]
+    steps = [way for way in given["samplers"].values() if way["name"] in ("one", "steps")]
+    asked = {"split": "val", "phrases": given["scored"].get("phrases")}
+    ways = [{**asked, "on": on, **way} for on in others for way in steps]
+    swept = [(name, tol) for tol in given.get("tols", []) for name in ("aos", "aos_signed")]
+    return ways + [{**given["scored"], "name": name, "tol": tol} for name, tol in swept]
+
+
+def _scored_splits(data: Mapping[str, Any]) -> list[str]:
+    names = DATASETS[data["dataset"]].splits
+    return [name.removesuffix("2017") for name in names if name not in ("train", "miniv")]

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from rlfseg import figures
-from rlfseg.chapter import elsewhere, run_parameters
+from rlfseg.chapter import beside, run_parameters
 from rlfseg.identity import Identity
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -341,14 +341,37 @@ def test_conda_environment_has_the_same_pins() -> None:
     assert SpecifierSet(project()["project"]["requires-python"]).contains(python)
 
 
-def test_scores_on_other_data_are_those_that_the_chapter_looks_for() -> None:
-    given = yaml.safe_load((ROOT / "params/mini/04_sampling.yml").read_text())
-    own = Identity.from_parameters(**run_parameters(given))
-    ways = {name: way for name, way in given["samplers"].items() if "step" in name}
-    asked = [
-        own.scores_stage(split="val", phrases=given["scored"]["phrases"], on=other, **way)
+def test_scores_beside_the_runs_are_those_that_the_chapters_look_for() -> None:
+    def asked(chapter: str) -> tuple[dict, Identity, list[str]]:
+        given = yaml.safe_load((ROOT / f"params/mini/{chapter}.yml").read_text())
+        own = Identity.from_parameters(**run_parameters(given))
+        return given, own, [own.scores_stage(**way).hash for way in beside(given)]
+
+    given, own, found = asked("04_sampling")
+    steps = [way for name, way in given["samplers"].items() if "step" in name]
+    often = given["scored"]["phrases"]
+    wanted = [
+        own.scores_stage(split="val", phrases=often, on=other, **way)
         for other in given["others"].values()
-        for way in ways.values()
+        for way in steps
     ]
-    assert [own.scores_stage(**way) for way in elsewhere(given)] == asked and len(asked) == 12
-    assert elsewhere({**given, "others": {}}) == [] == elsewhere({"others": given["others"]})
+    wanted += [
+        own.scores_stage(**given["scored"], name=name, tol=tol)
+        for tol in given["tols"]
+        for name in ("aos", "aos_signed")
+    ]
+    assert found == [stage.hash for stage in wanted] and len(steps) == 4
+    given, own, found = asked("05_phrasecut")
+    assert found == [own.scores_stage(split="test", truth=True, **given["sampler"]).hash]
+    given, own, found = asked("06_refcoco")
+    splits = {"refcoco": ("val", "testA", "testB"), "refcocog": ("val", "test")}
+    splits["refcoco+"] = splits["refcoco"]
+    assert set(found) == {
+        own.scores_stage(split=split, on=other, **given["sampler"]).hash
+        for name, other in given["others"].items()
+        for split in splits[name]
+    }
+    given, own, found = asked("07_cocostuff")
+    wanted = own.scores_stage(split="val", on=given["other"], **given["sampler"])
+    assert found == [wanted.hash]
+    assert asked("09_ranks")[2] == []

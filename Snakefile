@@ -37,8 +37,10 @@ for chapter in CHAPTERS:
     if not Path(f"params/{PROFILE}/{chapter}.yml").is_file():
         raise WorkflowError(f"params/{PROFILE}/{chapter}.yml is missing: {chapter} needs it")
 
-#: What a chapter needs is made by these, so that it is executed after them; the others need the
-#: default run of chapter 03. Of two that want the same run, one waits for the other (rlfseg.stage).
+#: Small models don't fill a machine: much of a chapter's time is Python's, so two run at once. What
+#: one needs is made by these, and by the default run of chapter 03 where nothing is said; of two
+#: that want the same run, one waits for the other (rlfseg.stage).
+AT_ONCE = 2 if PROFILE in ("smoke", "mini") else 1
 NEEDS = {
     "01_data": [],
     "01b_datasets": [],
@@ -46,11 +48,20 @@ NEEDS = {
     "03_train": ["01_data"],
     "03b_labels": ["02_refine", "03_train"],
     "05b_ask": ["05_phrasecut"],
+    "08_speed": [chapter for chapter in CHAPTERS if chapter != "08_speed"],  # measured alone
     "11_flowseg": [],
     "A1_backbone": ["02_refine"],
 }
-#: Small models don't fill a machine: most of a chapter's time is Python's. Larger ones take it all.
-AT_ONCE = 2 if PROFILE in ("smoke", "mini") else 1
+
+
+def needed(chapter):
+    """The chapters before which one can't be executed; large models take them in their order."""
+    if AT_ONCE == 1:
+        place = CHAPTERS.index(chapter)
+        return CHAPTERS[max(0, place - 1) : place]
+    return NEEDS.get(chapter, ["03_train"])
+
+
 SHARED = files("rlfseg/**/*.py", f"artefacts/{PROFILE}/**/*")
 PROSE = [f for f in files("book/**/*") if not f.endswith(".ipynb") and "/." not in f]
 
@@ -93,14 +104,14 @@ for chapter in CHAPTERS:
             SHARED,
             notebook=f"book/{chapter}.ipynb",
             parameters=f"params/{PROFILE}/{chapter}.yml",
-            needed=[f"{RUN}/book/{name}.ipynb" for name in NEEDS.get(chapter, ["03_train"])],
+            needed=[f"{RUN}/book/{name}.ipynb" for name in needed(chapter)],
         output:
             f"{RUN}/book/{chapter}.ipynb",
         params:
             title=f"chapter {chapter} (profile {PROFILE})",
             unfinished=f"{RUN}/unfinished/{chapter}.ipynb",
-        threads: max(1, workflow.cores // AT_ONCE)
-        priority: sum(chapter in needed for needed in NEEDS.values())  # what others wait for first
+        threads: workflow.cores if chapter == "08_speed" else max(1, workflow.cores // AT_ONCE)
+        priority: sum(chapter in others for others in NEEDS.values())  # what others wait for first
         shell:
             """
             echo "== {params.title}"

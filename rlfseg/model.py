@@ -52,8 +52,8 @@ def with_fast_attention(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """Gives a UNet for small latents plain attention on a CPU that has bfloat16; returns the UNet.
 
     The fused attention that diffusers otherwise takes is slower there, its gradient above all
-    (a step of the mini UNet takes 1.2 times as long); in float32 it is twice as fast. The values
-    agree up to rounding.
+    (a step of the mini UNet takes 1.2 times as long); in float32 it is quicker. The values agree
+    up to rounding.
     """
     side, half = unet.config.sample_size, quick_dtype("cpu") == torch.bfloat16
     if half and not torch.cuda.is_available() and isinstance(side, int) and side <= _FEW:

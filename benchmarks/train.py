@@ -34,9 +34,9 @@ from rlfseg.objective import RectifiedFlowObjective
 from rlfseg.pack import Pack
 from rlfseg.pack.refined import add_refined
 from rlfseg.pack.schema import index_path
-from rlfseg.precision import quick_dtype
+from rlfseg.precision import quick_accelerator, quick_dtype
 from rlfseg.setting import Setting
-from rlfseg.train import fit, quick_accelerator
+from rlfseg.train import fit
 from rlfseg.types import Latent, PerSample
 
 WAYS = {

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
 
 from rlfseg.checkpoint import load_checkpoint, save_checkpoint
 from rlfseg.config import OptimiserConfig
-from rlfseg.precision import quick_dtype
+from rlfseg.precision import quick_accelerator
 from rlfseg.record import Step, read_steps, recorded
 from rlfseg.signals import signals
 
@@ -55,20 +55,6 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
         return config.lr * warm
     done = min(1.0, max(0, step - config.warmup) / max(1, config.steps - config.warmup))
     return config.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def quick_accelerator() -> Accelerator:
-    """What all training runs in: bfloat16 where this machine computes in it, else float32.
-
-    Parameters, gradients and the optimiser's moments are float32 in both. On a GPU attention is
-    left to kernels other than cuDNN's, for the whole process: on an H200 (PyTorch 2.11) three of
-    three runs of the mini profile came to a gradient that was not finite within 250 steps, their
-    losses unremarkable, and on a CPU none did. The backward pass of cuDNN's attention is known for
-    that where keys don't fill a tile (PyTorch's issue 196678), as 64 places and a phrase don't.
-    """
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    half = quick_dtype(PartialState().device) == torch.bfloat16
-    return Accelerator(mixed_precision="bf16" if half else "no")
 
 
 def fit(

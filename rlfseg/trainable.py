@@ -28,11 +28,12 @@ from rlfseg.model import (
     save_trained,
 )
 from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.precision import quick_accelerator
 from rlfseg.preview import Watch
 from rlfseg.record import Step
 from rlfseg.stage import found, run
 from rlfseg.tracking import Tracked
-from rlfseg.train import fit, fit_in_stage, quick_accelerator
+from rlfseg.train import fit, fit_in_stage
 
 _PREVIEWED, _PREVIEWS = 4, 8  # validation phrases, and how often they are looked at
 

@@ -19,11 +19,12 @@ from rlfseg.data import FlowBatch, draw_times
 from rlfseg.latent import load_frozen
 from rlfseg.model import add_lora, as_velocity, for_sampling, load_trained
 from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.precision import quick_accelerator
 from rlfseg.refine import PromptedSam, mini_sam
 from rlfseg.setting import Setting
 from rlfseg.sources.mini.phrases import phrases
 from rlfseg.sources.mini.scene import draw_scene
-from rlfseg.train import fit, quick_accelerator
+from rlfseg.train import fit
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,8 +8,7 @@ from accelerate.state import AcceleratorState
 from tiny import latents, texts, tiny_unet
 
 from rlfseg.model import add_lora, as_velocity, for_sampling
-from rlfseg.precision import quick_dtype
-from rlfseg.train import quick_accelerator
+from rlfseg.precision import quick_accelerator, quick_dtype
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ from rlfseg.flow import at_time
 from rlfseg.latent import Frozen
 from rlfseg.model import ATTENTION, as_velocity, for_sampling
 from rlfseg.objective import RectifiedFlowObjective
+from rlfseg.precision import quick_accelerator
 from rlfseg.preflight.plan import Plan, Work, phrases
 from rlfseg.refine import refine
 from rlfseg.sampling import aos
 from rlfseg.setting import Setting
-from rlfseg.train import fit, quick_accelerator
+from rlfseg.train import fit
 
 _ROUNDS = 2  # at the least, after one that isn't counted
 _PHRASES = 4  # of a picture that SAM refines

@@ -90,9 +90,11 @@ localrules:
     site,
 
 
+# The chapters are asked for too: one that failed is gone, and a page made before would not miss it.
 rule book:
     input:
         f"{RUN}/site/.complete",
+        [f"{RUN}/book/{chapter}.ipynb" for chapter in CHAPTERS],
 
 
 for chapter in CHAPTERS:

@@ -170,8 +170,9 @@ def _evaluate(file: Path) -> int:
             print(f"{run.train_stage.name} {way}: best mIoU {100 * best:.1f}")
         if "closed" in parameters:
             setting.closed(**parameters["closed"])
+    own = _setting(parameters)
     for way in alone:
-        best = _setting(parameters).scored(**way).annotation.miou().value
+        best = own.scored(**way).annotation.miou().value
         print(f"{way}: best mIoU {100 * best:.1f}")
     return 0
 

@@ -22,10 +22,11 @@ def quick_accelerator() -> Accelerator:
     """What all training runs in: bfloat16 where this machine computes in it, else float32.
 
     Parameters, gradients and the optimiser's moments are float32 in both. On a GPU attention is
-    left to kernels other than cuDNN's, for the whole process: on an H200 (PyTorch 2.11) three of
-    three runs of the mini profile came to a gradient that was not finite within 250 steps, their
-    losses unremarkable, and on a CPU none did. The backward pass of cuDNN's attention is known for
-    that where keys don't fill a tile (PyTorch's issue 196678), as 64 places and a phrase don't.
+    left to kernels other than cuDNN's, for the whole process: on an H200 (PyTorch 2.11) both runs
+    of the mini profile that were begun, and one of them taken up again, came to a gradient that was
+    not finite within 250 steps, their losses unremarkable; on a CPU none did. The backward pass of
+    cuDNN's attention is known for that where keys don't fill a tile (PyTorch's issue 196678), as 64
+    places and a phrase don't.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     half = quick_dtype(PartialState().device) == torch.bfloat16

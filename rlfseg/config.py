@@ -140,7 +140,7 @@ class MachineConfig:
     Attributes:
         processes: that train together, a GPU each; without GPUs they share the CPU.
         compile: a backend of `torch.compile` for the UNet (`inductor`), or nothing. The first step
-            then takes minutes, the others less than before.
+            then takes minutes, the others less than before (mini, 2 CPU cores: two thirds).
         recompute: what the backward pass needs is computed again (gradient checkpointing): a third
             more work, and much less memory.
         tracker: `tensorboard` (its files lie beside the record), or nothing.

@@ -96,9 +96,8 @@ def test_backbone_of_the_hub_that_is_not_here(place: Path, monkeypatch: pytest.M
 
 
 def test_missing_and_foreign_sam(place: Path) -> None:
-    write(
-        place, "03b_labels", sam={"kind": "vit_b", "checkpoint": "sam.pth"}, variants={}, seeds=[]
-    )
+    none = {"variants": {}, "seeds": [], "samplers": {}}
+    write(place, "03b_labels", sam={"kind": "vit_b", "checkpoint": "sam.pth"}, **none)
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
     (place / "sam.pth").write_bytes(b"no weights")
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -156,7 +157,7 @@ class Plan:
         test = phrases(self.descriptions[chapter].data, "test")
         wanted = min(given.get("scored", {}).get("phrases", 0), test)
         if chapter == "03b_labels":
-            return wanted * (len(given["variants"]) * len(given["seeds"]) + 2)
+            return wanted * math.prod(len(given[k]) for k in ("variants", "seeds", "samplers"))
         if chapter == "04_sampling":
             passes = sum(map(_passes, given["samplers"].values()))
             many = len(given["seeds"]) + len(given["others"])

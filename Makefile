@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # all that is installed.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: book tables places pdf links test lint preflight check-artefacts unlock clean help
+.PHONY: book tables runs places pdf links test lint preflight check-artefacts unlock clean help
 
 book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on MACHINE
 	@$(SNAKEMAKE) $(FORCE)
@@ -39,6 +39,11 @@ book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on
 tables: PROFILE = a100
 tables: book ## the book on real data and weights: DATA=<folder> WEIGHTS=<folder>
 	@echo "The tables are at $(CURDIR)/runs/$(PROFILE)/results"
+
+# What was stopped goes on from its checkpoint; baselines are trained by their chapters.
+runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as they are not there
+	@for file in $$(grep -lE '^(scored|sampler):' params/$(PROFILE)/*.yml); do \
+	  echo "== $$file"; python -m rlfseg evaluate $$file || exit; done
 
 # Parameters name data and weights from the repository's root, so that what a run is does not depend
 # on where they lie.

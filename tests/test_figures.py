@@ -22,6 +22,7 @@ from rlfseg.figures import (
     pictures,
     refinement,
     roofline,
+    segmentations,
     smoothed,
     stacked,
     sweeps,
@@ -58,6 +59,21 @@ def test_a_grid_has_a_picture_in_each_place_and_the_outlines_where_they_belong()
     outlined = axes[0][1].collections
     assert [to_hex(c.get_edgecolor()[0]).upper() for c in outlined] == [COLOURS[1], COLOURS[0]]
     assert not axes[0][0].collections
+
+
+def test_segmentations_outline_what_exceeds_the_threshold() -> None:
+    square = np.zeros((8, 8), bool)
+    square[2:6, 2:6] = True
+    item = Item("a", "small star", np.zeros((8, 8, 3), np.uint8), square, None, None)
+    scores = torch.full((2, 8, 8), 0.3)
+    scores[0, :4] = 1.7  # above what a score map shows
+    axes = np.array(segmentations([item, item], scores, threshold=0.3).axes).reshape(3, 2)
+    picture, score, mask = ([axis.images[0].get_array() for axis in row] for row in axes)
+    assert score[0].max() == 1 and np.array_equal(mask[0], scores[0].numpy() > 1)
+    assert not mask[1].any()  # a score that equals the threshold is not above it
+    assert [len(axis.collections) for axis in axes[0]] == [2, 1]
+    assert [axis.get_title() for axis in axes[0]] == ["small star"] * 2
+    assert np.array_equal(picture[0], item.image)
 
 
 def test_curves_are_the_values() -> None:

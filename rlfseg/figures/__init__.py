@@ -17,7 +17,14 @@ from rlfseg.figures.charts import (
     sweeps,
 )
 from rlfseg.figures.explorer import Answered, Asked, Interactive, explorer
-from rlfseg.figures.pictures import as_picture, class_maps, pictures, refinement, sample_pictures
+from rlfseg.figures.pictures import (
+    as_picture,
+    class_maps,
+    pictures,
+    refinement,
+    sample_pictures,
+    segmentations,
+)
 
 __all__ = [
     "COLOURS",
@@ -38,6 +45,7 @@ __all__ = [
     "roofline",
     "sample_histograms",
     "sample_pictures",
+    "segmentations",
     "smoothed",
     "stacked",
     "sweeps",

@@ -11,6 +11,7 @@ import PIL.Image
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
 
 from rlfseg.evaluate import spaced
 from rlfseg.figures.charts import COLOURS, finished
@@ -109,6 +110,27 @@ def refinement(items: Sequence[Item], results: Sequence[Refined], *, size: float
         x, y = result.anchors.T
         axis.scatter(x, y, s=14, color="white", edgecolors="black", linewidths=0.8)
     return figure
+
+
+def segmentations(
+    items: Sequence[Item], scores: Tensor, *, threshold: float, size: float = 1.6
+) -> Figure:
+    """Phrases side by side: the picture with both outlines, the score, the mask.
+
+    Args:
+        items: what was asked; the annotation is outlined in orange.
+        scores: of each item [n, H, W]; the mask is where they exceed `threshold`, outlined in blue.
+        threshold: in [0, 1].
+        size: of one picture, in inches.
+    """
+    masks = [np.asarray(score > threshold) for score in scores]
+    rows = [[item.image for item in items], list(scores.clamp(0, 1)), masks]
+    outlines = {
+        (0, k): [item.mask, mask] for k, (item, mask) in enumerate(zip(items, masks, strict=True))
+    }
+    captions = [textwrap.fill(item.caption, 20) for item in items]
+    names = ["picture", "score", "mask"]
+    return pictures(rows, columns=captions, labels=names, outlines=outlines, size=size)
 
 
 def class_maps(

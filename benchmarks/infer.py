@@ -26,9 +26,9 @@ import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
 # isort: split
 from diffusers import AutoencoderTiny
 
-from rlfseg.cost import in_turns, matrix_rate, parts
+from rlfseg.evaluation.cost import in_turns, matrix_rate, parts
+from rlfseg.experiment.setting import Setting
 from rlfseg.pipeline import RLFSegPipeline
-from rlfseg.setting import Setting
 
 WALK = 25  # steps of the sampler that one step is set against
 

@@ -19,8 +19,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
-from rlfseg.metrics import THRESHOLDS, Counts, count
-from rlfseg.metrics.counting import histogram
+from rlfseg.evaluation.counting import count, histogram
+from rlfseg.evaluation.counts import Counts
+from rlfseg.evaluation.grid import THRESHOLDS
 
 BATCH = 50
 

@@ -24,15 +24,17 @@ import numpy as np
 from PIL import Image
 
 import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
-from rlfseg.pack import Pack, Record, write_pack
-from rlfseg.pack.index import Index, Texts
-from rlfseg.pack.schema import FORMAT, VERSION, index_path
-from rlfseg.pack.shard import Chunk, append, chunks, make_shard
-from rlfseg.pack.store import compress, created
-from rlfseg.sources import Sample, by_image
-from rlfseg.sources.masks import rasterise
-from rlfseg.sources.mini.write import write_phrasecut
-from rlfseg.sources.phrasecut import read
+from rlfseg.data.drawn.write_phrasecut import write_phrasecut
+from rlfseg.data.masks import rasterise
+from rlfseg.data.packed.index import Index, Texts
+from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.read import Pack
+from rlfseg.data.packed.schema import FORMAT, VERSION, index_path
+from rlfseg.data.packed.shard import Chunk, append, chunks, make_shard
+from rlfseg.data.packed.store import compress, created
+from rlfseg.data.packed.write import write_pack
+from rlfseg.data.phrasecut import read
+from rlfseg.data.sample import Sample, by_image
 
 PIXELS = 512
 SCENES = 96

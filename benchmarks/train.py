@@ -26,18 +26,18 @@ import torch
 import yaml
 
 import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
-from rlfseg.cache import LatentCache, _Rows
 from rlfseg.config import OptimiserConfig
-from rlfseg.cost import count_flop, matrix_rate
-from rlfseg.data import FlowBatch, batch_items, flow_batch
-from rlfseg.objective import RectifiedFlowObjective
-from rlfseg.pack import Pack
-from rlfseg.pack.refined import add_refined
-from rlfseg.pack.schema import index_path
-from rlfseg.precision import quick_accelerator, quick_dtype
-from rlfseg.setting import Setting
-from rlfseg.train import fit
-from rlfseg.types import Latent, PerSample
+from rlfseg.data.packed.read import Pack
+from rlfseg.data.packed.refined import add_refined
+from rlfseg.data.packed.schema import index_path
+from rlfseg.device import quick_accelerator, quick_dtype
+from rlfseg.evaluation.cost import count_flop, matrix_rate
+from rlfseg.experiment.setting import Setting
+from rlfseg.method.types import Latent, PerSample
+from rlfseg.models.latent_cache import LatentCache, _Rows
+from rlfseg.training.flow_batch import FlowBatch, batch_items, flow_batch
+from rlfseg.training.flow_objective import RectifiedFlowObjective
+from rlfseg.training.loop import fit
 
 WAYS = {
     "naive, exact": ("exact", "uniform"),
@@ -93,12 +93,12 @@ def main() -> None:
     parts = {name: values[name] for name in ("profile", "backbone", "data", "train")}
     setting = Setting.from_parameters(**parts, machine={"compile": given.compile})
     ways = [given.only] if given.only else list(WAYS)
-    frozen, unet = setting.frozen(), setting.untrained()
+    codec, unet = setting.codec(), setting.untrained()
     with TemporaryDirectory() as name:
         folder = Path(name)
         pack = with_refined(setting.pack("val"), folder)
-        cached = LatentCache(folder / "cache", pack, frozen)
-        anew = Uncached(folder / "none", pack, frozen)
+        cached = LatentCache(folder / "cache", pack, codec)
+        anew = Uncached(folder / "none", pack, codec)
         for step in range(1, given.rounds + 3):
             items = batch_items(len(pack), given.batch, seed=0, step=step)
             for each in (cached.z1, cached.z0, cached.z0_refined):
@@ -118,10 +118,10 @@ def main() -> None:
         flop = {way: count_flop(partial(next, run)) for way, run in runs.items()}
         _, *turns = zip(*runs.values(), strict=True)  # the first are slow: they compile
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    dtype = quick_dtype(frozen.device)
+    dtype = quick_dtype(codec.device)
     where = f"batch {given.batch}, {dtype}, {device}"
     print(f"{setting.backbone}, {setting.data.pixels} pixels, {where}")
-    roof = matrix_rate(frozen.device, dtype)
+    roof = matrix_rate(codec.device, dtype)
     print(f"a matrix product runs at {roof / 1e9:.0f} GFLOP/s")
     naive = None
     for way, steps in zip(ways, zip(*turns, strict=True), strict=True):

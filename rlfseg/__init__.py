@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlfseg import compat as compat
+from rlfseg.models import torchvision_operators as torchvision_operators
 
 __version__ = "0.1.0"
 __all__ = ["RLFSegPipeline"]

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from rlfseg.check import DATASETS, check
+from rlfseg.data.check import DATASETS, check
 
 if TYPE_CHECKING:
-    from rlfseg.setting import Setting
+    from rlfseg.experiment.setting import Setting
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,7 +113,7 @@ def _preflight(given: argparse.Namespace) -> int:
 def _segment(given: argparse.Namespace) -> int:
     from PIL import Image
 
-    from rlfseg.pictures import as_rgb, overlay, read_picture
+    from rlfseg.data.images import as_rgb, overlay, read_picture
     from rlfseg.pipeline import RLFSegPipeline
     from rlfseg.stage import repository
 
@@ -143,7 +143,7 @@ def _segment(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from rlfseg.launch import joined  # here, so that a check need not wait for torch
+    from rlfseg.processes import joined  # here, so that a check need not wait for torch
 
     with joined():
         if given.command == "evaluate":
@@ -192,7 +192,7 @@ def _parameters(file: Path, *more: str) -> dict[str, Any]:
 
 def _setting(parameters: Mapping[str, Any]) -> Setting:
     from rlfseg.chapter import run_parameters
-    from rlfseg.setting import Setting
+    from rlfseg.experiment.setting import Setting
 
     return Setting.from_parameters(**run_parameters(parameters))
 

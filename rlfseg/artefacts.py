@@ -15,8 +15,8 @@ import yaml
 
 from rlfseg.baselines.asked import asked
 from rlfseg.chapter import beside, run_parameters, runs, scorings
-from rlfseg.flowseg import FieldConfig, arm_stage
-from rlfseg.identity import Identity
+from rlfseg.experiment.identity import Identity
+from rlfseg.flowseg.recipe import FieldConfig, arm_stage
 from rlfseg.stage import RECORD, Stage, read_record, repository
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlfseg.identity import Identity
-from rlfseg.sources.catalogue import DATASETS
+from rlfseg.data.catalogue import DATASETS
+from rlfseg.experiment.identity import Identity
 
 _PARTS = ("profile", "backbone", "data", "train", "sam", "refine", "machine", "start")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 
 def _positive(**values: float) -> None:
@@ -202,16 +201,3 @@ class RefineConfig:
         _positive(anchors=self.anchors, iterations=self.iterations, logit=self.logit)
         if not 0 < self.tau <= 1:
             raise ValueError(f"tau is an IoU above 0 and at most 1, got {self.tau!r}")
-
-
-def backbone_location(backbone: str | Path) -> str:
-    """Checks that a backbone given as a folder is there; a hub id (`owner/name`) passes."""
-    text = str(backbone)
-    if Path(text).is_dir():
-        return text
-    looks_local = isinstance(backbone, Path) or text.startswith((".", "/", "~"))
-    if looks_local or text.count("/") != 1:
-        raise FileNotFoundError(
-            f"backbone {text!r} is neither a folder here nor a hub id of the form owner/name"
-        )
-    return text

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlfseg.config import SamplerConfig
-from rlfseg.evaluate import sample
-from rlfseg.latent import Frozen, load_frozen
-from rlfseg.model import as_velocity, load_trained, load_unet, merged
-from rlfseg.pictures import Picture, paired, scaled, to_unit
-from rlfseg.types import Latent, Score, Text, Time
+from rlfseg.data.images import Picture, paired, scaled, to_unit
+from rlfseg.method.sampling import sample
+from rlfseg.method.types import Latent, Score, Text, Time
+from rlfseg.models.latent_codec import LatentCodec, load_codec
+from rlfseg.models.unet import as_velocity, load_trained, load_unet, merged
 
 _log = logging.getLogger(__name__)
 
@@ -104,9 +104,9 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Raises:
             FileNotFoundError: if a folder is not there, or holds nothing that was trained.
         """
-        frozen = load_frozen(backbone)
+        codec = load_codec(backbone)
         unet = load_trained(base or backbone, trained) if trained else load_unet(backbone)
-        parts = (frozen.vae, frozen.text_encoder, frozen.tokenizer, merged(unet).eval())
+        parts = (codec.vae, codec.text_encoder, codec.tokenizer, merged(unet).eval())
         made = cls(*parts, threshold=threshold, tol=tol).to(device)
         if fast:
             made.to(torch.bfloat16)
@@ -119,7 +119,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @property
     def side(self) -> int:
         """Side in pixels at which pictures go through the model."""
-        return int(self.unet.config.sample_size) * self.frozen.factor
+        return int(self.unet.config.sample_size) * self.codec.factor
 
     @torch.no_grad()
     def __call__(
@@ -163,12 +163,12 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         pictures, pairs = paired(image, phrases)
         self._warn_of_cuts([phrase for _, phrase in pairs])
         z1 = torch.cat(list(self._encoded(pictures, batch_size)))
-        zb = self.frozen.black(self.side)
+        zb = self.codec.black(self.side)
         out = SegmentationOutput(masks=[], scores=[], gamma=[])
         with self.progress_bar(total=len(pairs)) as bar:
             for start in range(0, len(pairs), batch_size):
                 some = pairs[start : start + batch_size]
-                c = self.frozen.text([phrase for _, phrase in some])
+                c = self.codec.text([phrase for _, phrase in some])
                 at = torch.tensor([number for number, _ in some], device=z1.device)
                 sampled = sample(config, self.velocity, z1=z1[at], c=c, zb=zb)
                 for (number, _), small in zip(some, self._scores(sampled.z0, decoder), strict=True):
@@ -187,9 +187,9 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         card.write_text(_CARD.format(side=self.side, threshold=self.config.threshold))
 
     @property
-    def frozen(self) -> Frozen:
+    def codec(self) -> LatentCodec:
         """Its autoencoder and text encoder, as the rest of the package takes them."""
-        return Frozen(self.vae, self.tokenizer, self.text_encoder)
+        return LatentCodec(self.vae, self.tokenizer, self.text_encoder)
 
     def velocity(self, z: Latent, t: Time, c: Text) -> Latent:
         """The field v(z, t, c), in float32 whatever the UNet's own precision."""
@@ -199,17 +199,17 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         for start in range(0, len(pictures), batch):
             some = pictures[start : start + batch]
             small = [scaled(each, self.side, Image.Resampling.BILINEAR) for each in some]
-            yield self.frozen.encode(to_unit(torch.from_numpy(np.stack(small))))
+            yield self.codec.encode(to_unit(torch.from_numpy(np.stack(small))))
 
     def _scores(self, z0: Latent, decoder: str) -> Score:
         if decoder == "taesd":
-            return replace(self.frozen, tiny=self.tiny_vae).decode(z0)
-        scores = self.frozen.decode(z0)
+            return replace(self.codec, tiny=self.tiny_vae).decode(z0)
+        scores = self.codec.decode(z0)
         if torch.isfinite(scores).all() or self.vae.dtype == torch.float32:
             return scores
         _log.warning("decoding in %s overflowed: decoding again in float32", self.vae.dtype)
         exact = copy.deepcopy(self.vae).float()
-        return Frozen(exact, self.tokenizer, self.text_encoder).decode(z0)
+        return LatentCodec(exact, self.tokenizer, self.text_encoder).decode(z0)
 
     def _warn_of_cuts(self, phrases: Sequence[str]) -> None:
         most = self.tokenizer.model_max_length

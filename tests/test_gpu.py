@@ -15,16 +15,16 @@ from torch import Tensor
 from rlfseg import RLFSegPipeline
 from rlfseg.chapter import run_parameters
 from rlfseg.config import OptimiserConfig
-from rlfseg.data import FlowBatch, draw_times
-from rlfseg.latent import load_frozen
-from rlfseg.model import add_lora, as_velocity, for_sampling, load_trained
-from rlfseg.objective import RectifiedFlowObjective
-from rlfseg.precision import quick_accelerator
-from rlfseg.refine import PromptedSam, mini_sam
-from rlfseg.setting import Setting
-from rlfseg.sources.mini.phrases import phrases
-from rlfseg.sources.mini.scene import draw_scene
-from rlfseg.train import fit
+from rlfseg.data.drawn.phrases import phrases
+from rlfseg.data.drawn.scene import draw_scene
+from rlfseg.device import quick_accelerator
+from rlfseg.experiment.setting import Setting
+from rlfseg.models.latent_codec import load_codec
+from rlfseg.models.sam import PromptedSam, mini_sam
+from rlfseg.models.unet import add_lora, as_velocity, for_sampling, load_trained
+from rlfseg.training.flow_batch import FlowBatch, draw_times
+from rlfseg.training.flow_objective import RectifiedFlowObjective
+from rlfseg.training.loop import fit
 
 pytestmark = [
     pytest.mark.gpu,
@@ -105,13 +105,13 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_latents_text_and_masks_there_and_back(mini: Setting) -> None:
-    here, there = (load_frozen(mini.backbone_location(), device=d) for d in (CPU, GPU))
+    here, there = (load_codec(mini.backbone_location(), device=d) for d in (CPU, GPU))
     masks = torch.zeros(2, 128, 128, dtype=torch.bool)
     masks[0, 30:90, 20:70] = True
     z = here.encode_mask(masks)
     assert off(there.encode_mask(masks), z) < 5e-3
     assert off(there.text(["red star"]), here.text(["red star"])) < 5e-3
-    half = mini.frozen()
+    half = mini.codec()
     assert half.device.type == "cuda" and half.decoding == torch.bfloat16
     assert (half.decode(z.cuda()).cpu() - here.decode(z)).abs().max() < 0.05
 
@@ -119,7 +119,7 @@ def test_latents_text_and_masks_there_and_back(mini: Setting) -> None:
 def test_the_field_of_the_shipped_run_is_that_of_float32(mini: Setting) -> None:
     unet = load_trained(mini.base(), mini.trained())
     z, t = torch.randn(4, 4, 16, 16), torch.tensor([1.0, 0.7, 0.3, 0.0])
-    c = load_frozen(mini.backbone_location()).text(["red star", "moon", "blue heart", ""])
+    c = load_codec(mini.backbone_location()).text(["red star", "moon", "blue heart", ""])
     with torch.no_grad():
         wanted = as_velocity(deepcopy(unet).eval())(z, t, c)
         half = for_sampling(unet, GPU)

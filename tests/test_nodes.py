@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlfseg.evaluate import Evaluation
-from rlfseg.record import read_steps
-from rlfseg.setting import Setting
+from rlfseg.evaluation.score import Evaluation
+from rlfseg.experiment.setting import Setting
 from rlfseg.stage import made_at
+from rlfseg.training.steps import read_steps
 
 NODES = {"node-a": "10.77.0.1", "node-b": "10.77.0.2"}
 RUN = {

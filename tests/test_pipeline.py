@@ -16,11 +16,14 @@ from tiny import CAPTIONS, tiny_backbone
 import rlfseg
 from rlfseg import RLFSegPipeline
 from rlfseg.__main__ import main
-from rlfseg.cache import LatentCache
 from rlfseg.config import SamplerConfig
-from rlfseg.evaluate import predict
-from rlfseg.latent import load_frozen
-from rlfseg.model import (
+from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.read import Pack
+from rlfseg.data.packed.write import write_pack
+from rlfseg.evaluation.predict import predict
+from rlfseg.models.latent_cache import LatentCache
+from rlfseg.models.latent_codec import load_codec
+from rlfseg.models.unet import (
     ATTENTION,
     EVERYTHING,
     add_lora,
@@ -29,7 +32,6 @@ from rlfseg.model import (
     load_unet,
     save_trained,
 )
-from rlfseg.pack import Pack, Record, write_pack
 
 SIDE = 16
 RNG = np.random.default_rng(3)
@@ -79,7 +81,7 @@ def test_it_is_the_evaluations_path(
     mask = np.ones((SIDE, SIDE), bool)
     records = [Record(str(n), PICTURES[n], phrase, mask) for n, phrase in ASKED]
     write_pack(records, tmp_path / "a.h5", size=SIDE)
-    cache = LatentCache(tmp_path / "cache", Pack(tmp_path / "a.h5"), load_frozen(backbone))
+    cache = LatentCache(tmp_path / "cache", Pack(tmp_path / "a.h5"), load_codec(backbone))
     v = as_velocity(load_trained(backbone, trained))
     config = SamplerConfig(name, steps=3, tol=0.3)
     wanted = next(predict(v, cache, range(len(ASKED)), config))
@@ -221,9 +223,9 @@ def test_the_quick_decoder_takes_scaled_latents(pipe: RLFSegPipeline) -> None:
     decode = tiny.decode
     tiny.decode = lambda z: seen.append(z) or decode(z)
     quick = pipe(PICTURES[0], "red star", sampler="one", decoder="taesd")
-    frozen = pipe.frozen
-    z1 = frozen.encode(torch.from_numpy(PICTURES[0]).permute(2, 0, 1)[None] / 127.5 - 1)
-    z0 = z1 - pipe.velocity(z1, torch.ones(1), frozen.text(["red star"]))
+    codec = pipe.codec
+    z1 = codec.encode(torch.from_numpy(PICTURES[0]).permute(2, 0, 1)[None] / 127.5 - 1)
+    z0 = z1 - pipe.velocity(z1, torch.ones(1), codec.text(["red star"]))
     torch.testing.assert_close(seen[0], z0)
     wanted = (decode(z0).sample.mean(1)[0] + 1) / 2
     np.testing.assert_allclose(quick.scores[0], wanted.detach().numpy(), atol=1e-5)

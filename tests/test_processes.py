@@ -13,26 +13,27 @@ import torch
 from accelerate import Accelerator, PartialState
 from safetensors.torch import load_file, save_file
 from test_closed_set import NAMES, plain_cache, plain_world
-from test_relabel import CHUNK, IMAGES, Grows, results, write
-from test_relabel import CONFIG as REFINE
+from test_relabelling import CHUNK, IMAGES, Grows, results, write
+from test_relabelling import CONFIG as REFINE
 from test_train import bare, run
 from together import CONFIG, Regression, batch, run_two
 from torch import Tensor
 
-from rlfseg.closed_set import confusions, confusions_in_parts, given_classes
 from rlfseg.config import SamplerConfig
-from rlfseg.evaluate import (
+from rlfseg.evaluation import score as shared
+from rlfseg.evaluation.closed_set import confusions, confusions_in_parts, given_classes
+from rlfseg.evaluation.counts import Counts
+from rlfseg.evaluation.score import (
     Evaluation,
     boundaries,
     edges_in_parts,
     evaluate,
     scored_in_parts,
-    shared,
 )
-from rlfseg.metrics import Counts
-from rlfseg.record import read_steps, recorded
-from rlfseg.relabel import relabel, stage
-from rlfseg.train import fit
+from rlfseg.experiment import relabelling as stage
+from rlfseg.experiment.relabelling import relabel
+from rlfseg.training.loop import fit
+from rlfseg.training.steps import read_steps, recorded
 
 PICTURES = 23  # of five phrases each
 PART = 12  # phrases at least: three pictures

@@ -8,8 +8,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from rlfseg.backbone.recipe import save_backbone, seeded
-from rlfseg.backbone.text2image import small_tokenizer
+from rlfseg.stand_ins.backbone import save_backbone, seeded
+from rlfseg.stand_ins.text_to_image import small_tokenizer
 
 WIDTH = 16
 TOKENS = 12
@@ -45,7 +45,7 @@ def tiny_vae() -> AutoencoderKL:
 
 
 def tiny_backbone(folder: Path) -> Path:
-    """A folder that `load_frozen` and `load_unet` read, in half precision as the recipe does."""
+    """A folder that `load_codec` and `load_unet` read, in half precision as the recipe does."""
     tokenizer = small_tokenizer(CAPTIONS)
     tokenizer.model_max_length = TOKENS
     text = CLIPTextConfig(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
-from rlfseg.launch import joined
-from rlfseg.train import Losses
+from rlfseg.processes import joined
+from rlfseg.training.loop import Losses
 
 CONFIG = OptimiserConfig(steps=11, lr=1e-2, warmup=3, schedule="cosine", save_every=4)
 
@@ -24,12 +24,12 @@ class Regression(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(3)
-            self.frozen = nn.Linear(3, 5).requires_grad_(False)
+            self.codec = nn.Linear(3, 5).requires_grad_(False)
             self.free = nn.Linear(5, 2)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Losses:
         x, y = batch
-        error = (self.free(torch.tanh(self.frozen(x))) - y).square().mean(1)
+        error = (self.free(torch.tanh(self.codec(x))) - y).square().mean(1)
         return Losses(error, {"error": error, "large": error > 1})
 
 

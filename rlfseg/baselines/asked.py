@@ -8,8 +8,8 @@ from typing import Any
 
 from rlfseg.baselines import phrases, semflow
 from rlfseg.chapter import run_parameters
-from rlfseg.description import build
-from rlfseg.identity import Identity
+from rlfseg.experiment.description import build
+from rlfseg.experiment.identity import Identity
 from rlfseg.stage import Stage
 
 

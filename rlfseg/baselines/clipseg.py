@@ -23,8 +23,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from rlfseg.cache import LatentCache
-from rlfseg.types import Image
+from rlfseg.method.types import Image
+from rlfseg.models.latent_cache import LatentCache
 
 # ImageNet's, which the released model's processor takes
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -20,9 +20,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfseg.backbone.text2image import noise_schedule
-from rlfseg.cache import LatentCache
-from rlfseg.types import Latent, Text
+from rlfseg.method.types import Latent, Text
+from rlfseg.models.latent_cache import LatentCache
+from rlfseg.stand_ins.text_to_image import noise_schedule
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Ldznet(nn.Module):
 
     def hear(self, cache: LatentCache, captions: Sequence[str]) -> Text:
         """The backbone's text states."""
-        return cache.frozen.text(captions)
+        return cache.codec.text(captions)
 
     def forward(self, seen: Latent, heard: Text) -> Tensor:
         """Logits (b, H, W)."""

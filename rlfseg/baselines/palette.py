@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlfseg.latent import Frozen
-from rlfseg.metrics import IGNORED
-from rlfseg.types import Image
+from rlfseg.evaluation.confusion import IGNORED
+from rlfseg.method.types import Image
+from rlfseg.models.latent_codec import LatentCodec
 
 _AT_ONCE, _FLAT = 32, 64  # pictures encoded together, and the side of one of one colour
 
@@ -40,7 +40,7 @@ class Palette:
         return far.argmin(-1).cpu().numpy()
 
 
-def spread(frozen: Frozen, count: int) -> Tensor:
+def spread(codec: LatentCodec, count: int) -> Tensor:
     """Picks `count` colours that the autoencoder returns as different as may be, (count, 3).
 
     Of a regular grid of colours, each filling a picture, those are taken one after the other whose
@@ -55,7 +55,7 @@ def spread(frozen: Frozen, count: int) -> Tensor:
     line = torch.linspace(-1, 1, levels)
     grid = torch.cartesian_prod(line, line, line)
     flat = [
-        frozen.decode_image(frozen.encode(_filled(some))).mean((2, 3)).cpu()
+        codec.decode_image(codec.encode(_filled(some))).mean((2, 3)).cpu()
         for some in grid.split(_AT_ONCE)
     ]
     back = torch.cat(flat)
@@ -70,18 +70,18 @@ def _filled(some: Tensor) -> Image:
     return some[:, :, None, None].expand(-1, -1, _FLAT, _FLAT)
 
 
-def calibrated(frozen: Frozen, painted: Tensor, maps: np.ndarray) -> Palette:
+def calibrated(codec: LatentCodec, painted: Tensor, maps: np.ndarray) -> Palette:
     """The palette of some colours and what the autoencoder returns of them in class maps.
 
     Args:
-        frozen: whose autoencoder.
+        codec: whose autoencoder.
         painted: (count + 1, 3), the last for pixels of no class.
         maps: class maps (n, H, W) of the training split; a class that is in none keeps its colour.
     """
     palette = Palette(painted, painted[:-1].clone())
     sums, pixels = torch.zeros_like(palette.returned), torch.zeros(len(painted) - 1)
     for some in np.array_split(maps, max(1, len(maps) // _AT_ONCE)):
-        back = frozen.decode_image(frozen.encode(palette.paint(some))).cpu().permute(0, 2, 3, 1)
+        back = codec.decode_image(codec.encode(palette.paint(some))).cpu().permute(0, 2, 3, 1)
         for number in range(len(pixels)):
             inside = torch.from_numpy(some == number)
             sums[number] += back[inside].sum(0)

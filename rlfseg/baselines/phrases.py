@@ -13,22 +13,22 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
-from rlfseg.backbone.recipe import seeded
 from rlfseg.baselines.clipseg import Clipseg, ClipsegConfig, small_clipseg
 from rlfseg.baselines.ldznet import Ldznet, LdznetConfig
 from rlfseg.baselines.segmenter import MaskObjective, evaluate_segmenter, phrase_batch
 from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
+from rlfseg.book.paper import Result, measured
 from rlfseg.config import OptimiserConfig
-from rlfseg.description import build
-from rlfseg.evaluate import spaced
-from rlfseg.identity import Identity
-from rlfseg.latent import Frozen
-from rlfseg.metrics import Counts
-from rlfseg.model import load_unet
-from rlfseg.paper import Result, measured
-from rlfseg.setting import Setting
+from rlfseg.evaluation.counts import Counts
+from rlfseg.evaluation.predict import spaced
+from rlfseg.experiment.description import build
+from rlfseg.experiment.identity import Identity
+from rlfseg.experiment.setting import Setting
+from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.models.unet import load_unet
 from rlfseg.stage import Stage, run
-from rlfseg.train import fit_in_stage
+from rlfseg.stand_ins.backbone import seeded
+from rlfseg.training.loop import fit_in_stage
 
 Config = ClipsegConfig | LdznetConfig | UnetHeadConfig
 Model = Clipseg | Ldznet | UnetHead
@@ -71,8 +71,8 @@ def scores_stage(of: Identity, choice: Mapping[str, Any], *, split: str, phrases
 
 def trained(setting: Setting, choice: Mapping[str, Any]) -> Model:
     """The trained baseline on this machine's device, frozen; trained, or found so."""
-    config, frozen = phrase_config(choice), setting.frozen()
-    model = _untrained(setting, config, frozen)
+    config, codec = phrase_config(choice), setting.codec()
+    model = _untrained(setting, config, codec)
     if config.steps:
 
         def make(folder: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def trained(setting: Setting, choice: Mapping[str, Any]) -> Model:
             batch = partial(
                 phrase_batch,
                 model,
-                setting.cache("train", frozen),
+                setting.cache("train", codec),
                 size=config.batch,
                 seed=config.seed,
                 share=(state.process_index, state.num_processes),
@@ -99,17 +99,17 @@ def trained(setting: Setting, choice: Mapping[str, Any]) -> Model:
 
         folder = run(train_stage(setting, choice), make, profile=setting.profile)
         model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
-    model.requires_grad_(False).eval().to(frozen.device)
+    model.requires_grad_(False).eval().to(codec.device)
     return model
 
 
-def _untrained(setting: Setting, config: Config, frozen: Frozen) -> Model:
+def _untrained(setting: Setting, config: Config, codec: LatentCodec) -> Model:
     if isinstance(config, UnetHeadConfig):
         unet = load_unet(setting.backbone_location())
-        return seeded(config.seed, partial(UnetHead, unet, config, magnify=frozen.factor))
+        return seeded(config.seed, partial(UnetHead, unet, config, magnify=codec.factor))
     if isinstance(config, LdznetConfig):
-        unet, words = load_unet(setting.backbone_location()), frozen.text_encoder.config.hidden_size
-        make = partial(Ldznet, unet, config, magnify=frozen.factor, words=words)
+        unet, words = load_unet(setting.backbone_location()), codec.text_encoder.config.hidden_size
+        make = partial(Ldznet, unet, config, magnify=codec.factor, words=words)
         return seeded(config.seed, make)
     if config.checkpoint:
         weights = CLIPSegForImageSegmentation.from_pretrained(
@@ -117,8 +117,8 @@ def _untrained(setting: Setting, config: Config, frozen: Frozen) -> Model:
         )
         tokenizer = CLIPTokenizer.from_pretrained(config.checkpoint)
     else:
-        weights = seeded(config.seed, partial(small_clipseg, config, frozen.text_encoder))
-        tokenizer = frozen.tokenizer
+        weights = seeded(config.seed, partial(small_clipseg, config, codec.text_encoder))
+        tokenizer = codec.tokenizer
     return Clipseg(weights, tokenizer, pixels=config.pixels)
 
 
@@ -135,7 +135,7 @@ def scored(setting: Setting, choice: Mapping[str, Any], *, split: str, phrases: 
 
     def make(folder: Path) -> None:
         model = trained(setting, choice)
-        cache = setting.cache(split, setting.frozen())
+        cache = setting.cache(split, setting.codec())
         scores = evaluate_segmenter(model, cache, spaced(len(cache.pack), phrases))
         scores.annotation.save(folder / "counts.npz")
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfseg.cache import LatentCache
-from rlfseg.data import batch_items
-from rlfseg.evaluate import Evaluation, tally
-from rlfseg.train import Losses
-from rlfseg.types import Mask, Score
+from rlfseg.evaluation.score import Evaluation, tally
+from rlfseg.method.types import Mask, Score
+from rlfseg.models.latent_cache import LatentCache
+from rlfseg.training.flow_batch import batch_items
+from rlfseg.training.loop import Losses
 
 
 class Segmenter(Protocol):
@@ -104,5 +104,5 @@ def scores(
 def evaluate_segmenter(
     segmenter: Segmenter, cache: LatentCache, items: Sequence[int]
 ) -> Evaluation:
-    """Scores a segmenter as `rlfseg.evaluate.evaluate` scores a velocity field."""
+    """Scores a segmenter as `rlfseg.evaluation.evaluate` scores a velocity field."""
     return tally(scores(segmenter, cache, items), cache.pack, total=len(items))

@@ -19,21 +19,22 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
 from rlfseg.baselines.palette import Palette, calibrated, spread
-from rlfseg.cache import LatentCache
-from rlfseg.closed_set import confusions, true_classes
+from rlfseg.book.paper import Result
 from rlfseg.config import OptimiserConfig, SamplerConfig
-from rlfseg.data import FlowBatch, batch_items, draw_times
-from rlfseg.description import build
-from rlfseg.evaluate import sample, spaced
-from rlfseg.identity import Identity
-from rlfseg.metrics import Confusion, miou_interval, pooled
-from rlfseg.model import as_velocity, for_sampling, load_trained, load_unet, save_trained
-from rlfseg.objective import RectifiedFlowObjective
-from rlfseg.paper import Result
-from rlfseg.setting import Setting
+from rlfseg.evaluation.closed_set import confusions, true_classes
+from rlfseg.evaluation.confusion import Confusion, miou_interval, pooled
+from rlfseg.evaluation.predict import spaced
+from rlfseg.experiment.description import build
+from rlfseg.experiment.identity import Identity
+from rlfseg.experiment.setting import Setting
+from rlfseg.method.sampling import sample
+from rlfseg.method.types import Velocity
+from rlfseg.models.latent_cache import LatentCache
+from rlfseg.models.unet import as_velocity, for_sampling, load_trained, load_unet, save_trained
 from rlfseg.stage import Stage, run
-from rlfseg.train import fit_in_stage
-from rlfseg.types import Velocity
+from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
+from rlfseg.training.flow_objective import RectifiedFlowObjective
+from rlfseg.training.loop import fit_in_stage
 
 _COUNTED, _PALETTE = "confusions.npz", "palette.safetensors"
 _OF_SCORING = ("euler", "scenes")  # the second is in the data's identity
@@ -82,14 +83,14 @@ def semflow_batch(
         share: this process's number and how many there are.
     """
     rank, world = share
-    pack, frozen = cache.pack, cache.frozen
+    pack, codec = cache.pack, cache.codec
     chosen = batch_items(len(pack.image_ids), size, seed=seed, step=step)[rank::world]
     ids = [pack.image_ids[k] for k in chosen]
     maps = np.stack([true_classes(pack, image_id, names) for image_id in ids])
     return FlowBatch(
         z1=cache.z1([pack.find(image_id, pack.captions(image_id)[0]) for image_id in ids]),
-        z0=frozen.encode(palette.paint(maps)),
-        c=frozen.text([""]).expand(len(ids), -1, -1),
+        z0=codec.encode(palette.paint(maps)),
+        c=codec.text([""]).expand(len(ids), -1, -1),
         t=draw_times(size, kind="uniform", seed=seed, step=step)[rank::world],
         names=tuple(f"image {image_id}" for image_id in ids),
     )
@@ -103,12 +104,12 @@ def named_by_colour(
     Yields:
         For each picture, class numbers (H, W), int64.
     """
-    frozen, pack, way = cache.frozen, cache.pack, SamplerConfig("steps", steps=euler)
-    c, zb = frozen.text([""]), frozen.black(cache.pixels)
+    codec, pack, way = cache.codec, cache.pack, SamplerConfig("steps", steps=euler)
+    c, zb = codec.text([""]), codec.black(cache.pixels)
     for image_id in images:
         z1 = cache.z1([pack.find(image_id, pack.captions(image_id)[0])])
         z0 = sample(way, v, z1=z1, c=c, zb=zb).z0
-        yield palette.nearest(frozen.decode_image(z0))[0]
+        yield palette.nearest(codec.decode_image(z0))[0]
 
 
 def train_stage(of: Identity, choice: Mapping[str, Any]) -> Stage:
@@ -139,12 +140,12 @@ def trained(setting: Setting, choice: Mapping[str, Any], names: Sequence[str]) -
     config = build(SemflowConfig, "semflow", choice)
 
     def make(folder: Path) -> dict[str, Any]:
-        frozen, state = setting.frozen(), PartialState()
-        cache = _to_learn(setting, config).cache("train", frozen)
+        codec, state = setting.codec(), PartialState()
+        cache = _to_learn(setting, config).cache("train", codec)
         some = spaced(len(cache.pack.image_ids), _CALIBRATED)
         ids = [cache.pack.image_ids[k] for k in some]
         maps = np.stack([true_classes(cache.pack, image_id, names) for image_id in ids])
-        palette = calibrated(frozen, spread(frozen, len(names) + 1), maps)
+        palette = calibrated(codec, spread(codec, len(names) + 1), maps)
         unet = load_unet(setting.backbone_location()).requires_grad_(True)
 
         def save() -> None:
@@ -197,15 +198,15 @@ def named(
     config = build(SemflowConfig, "semflow", choice)
 
     def make(folder: Path) -> None:
-        first, frozen = trained(setting, choice, names), setting.frozen()
-        unet = for_sampling(load_trained(setting.backbone_location(), first), frozen.device)
-        palette, cache = Palette(**load_file(first / _PALETTE)), setting.cache("val", frozen)
+        first, codec = trained(setting, choice, names), setting.codec()
+        unet = for_sampling(load_trained(setting.backbone_location(), first), codec.device)
+        palette, cache = Palette(**load_file(first / _PALETTE)), setting.cache("val", codec)
         ids = cache.pack.image_ids
         chosen = [ids[k] for k in spaced(len(ids), images)]
         found = named_by_colour(as_velocity(unet), cache, palette, chosen, euler=config.euler)
         true = (true_classes(cache.pack, image_id, names)[None] for image_id in chosen)
-        coded = (frozen.encode(palette.paint(classes)) for classes in true)
-        back = (palette.nearest(frozen.decode_image(z0))[0] for z0 in coded)
+        coded = (codec.encode(palette.paint(classes)) for classes in true)
+        back = (palette.nearest(codec.decode_image(z0))[0] for z0 in coded)
         given, carried = (
             np.stack([c.pixels for c in confusions(maps, cache.pack, chosen, names)])
             for maps in (found, back)

@@ -15,9 +15,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from rlfseg.cache import LatentCache
-from rlfseg.model import add_lora, as_velocity
-from rlfseg.types import Latent, Text
+from rlfseg.method.types import Latent, Text
+from rlfseg.models.latent_cache import LatentCache
+from rlfseg.models.unet import add_lora, as_velocity
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class UnetHead(nn.Module):
 
     def hear(self, cache: LatentCache, captions: Sequence[str]) -> Text:
         """The backbone's text states."""
-        return cache.frozen.text(captions)
+        return cache.codec.text(captions)
 
     def forward(self, seen: Latent, heard: Text) -> Tensor:
         """Logits (b, H, W)."""

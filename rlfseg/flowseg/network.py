@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize, silu
 
-from rlfseg.model import timestep
-from rlfseg.types import Latent, Time
+from rlfseg.method.types import Latent, Time
+from rlfseg.models.unet import timestep
 
 
 class PixelField(nn.Module):

@@ -9,10 +9,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rlfseg.flow import euler, interpolate, l2_loss, rf_loss
-from rlfseg.reshape import Centroids, nearest, one_hot, reshaped
-from rlfseg.train import Losses
-from rlfseg.types import Image, Latent, PerSample, Text, Time
+from rlfseg.method.flow import euler, interpolate, l2_loss, rf_loss
+from rlfseg.method.reshaping import Centroids, nearest, one_hot, reshaped
+from rlfseg.method.types import Image, Latent, PerSample, Text, Time
+from rlfseg.training.loop import Losses
 
 #: The variants. All but `classes` predict a velocity; those in the middle reshape it.
 ARMS = ("plain", "l2", "reshaped", "attraction", "repulsion", "attached", "classes")

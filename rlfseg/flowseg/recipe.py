@@ -13,18 +13,19 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from rlfseg.backbone.recipe import seeded
 from rlfseg.config import OptimiserConfig
-from rlfseg.data import batch_items, draw_times
-from rlfseg.description import build
+from rlfseg.evaluation.confusion import Confusion
+from rlfseg.evaluation.seeds import over_seeds
+from rlfseg.experiment.description import build
 from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
-from rlfseg.metrics import Confusion, over_seeds
-from rlfseg.record import Step
-from rlfseg.reshape import kronecker
+from rlfseg.method.reshaping import kronecker
 from rlfseg.stage import Stage, run
-from rlfseg.train import fit_in_stage
+from rlfseg.stand_ins.backbone import seeded
+from rlfseg.training.flow_batch import batch_items, draw_times
+from rlfseg.training.loop import fit_in_stage
+from rlfseg.training.steps import Step
 
 #: Euler steps by which a flow is scored.
 STEPS = (1, 10)

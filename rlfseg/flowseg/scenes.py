@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rlfseg.pictures import to_unit
-from rlfseg.sources.mini.scene import COLOURS, GROUNDS, draw_scene
-from rlfseg.types import Image
+from rlfseg.data.drawn.scene import COLOURS, GROUNDS, draw_scene
+from rlfseg.data.images import to_unit
+from rlfseg.method.types import Image
 
 PLACES = ("left", "middle", "right")
 #: The classes in the order of their numbers: five grounds, then things by the third of the picture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlfseg.check import Line, Report
-from rlfseg.preflight import inputs, machine, speed
+from rlfseg.data.check import Line, Report
+from rlfseg.preflight import machine, speed, weights_and_data
 from rlfseg.preflight.plan import Plan, read_plan
 from rlfseg.stage import repository
 
@@ -37,9 +37,9 @@ def _lines(plan: Plan, seconds: float) -> Iterator[Line]:
     yield from machine.software()
     yield from machine.devices(plan)
     yield machine.disk(plan)
-    weights = list(inputs.weights(plan))
+    weights = list(weights_and_data.weights(plan))
     yield from weights
-    yield from inputs.data(plan)
+    yield from weights_and_data.data(plan)
     if any(line.level != "ok" for line in weights):
         yield from speed.untimed(plan, "the weights are not there")
         return

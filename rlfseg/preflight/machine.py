@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from rlfseg.check import Line
 from rlfseg.config import DataConfig
-from rlfseg.description import RANDOM
+from rlfseg.data.check import Line
+from rlfseg.experiment.description import RANDOM
 from rlfseg.preflight.plan import Plan, phrases
 from rlfseg.stage import made_at, repository
 

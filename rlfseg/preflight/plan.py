@@ -12,12 +12,12 @@ import yaml
 
 from rlfseg.baselines.asked import asked
 from rlfseg.chapter import run_parameters, runs, scorings
-from rlfseg.check import phrasecut, refer
 from rlfseg.config import DataConfig, SamplerConfig
-from rlfseg.identity import Identity
-from rlfseg.setting import Setting
-from rlfseg.sources.cocostuff_names import COCO_STUFF
-from rlfseg.sources.mini.write_cocostuff import MINI_CLASSES
+from rlfseg.data.check import phrasecut, refer
+from rlfseg.data.cocostuff_names import COCO_STUFF
+from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
+from rlfseg.experiment.identity import Identity
+from rlfseg.experiment.setting import Setting
 from rlfseg.stage import found, repository
 
 #: The chapters that train or score, and the numbers of the paper's tables that they fill.

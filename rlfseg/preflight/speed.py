@@ -11,19 +11,19 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 
-from rlfseg.check import Line
 from rlfseg.config import OptimiserConfig
-from rlfseg.data import FlowBatch
-from rlfseg.flow import at_time
-from rlfseg.latent import Frozen
-from rlfseg.model import ATTENTION, as_velocity, for_sampling
-from rlfseg.objective import RectifiedFlowObjective
-from rlfseg.precision import quick_accelerator
+from rlfseg.data.check import Line
+from rlfseg.device import quick_accelerator
+from rlfseg.experiment.setting import Setting
+from rlfseg.method.flow import at_time
+from rlfseg.method.refinement import refine
+from rlfseg.method.sampling import aos
+from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.models.unet import ATTENTION, as_velocity, for_sampling
 from rlfseg.preflight.plan import Plan, Work, phrases
-from rlfseg.refine import refine
-from rlfseg.sampling import aos
-from rlfseg.setting import Setting
-from rlfseg.train import fit
+from rlfseg.training.flow_batch import FlowBatch
+from rlfseg.training.flow_objective import RectifiedFlowObjective
+from rlfseg.training.loop import fit
 
 _ROUNDS = 2  # at the least, after one that isn't counted
 _PHRASES = 4  # of a picture that SAM refines
@@ -89,19 +89,19 @@ def measure(setting: Setting, *, batch: int, seconds: float, refining: Setting |
         seconds: for each kind of work.
         refining: whose SAM refines, or None.
     """
-    frozen, side = setting.frozen(), setting.data.pixels
+    codec, side = setting.codec(), setting.data.pixels
     generator = torch.Generator().manual_seed(0)
-    pictures = (torch.rand(batch, 3, side, side, generator=generator) * 2 - 1).to(frozen.device)
-    z1, zb = frozen.encode(pictures), frozen.black(side)
-    encode = batch / _each(lambda: frozen.encode(pictures), seconds)
-    unet = setting.untrained().to(frozen.device)
-    train = batch / _each(_steps(unet, frozen, z1), seconds)
-    v = as_velocity(for_sampling(unet, frozen.device))
+    pictures = (torch.rand(batch, 3, side, side, generator=generator) * 2 - 1).to(codec.device)
+    z1, zb = codec.encode(pictures), codec.black(side)
+    encode = batch / _each(lambda: codec.encode(pictures), seconds)
+    unet = setting.untrained().to(codec.device)
+    train = batch / _each(_steps(unet, codec, z1), seconds)
+    v = as_velocity(for_sampling(unet, codec.device))
 
     def segment() -> None:
         with torch.no_grad():
-            z0 = aos(v, z1=z1, c=frozen.text([_PHRASE] * batch), zb=zb, tol=0.2).z0
-            frozen.decode(z0)
+            z0 = aos(v, z1=z1, c=codec.text([_PHRASE] * batch), zb=zb, tol=0.2).z0
+            codec.decode(z0)
 
     score = batch / _each(segment, seconds)
     return Rates(encode, train, score, _refine_rate(refining, seconds) if refining else None)
@@ -164,10 +164,12 @@ def _refining(plan: Plan) -> Setting | None:
     return None
 
 
-def _steps(unet: UNet2DConditionModel, frozen: Frozen, z1: torch.Tensor) -> Callable[[], object]:
+def _steps(
+    unet: UNet2DConditionModel, codec: LatentCodec, z1: torch.Tensor
+) -> Callable[[], object]:
     """One training step after another, on latents of random pictures."""
     batch = FlowBatch(
-        z1=z1, z0=z1.roll(1, 0) * 0.5, c=frozen.text([_PHRASE] * len(z1)), t=at_time(0.5, like=z1)
+        z1=z1, z0=z1.roll(1, 0) * 0.5, c=codec.text([_PHRASE] * len(z1)), t=at_time(0.5, like=z1)
     )
     run = fit(
         RectifiedFlowObjective(unet),

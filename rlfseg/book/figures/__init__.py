@@ -1,0 +1,52 @@
+"""Every picture of the book; the only package that imports matplotlib."""
+
+from __future__ import annotations
+
+from rlfseg.book.figures.charts import (
+    COLOURS,
+    bars,
+    before_after,
+    histograms,
+    lines,
+    miou_bars,
+    paired_bars,
+    roofline,
+    sample_histograms,
+    smoothed,
+    stacked,
+    sweeps,
+)
+from rlfseg.book.figures.explorer import Answered, Asked, Interactive, explorer
+from rlfseg.book.figures.pictures import (
+    as_picture,
+    class_maps,
+    pictures,
+    refinement,
+    sample_pictures,
+    segmentations,
+)
+
+__all__ = [
+    "COLOURS",
+    "Answered",
+    "Asked",
+    "Interactive",
+    "as_picture",
+    "bars",
+    "before_after",
+    "class_maps",
+    "explorer",
+    "histograms",
+    "lines",
+    "miou_bars",
+    "paired_bars",
+    "pictures",
+    "refinement",
+    "roofline",
+    "sample_histograms",
+    "sample_pictures",
+    "segmentations",
+    "smoothed",
+    "stacked",
+    "sweeps",
+]

@@ -1,0 +1,214 @@
+"""Curves, histograms and bars."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlfseg.data.masks import rasterise
+from rlfseg.data.sample import Sample
+from rlfseg.evaluation.counts import Counts
+
+#: Readable in print and by colour-blind readers (Okabe and Ito).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    log: bool = False,
+    markers: bool = False,
+) -> Figure:
+    """Curves with a legend; `series` maps a name to its x and y values."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    marker = "o" if markers else ""
+    for number, (name, (across, up)) in enumerate(series.items()):
+        axis.plot(
+            across, up, color=COLOURS[number % len(COLOURS)], label=name, lw=1.5, marker=marker
+        )
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    if log:
+        axis.set_yscale("log")
+    if len(series) > 1:
+        axis.legend(frameon=False)
+    return finished(figure)
+
+
+def histograms(values: Mapping[str, Sequence[float]], *, y: str, bins: int = 20) -> Figure:
+    """One histogram beside the other, each titled by its key."""
+    figure, axes = plt.subplots(
+        1, len(values), figsize=(3.2 * len(values), 2.6), squeeze=False, layout="constrained"
+    )
+    for axis, (name, numbers) in zip(axes[0], values.items(), strict=True):
+        axis.hist(numbers, bins=bins, color=COLOURS[0])
+        axis.set_xlabel(name)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel(y)
+    return finished(figure)
+
+
+def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> Figure:
+    """Horizontal bars with intervals; `values` maps a name to its value and (low, high)."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.4 * len(values) + 0.8), layout="constrained")
+    at = np.arange(len(values))
+    means = np.array([value for value, _ in values.values()])
+    ends = np.array([interval for _, interval in values.values()])
+    off = np.abs(ends - means[:, None]).T
+    axis.barh(at, means, xerr=off, color=COLOURS[0], ecolor="#555555", capsize=3, height=0.6)
+    for y, mean, high in zip(at, means, ends[:, 1], strict=True):
+        end = (max(high, 0), y)
+        axis.annotate(f"{mean:.1f}", end, (5, 0), textcoords="offset points", va="center")
+    axis.set_yticks(at, list(values))
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
+    axis.set_xlabel(x)
+    axis.spines[["top", "right"]].set_visible(False)
+    return finished(figure)
+
+
+def paired_bars(
+    values: Mapping[str, tuple[float, float]], *, series: tuple[str, str], x: str
+) -> Figure:
+    """Two horizontal bars for each name, such as before and after; a legend says which is which."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.36 * len(values) + 1.0), layout="constrained")
+    at = np.arange(len(values))
+    for number, label in enumerate(series):
+        each = [pair[number] for pair in values.values()]
+        axis.barh(at + 0.4 * number - 0.2, each, 0.38, color=COLOURS[number], label=label)
+    axis.set_yticks(at, list(values))
+    axis.invert_yaxis()
+    axis.set_xlabel(x)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    return finished(figure)
+
+
+def stacked(values: Mapping[str, Mapping[str, float]], *, x: str) -> Figure:
+    """Horizontal bars, each cut into the same parts in the same order."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.5 * len(values) + 1.2), layout="constrained")
+    start = np.zeros(len(values))
+    names = list(next(iter(values.values())))
+    for number, name in enumerate(names):
+        width = np.array([parts[name] for parts in values.values()])
+        axis.barh(list(values), width, left=start, color=COLOURS[number], label=name, height=0.6)
+        start += width
+    axis.invert_yaxis()
+    axis.set_xlabel(x)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    return finished(figure)
+
+
+def roofline(points: Mapping[str, tuple[float, float]], *, rate: float, slope: float) -> Figure:
+    """What the machine allows, and what parts reach.
+
+    Args:
+        points: by name, FLOP a byte and FLOP a second; what has none is left out.
+        rate: FLOP a second of a matrix product, the roof's flat part.
+        slope: bytes a second of a copy, its rising part.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    reach = [intensity for intensity, _ in points.values() if intensity] + [rate / slope]
+    across = np.geomspace(min(1.0, min(reach) / 2), 2 * max(reach), 200)
+    axis.plot(across, np.minimum(rate, slope * across) / 1e9, color="#555555", label="the machine")
+    for number, (name, (intensity, reached)) in enumerate(points.items()):
+        if reached:
+            axis.scatter(intensity, reached / 1e9, color=COLOURS[number], label=name, zorder=3)
+    axis.set(xscale="log", yscale="log", xlabel="FLOP a byte", ylabel="GFLOP a second")
+    axis.legend(frameon=False)
+    return finished(figure)
+
+
+def miou_bars(counts: Mapping[str, Counts]) -> Figure:
+    """Best mIoU of each, with 95 % intervals over images; groups without phrases are left out."""
+    return bars(
+        {
+            f"{name} ({len(each)})": (
+                100 * each.miou().value,
+                each.bootstrap(lambda drawn: 100 * drawn.miou().value, seed=0),
+            )
+            for name, each in counts.items()
+            if len(each)
+        },
+        x="best mIoU, % (phrases in brackets)",
+    )
+
+
+def smoothed(values: Sequence[float], width: int = 25) -> list[float]:
+    """Running mean over the last `width` values."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(np.arange(1, len(values) + 1) - width, 0)
+    last = np.arange(1, len(values) + 1)
+    return list((total[last] - total[first]) / (last - first))
+
+
+def sample_histograms(samples: Sequence[Sample], *, most: int = 1000) -> Figure:
+    """Phrases a picture, words a phrase, and the area of the first `most` masks."""
+    pictured = Counter(sample.image_id for sample in samples)
+    return histograms(
+        {
+            "phrases per picture": list(pictured.values()),
+            "words per phrase": [len(sample.caption.split()) for sample in samples],
+            "mask area, % of the picture": [100 * rasterise(s).mean() for s in samples[:most]],
+        },
+        y="count",
+    )
+
+
+def before_after(scores: Mapping[str, np.ndarray]) -> Figure:
+    """Each mask's score before and after, in [0, 1]; `scores` maps a name to (n, 2)."""
+    figure, axes = plt.subplots(
+        1, len(scores), figsize=(3.3 * len(scores), 3.2), squeeze=False, layout="constrained"
+    )
+    for axis, (name, pairs) in zip(axes[0], scores.items(), strict=True):
+        axis.scatter(pairs[:, 0], pairs[:, 1], s=9, alpha=0.5, color=COLOURS[0], linewidths=0)
+        axis.plot([0, 1], [0, 1], color="#555555", lw=1)
+        axis.set(title=name, xlabel="annotation", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("refined")
+    return finished(figure)
+
+
+def sweeps(swept: Mapping[str, Mapping[str, Any]], *, y: str) -> Figure:
+    """A panel for each parameter: IoU and boundary F, and how often SAM was asked, by its values.
+
+    Args:
+        swept: maps a parameter to `values`, `iou`, `boundary` and `asked`, all of one length.
+        y: what IoU and boundary F are.
+    """
+    figure, axes = plt.subplots(
+        1,
+        len(swept),
+        figsize=(3.1 * len(swept), 2.9),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for axis, (name, found) in zip(axes[0], swept.items(), strict=True):
+        places = range(len(found["values"]))
+        for number, (key, label) in enumerate((("iou", "IoU"), ("boundary", "boundary F"))):
+            axis.plot(places, found[key], marker="o", color=COLOURS[number], label=label)
+        ticks = zip(found["values"], found["asked"], strict=True)
+        axis.set_xticks(places, [f"{value}\n({asked:.1f}x)" for value, asked in ticks])
+        axis.set_xlabel(f"{name} (times SAM was asked)")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel(y)
+    axes[0][0].legend(frameon=False)
+    return finished(figure)
+
+
+def finished(figure: Figure) -> Figure:
+    """Closed for pyplot, so that a notebook shows it once."""
+    plt.close(figure)
+    return figure

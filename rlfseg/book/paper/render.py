@@ -1,0 +1,209 @@
+"""The paper's tables beside this run's, as MyST for the book."""
+
+from __future__ import annotations
+
+import re
+
+from IPython.display import Markdown
+
+from rlfseg.book.paper.lookup import paper_table
+from rlfseg.book.paper.results import Missing, Result, Results, complete, difference
+from rlfseg.book.paper.tables import UNREPORTED, Cell
+from rlfseg.evaluation.seeds import over_seeds
+from rlfseg.stage import commit
+
+DRAWN_PROFILES = {
+    "smoke": "drawn scenes and a small model trained for a few steps",
+    "mini": "drawn scenes and a small model of our own",
+    "preflight": "drawn scenes and the full-size model with random weights",
+}
+"""Profiles whose scores are no evidence about the paper's numbers, and what they run."""
+
+MADE_IN = {
+    1: "05_phrasecut",
+    2: "06_refcoco",
+    3: "07_cocostuff",
+    4: "08_speed",
+    5: "03b_labels",
+    6: "09_ranks",
+    7: "04_sampling",
+    8: "03_train",
+    9: "04_sampling",
+}
+"""The chapter that fills each table."""
+
+_DASH = "–"
+
+
+def render(table: int, results: Results, *, caption: str, name: str, profile: str) -> Markdown:
+    """Sets a table of the paper beside this run.
+
+    Rows are in the paper's order; a cell that the paper leaves empty is shown only if the run has
+    something for it. The difference is shown only where the result says that it is comparable.
+    Behind a value stand its interval over images and, where there are several seeds, their mean
+    with its own. Below the table stand the run's profile, data, protocol, thresholds, and notes.
+
+    Args:
+        table: 1 to 9.
+        results: by the names of row and column; cells that are not in it are shown as not run.
+        caption: one line; which table of the paper it is gets added.
+        name: target of `{numref}`, such as `tab-phrasecut`.
+        profile: the one that this run belongs to.
+
+    Returns:
+        MyST with a numbered `{table}`.
+
+    Raises:
+        UnknownCellError: if a result belongs to no cell of the table.
+        ValueError: if `name` is no plain target, the caption is empty, a setting is no text or a
+            measurement is one, or what was measured on drawn scenes claims to be comparable (a
+            time may be, if the model has its full size).
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise ValueError(f"name {name!r} must be lower-case words joined by hyphens")
+    if not caption.strip():
+        raise ValueError(f"{name}: the caption is empty")
+    printed = paper_table(table)
+    filled = complete(table, results)
+    for cell in printed.cells():
+        _refuse_a_false_claim(cell, filled[cell.row, cell.column.name], profile)
+    several = len(printed.columns) > 1
+    settings = printed.columns[0].metric == "value"
+    run = "this run" if settings else "this run (95% interval)"
+    heads = [printed.stub, "metric", "paper", run, "difference", "comparable?"]
+    notes = _Notes()
+    lines = [heads, ["---"] * len(heads), *_lines(table, filled, notes)]
+    body = "\n".join(_line(line if several else [line[0], *line[2:]]) for line in lines)
+    parts = [
+        f":::{{table}} {_flat(caption)} (the paper's Table {table})\n:name: {name}\n\n{body}\n:::",
+        _this_run(filled, profile),
+        _made_by(table, profile),
+        notes.listed(),
+        *(f"{note}." for note in printed.notes),
+        "What the tables compare, and our choices where the paper is silent: {doc}`deviations`.",
+    ]
+    return Markdown("\n\n".join(part for part in parts if part) + "\n")
+
+
+class _Notes:
+    """Footnotes in the order in which the table first needs them."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def mark(self, *texts: str) -> str:
+        """The superscript for some notes; empty texts have none."""
+        wanted = [_flat(text) for text in texts if text.strip()]
+        self._texts += [text for text in dict.fromkeys(wanted) if text not in self._texts]
+        numbers = sorted({self._texts.index(text) + 1 for text in wanted})
+        return f"\N{NO-BREAK SPACE}{{sup}}`{','.join(map(str, numbers))}`" if numbers else ""
+
+    def listed(self) -> str:
+        """All notes as a numbered list with a heading."""
+        if not self._texts:
+            return ""
+        heading = "Notes (tables and sections named in them are the paper's):\n\n"
+        return heading + "\n".join(
+            f"{n}. {text.rstrip('.')}." for n, text in enumerate(self._texts, 1)
+        )
+
+
+def _lines(table: int, filled: Results, notes: _Notes) -> list[list[str]]:
+    """The table's body: method, metric, paper, this run, difference, comparable."""
+    printed = paper_table(table)
+    cites = {row.name: f" {{cite}}`{row.cite}`" if row.cite else "" for row in printed.rows}
+    decimals = {
+        name: max(c.decimals for c in printed.cells() if c.column.name == name)
+        for name in printed.column_names
+    }
+    lines: list[list[str]] = []
+    shown: set[str] = set()
+    for cell in printed.cells():
+        result = filled[cell.row, cell.column.name]
+        reported = cell.printed != UNREPORTED
+        if not reported and result == Missing():
+            continue
+        measured = () if cell.column.metric == "value" else (cell.protocol,)
+        paper = (cell.printed if reported else _DASH) + notes.mark(*measured, *cell.flags)
+        gap = difference(cell, result)
+        places = decimals[cell.column.name]
+        if isinstance(result, Missing):
+            run, comparable = result.reason, _DASH
+        else:
+            run = _number(result, places) + notes.mark(result.note)
+            comparable = result.comparable
+        lines.append(
+            [
+                "" if cell.row in shown else cell.row + cites[cell.row],
+                cell.column.name,
+                paper,
+                run,
+                _DASH if gap is None else f"{gap:+.{places}f}".replace("-", "−"),
+                comparable,
+            ]
+        )
+        shown.add(cell.row)
+    return lines
+
+
+def _number(result: Result, places: int) -> str:
+    if isinstance(result.value, str):
+        return result.value
+    if result.low is None:
+        return f"{result.value:.{places}f} (no interval)"
+    shown = f"{result.value:.{places}f} ({result.low:.{places}f} to {result.high:.{places}f})"
+    if len(result.seeds) > 1:
+        mean, half = over_seeds(result.seeds)
+        shown += f"; {len(result.seeds)} seeds {mean:.{places}f} ± {half:.{places}f}"
+    return shown
+
+
+def _this_run(filled: Results, profile: str) -> str:
+    """Profile, data, protocol and thresholds of the cells that were run."""
+    where = f"**This run:** profile `{profile}`"
+    if profile in DRAWN_PROFILES:
+        where += f" ({DRAWN_PROFILES[profile]}; its scores are no evidence about the paper's)"
+    groups: dict[tuple[str, str], list[tuple[str, str, float | None]]] = {}
+    for (row, column), result in filled.items():
+        if isinstance(result, Result):
+            group = groups.setdefault((_flat(result.data), _flat(result.protocol)), [])
+            group.append((row, column, result.threshold))
+    if not groups:
+        return f"{where}. Nothing of this table was run."
+    lines = [f"{where}.", ""]
+    for (data, protocol), cells in groups.items():
+        columns = ", ".join(dict.fromkeys(column for _, column, _ in cells))
+        chosen = [f"{row}, {column}: {t:.2f}" for row, column, t in cells if t is not None]
+        thresholds = f" Threshold for {'; '.join(chosen)}." if chosen else ""
+        lines.append(f"- {columns}: {data}; {protocol}.{thresholds}")
+    return "\n".join(lines)
+
+
+def _made_by(table: int, profile: str) -> str:
+    """Where every cell comes from: chapter, parameters, commit, and the file that says so."""
+    chapter = MADE_IN[table]
+    file = f"table_{table}.json"
+    return (
+        f"Made by {{doc}}`{chapter}` with `params/{profile}/{chapter}.yml` at commit "
+        f"`{commit()[:10]}`; each cell with what made it: {{download}}`{file} <results/{file}>`."
+    )
+
+
+def _refuse_a_false_claim(cell: Cell, result: Result | Missing, profile: str) -> None:
+    """The full-size model may be timed on drawn scenes, but not scored; a small one neither."""
+    metric = cell.column.metric
+    real = metric == "value" or (metric == "seconds" and profile == "preflight")
+    claims = isinstance(result, Result) and result.is_comparable
+    if claims and not real and profile in DRAWN_PROFILES:
+        raise ValueError(
+            f"Table {cell.table}, {cell.row!r}, {cell.column.name!r}: what profile {profile!r} "
+            f"measures ({DRAWN_PROFILES[profile]}) is not comparable; say 'no: <reason>'"
+        )
+
+
+def _line(texts: list[str]) -> str:
+    return "| " + " | ".join(_flat(text).replace("|", r"\|") for text in texts) + " |"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

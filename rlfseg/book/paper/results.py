@@ -1,0 +1,272 @@
+"""Counts as the two cells that most of the paper's tables have."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from rlfseg.book.paper.lookup import paper_table
+from rlfseg.book.paper.tables import Cell
+from rlfseg.evaluation.counts import Counts
+
+NOT_RUN = "not run on this profile"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What this run has for a cell.
+
+    Attributes:
+        value: percent for mIoU and AP, seconds for times, a text for settings.
+        low: lower end of the 95% interval, or None where there is no interval.
+        high: upper end.
+        protocol: how it was measured, with the scoring size.
+        comparable: `yes`, or `yes: ...` or `no: ...` with the reason.
+        data: what was measured on, with counts.
+        threshold: the threshold that was chosen or fixed, or None where there is none.
+        note: shown below the table.
+        seeds: the value of this run and of those that differ from it by their seed alone; empty
+            where there is one seed.
+    """
+
+    value: float | str
+    low: float | None
+    high: float | None
+    protocol: str
+    comparable: str
+    data: str
+    threshold: float | None = None
+    note: str = ""
+    seeds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        word, _, reason = self.comparable.partition(":")
+        if word not in ("yes", "no") or (word == "no" and not reason.strip()):
+            raise ValueError(
+                f"comparable must be 'yes', 'yes: ...' or 'no: <reason>', got {self.comparable!r}"
+            )
+        if not self.protocol.strip() or not self.data.strip():
+            raise ValueError("a result must say its protocol and its data")
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"an interval has two ends, got low={self.low}, high={self.high}")
+        several = (self.value, self.low, self.high, *self.seeds)
+        numbers = [n for n in several if isinstance(n, float | int)]
+        if not all(math.isfinite(n) for n in numbers):
+            raise ValueError(f"{numbers} is not finite; give Missing with the reason instead")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"the interval {self.low} to {self.high} is upside down")
+
+    @classmethod
+    def percent(
+        cls,
+        fraction: float,
+        interval: tuple[float, float] | None,
+        *,
+        protocol: str,
+        comparable: str,
+        data: str,
+        threshold: float | None = None,
+        note: str = "",
+        seeds: Sequence[float] = (),
+    ) -> Self:
+        """A result in percent from a reading in [0, 1] and its interval, as the metrics give them.
+
+        Raises:
+            ValueError: if a number is not in [0, 1].
+        """
+        low, high = interval or (None, None)
+        for number in (fraction, low, high, *seeds):
+            if number is not None and not 0 <= number <= 1:
+                raise ValueError(f"{number} is not a fraction in [0, 1]")
+        return cls(
+            value=100 * fraction,
+            low=None if low is None else 100 * low,
+            high=None if high is None else 100 * high,
+            protocol=protocol,
+            comparable=comparable,
+            data=data,
+            threshold=threshold,
+            note=note,
+            seeds=tuple(100 * each for each in seeds),
+        )
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the value may be set against the paper's."""
+        return self.comparable.partition(":")[0] == "yes"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why this run has nothing for a cell, such as the command that would make it."""
+
+    reason: str = NOT_RUN
+
+
+Results = Mapping[tuple[str, str], Result | Missing]
+"""What a run has for a table, by the names of row and column."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What `load_results` found: every cell of the table has a `Result` or a `Missing`."""
+
+    table: int
+    results: Results
+    provenance: Mapping[str, Any]
+
+
+def difference(cell: Cell, result: Result | Missing) -> float | None:
+    """This run minus the paper, in the cell's unit; None unless both are numbers and comparable."""
+    if not isinstance(result, Result) or not result.is_comparable or cell.value is None:
+        return None
+    return None if isinstance(result.value, str) else result.value - cell.value
+
+
+def complete(table: int, results: Results) -> dict[tuple[str, str], Result | Missing]:
+    """The results of all cells in the paper's order; those not given are `Missing`.
+
+    Raises:
+        UnknownCellError: if a result belongs to no cell of the table.
+        ValueError: if a setting is no text, or a measurement is one.
+    """
+    printed = paper_table(table)
+    for (row, column), result in results.items():
+        setting = printed.cell(row, column).column.metric == "value"
+        if isinstance(result, Result) and isinstance(result.value, str) != setting:
+            raise ValueError(
+                f"Table {table}, {row!r}, {column!r}: {result.value!r} must be "
+                f"{'a text' if setting else 'a number'}"
+            )
+    keys = [(cell.row, cell.column.name) for cell in printed.cells()]
+    return {key: results.get(key, Missing()) for key in keys}
+
+
+def save_results(
+    path: Path | str, table: int, results: Results, provenance: Mapping[str, Any]
+) -> None:
+    """Writes a table's cells as a JSON list, whole or not at all.
+
+    Each cell carries row, column, the paper's printed text, value (or null and the reason),
+    interval, data, protocol, threshold, comparable, note, the values by seed and provenance.
+
+    Args:
+        path: the file; its folder is made.
+        table: 1 to 9.
+        results: by row and column; cells that are not in it are written as not run.
+        provenance: JSON-able: profile, commit, versions, artefact hashes.
+
+    Raises:
+        UnknownCellError: if a result belongs to no cell of the table.
+        ValueError: if a setting is no text, or a measurement is one.
+    """
+    path = Path(path)
+    cells = []
+    for (row, column), result in complete(table, results).items():
+        printed = paper_table(table).cell(row, column).printed
+        entry: dict[str, Any] = {"table": table, "row": row, "column": column, "paper": printed}
+        if isinstance(result, Missing):
+            entry |= {"value": None, "reason": result.reason}
+        else:
+            entry |= {
+                "value": result.value,
+                "interval": None if result.low is None else [result.low, result.high],
+                "protocol": result.protocol,
+                "data": result.data,
+                "threshold": result.threshold,
+                "comparable": result.comparable,
+                "note": result.note,
+                "seeds": list(result.seeds),
+            }
+        cells.append({**entry, "provenance": dict(provenance)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        text = json.dumps(cells, indent=1, ensure_ascii=False, allow_nan=False)
+        draft.write_text(text + "\n", encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def load_results(path: Path | str) -> Saved:
+    """Reads what `save_results` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such file, misses a cell, or holds other paper values than these.
+    """
+    path = Path(path)
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))
+        table = int(cells[0]["table"])
+        provenance = cells[0]["provenance"]
+        results = {(cell["row"], cell["column"]): _result(cell) for cell in cells}
+        paper = {(cell["row"], cell["column"]): cell["paper"] for cell in cells}
+        same = all((c["table"], c["provenance"]) == (table, provenance) for c in cells)
+        wanted = {(c.row, c.column.name): c.printed for c in paper_table(table).cells()}
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} holds no results of a table ({error!r}): run again") from error
+    if not same or paper != wanted:
+        raise ValueError(f"{path} does not hold the cells of the paper's Table {table}: run again")
+    return Saved(table, results, provenance)
+
+
+def _result(cell: Mapping[str, Any]) -> Result | Missing:
+    if cell["value"] is None:
+        return Missing(cell["reason"])
+    low, high = cell["interval"] or (None, None)
+    rest = {k: cell[k] for k in ("protocol", "comparable", "data", "threshold", "note")}
+    return Result(cell["value"], low, high, seeds=tuple(cell["seeds"]), **rest)
+
+
+_PROTOCOL = "CLIPSeg / LD-ZNet"
+_RESAMPLES = 1000
+
+
+def measured(
+    counts: Counts,
+    *,
+    data: str,
+    profile: str,
+    dataset: str = "",
+    seed: int = 0,
+    again: Sequence[Counts] = (),
+) -> dict[str, Result]:
+    """Best mIoU and AP of some counts, with 95% bootstrap intervals over images.
+
+    Args:
+        counts: of one run.
+        data: what was measured on, as it stands below the table.
+        profile: the one that the run belongs to; only `a100` may be set against the paper.
+        dataset: goes before the columns' names, where a table has several data sets.
+        seed: of the bootstrap.
+        again: of runs that differ from the first by their seed alone.
+
+    Returns:
+        By column: `mIoU`, at the threshold that is best on these very counts, and `AP`, the
+        step-wise average precision, mean over samples.
+    """
+    best, before = counts.miou(), f"{dataset} " if dataset else ""
+    percent = partial(
+        Result.percent,
+        protocol=_PROTOCOL,
+        comparable="yes" if profile == "a100" else "no: another world",
+        data=data,
+    )
+
+    def cell(read: Callable[[Counts], float], **more: Any) -> Result:
+        span = counts.bootstrap(read, n=_RESAMPLES, seed=seed)
+        seeds = [read(each) for each in (counts, *again)] if again else []
+        return percent(read(counts), span, seeds=seeds, **more)
+
+    return {
+        f"{before}mIoU": cell(lambda c: c.miou().value, threshold=best.threshold),
+        f"{before}AP": cell(lambda c: c.ap_mean(), note="step-wise AP, mean over samples"),
+    }

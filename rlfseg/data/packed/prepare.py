@@ -1,0 +1,190 @@
+"""Makes one image's records ready to be stored: loaded, drawn, checked, united, resized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from rlfseg.data.images import scaled
+from rlfseg.data.packed.schema import PackError, Stored, image_digest, key_of
+
+#: A mask, or a picklable function without arguments that draws it where it is needed.
+MaskSource = np.ndarray | Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One phrase of one image, ready to be packed.
+
+    Attributes:
+        image_id: the records of an image must follow each other.
+        image: uint8 (H, W, 3), or the image file; the same for all records of an image. A file is
+            taken as it is stored (no rotation by EXIF), as annotations are.
+        caption: not empty; kept exactly.
+        mask: bool (H, W), the annotation; or what draws it, such as `partial(rasterise, sample)`,
+            which a worker process calls. It must be picklable, even if there are no workers.
+        truth: bool (H, W) or what draws it: the exact mask, where it is known (for all phrases of
+            an image or none).
+        ids: the data set's own ids of the annotation.
+    """
+
+    image_id: str
+    image: np.ndarray | Path
+    caption: str
+    mask: MaskSource
+    truth: MaskSource | None = None
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A phrase that was not packed, because nothing is marked in its mask.
+
+    Attributes:
+        image_id: its image.
+        caption: the phrase.
+        ids: the data set's own ids of the annotation.
+        reason: "empty", the annotation itself marks no pixel, or "vanished", it marks a few, all
+            of which were lost when the mask was made smaller.
+    """
+
+    image_id: str
+    caption: str
+    ids: tuple[str, ...]
+    reason: Literal["empty", "vanished"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """One image and its phrases at their final size, in the order of first appearance.
+
+    Attributes:
+        image_id: exactly.
+        image: uint8 (H, W, 3).
+        phrases: those that are stored; where there is none, the image isn't either.
+        merged: how many records were united with an earlier one.
+        left_out: phrases whose mask is empty.
+    """
+
+    image_id: str
+    image: np.ndarray
+    phrases: tuple[Stored, ...]
+    merged: int
+    left_out: tuple[LeftOut, ...]
+
+    def digest(self) -> bytes:
+        """Returns the image's part of the content hash."""
+        return image_digest(self.image_id, self.image, self.phrases)
+
+
+def prepare(image_id: str, records: Sequence[Record], size: int | None) -> Ready:
+    """Loads, draws, checks, unites and resizes one image's records; depends on nothing else.
+
+    Args:
+        image_id: of all the records.
+        records: at least one.
+        size: side of the result in pixels; None keeps the image's own.
+
+    Raises:
+        ValueError: naming image, file and caption: see `write_pack`.
+    """
+    key_of(image_id, what="image id")
+    first = records[0]
+    place = f"image {image_id!r}"
+    if isinstance(first.image, Path):
+        place += f" ({first.image})"
+    image = _load(image_id, first.image)
+    if any(not _same(record.image, first.image) for record in records):
+        raise ValueError(f"{place}: its records carry different images")
+    if len({record.truth is None for record in records}) > 1:
+        raise ValueError(f"{place}: the exact mask is given for some phrases only")
+    united: dict[str, Stored] = {}
+    for record in records:
+        where = f"{place}, caption {record.caption!r:.80}"
+        _check_texts(record, place)
+        mask = _drawn(record.mask, image, where)
+        truth = None if record.truth is None else _drawn(record.truth, image, where)
+        ids = record.ids
+        earlier = united.get(record.caption)
+        if earlier is not None:
+            mask, ids = mask | earlier.mask, earlier.ids + ids
+            if truth is not None and earlier.truth is not None:
+                truth = truth | earlier.truth
+        united[record.caption] = Stored(record.caption, ids, mask, truth)
+    phrases, left_out = [], []
+    for full in united.values():
+        phrase = _shrunk(full, size)
+        if phrase.mask.view(np.bool_).any():
+            phrases.append(phrase)
+        else:
+            reason: Literal["empty", "vanished"] = "vanished" if full.mask.any() else "empty"
+            left_out.append(LeftOut(image_id, full.caption, full.ids, reason))
+    return Ready(
+        image_id,
+        _resize(image, size, Image.Resampling.BILINEAR),
+        tuple(phrases),
+        len(records) - len(united),
+        tuple(left_out),
+    )
+
+
+def _load(image_id: str, image: np.ndarray | Path) -> np.ndarray:
+    if isinstance(image, Path):
+        try:
+            with Image.open(image) as opened:
+                return np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise PackError(
+                f"image {image_id!r}: {image} can't be read ({error}): fetch it again, or leave "
+                "the image out"
+            ) from error
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"image {image_id!r} is {image.dtype} {image.shape}; it must be uint8 (H, W, 3)"
+        )
+    return np.ascontiguousarray(image)
+
+
+def _same(a: np.ndarray | Path, b: np.ndarray | Path) -> bool:
+    if isinstance(a, Path) or isinstance(b, Path):
+        return isinstance(a, Path) and isinstance(b, Path) and a == b
+    return a is b or np.array_equal(a, b)
+
+
+def _check_texts(record: Record, place: str) -> None:
+    try:
+        key_of(record.caption)
+        for name in filter(None, record.ids):
+            key_of(name, what="id")
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}: leave the phrase out, or mend it") from error
+
+
+def _drawn(source: MaskSource, image: np.ndarray, where: str) -> np.ndarray:
+    """Returns a mask as uint8 after checking that it lies on its image."""
+    mask = source() if callable(source) else source
+    if mask.dtype != np.bool_ or mask.ndim != 2:
+        raise ValueError(f"{where}: the mask is {mask.dtype} {mask.shape}; it must be bool (H, W)")
+    if mask.shape != image.shape[:2]:
+        raise ValueError(
+            f"{where}: the annotation is {mask.shape[1]} x {mask.shape[0]} pixels, but the image "
+            f"is {image.shape[1]} x {image.shape[0]}: leave the image out, or mend its annotation"
+        )
+    return np.ascontiguousarray(mask).view(np.uint8)
+
+
+def _shrunk(phrase: Stored, size: int | None) -> Stored:
+    nearest = Image.Resampling.NEAREST
+    truth = None if phrase.truth is None else _resize(phrase.truth, size, nearest)
+    return Stored(phrase.caption, phrase.ids, _resize(phrase.mask, size, nearest), truth)
+
+
+def _resize(array: np.ndarray, size: int | None, how: Image.Resampling) -> np.ndarray:
+    if size is None or array.shape[:2] == (size, size):
+        return array
+    return scaled(array, size, how)

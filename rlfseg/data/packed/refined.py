@@ -1,0 +1,91 @@
+"""Adds refined masks to a packed file: a copy with them takes the file's place when complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from rlfseg.data.packed.read import Pack
+from rlfseg.data.packed.schema import IMAGE, MASK, REFINED, TRUTH, PackError, key_of
+from rlfseg.data.packed.store import compress, created, writing
+
+_MADE_OF = "refined_by"
+
+
+def add_refined(pack: Pack, masks: Iterable[np.ndarray], *, made_of: str) -> None:
+    """Writes `mask_refined` beside `mask`, with the same keys, for every item.
+
+    The file is copied and the copy put in its place, so that an interruption at any point leaves
+    the file as it was, or as it is to be; meanwhile this takes its space once more. Refined masks
+    that it had before are replaced. Index and content hash stay as they are, since neither covers
+    refined masks; who has the file open goes on reading it without them.
+
+    Args:
+        pack: the packed file.
+        masks: bool (H, W), one for each item, in the items' order.
+        made_of: identifies how they were made; `refined_by` returns it.
+
+    Raises:
+        PackError: if the file can't be read, the copy not be written, or masks and items don't
+            agree in number or size.
+    """
+    draft = pack.path.with_name(f".{pack.path.name}.refined.tmp")
+    coming = iter(masks)
+    with h5py.File(pack.path, "r", locking="best-effort") as source, created(draft) as file:
+        file.attrs.update(source.attrs)
+        file.attrs[_MADE_OF] = made_of
+        for number, image_id in enumerate(pack.image_ids):
+            with writing(draft):
+                group = _copied(source, file, image_id)
+            for caption in pack.captions(image_id):
+                mask = next(coming, None)
+                if mask is None or mask.shape != group[IMAGE].shape[:2]:
+                    raise PackError(
+                        f"{pack.path}: image {number} ({image_id!r}), caption {caption!r:.80} has "
+                        f"no refined mask of its size: got {None if mask is None else mask.shape}"
+                    )
+                with writing(draft):
+                    _store(group[REFINED], caption, mask)
+        if next(coming, None) is not None:
+            raise PackError(f"{pack.path} has {len(pack)} items, and there are more refined masks")
+    with writing(pack.path):
+        os.replace(draft, pack.path)
+    pack.close()
+
+
+def refined_by(path: Path) -> str | None:
+    """Returns how a packed file's refined masks were made; None if it has none.
+
+    Raises:
+        PackError: if it can't be read.
+    """
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            made_of = file.attrs.get(_MADE_OF)
+    except OSError as error:
+        raise PackError(f"{path} can't be read ({error}): copy it again, or pack again") from error
+    return None if made_of is None else str(made_of)
+
+
+def _copied(source: h5py.File, file: h5py.File, image_id: str) -> h5py.Group:
+    """Copies an image's group without refined masks, compressed as it is."""
+    key = key_of(image_id, what="image id")
+    group = file.create_group(key)
+    group.attrs.update(source[key].attrs)
+    for name in (IMAGE, MASK, TRUTH):
+        if name in source[key]:
+            source.copy(source[key][name], group, name)
+    group.create_group(REFINED)
+    return group
+
+
+def _store(group: h5py.Group, caption: str, mask: np.ndarray) -> None:
+    form = {"chunks": mask.shape, "compression": "gzip", "compression_opts": 1}
+    dataset = group.create_dataset(key_of(caption), mask.shape, np.uint8, **form)
+    bits = np.ascontiguousarray(mask, np.bool_).view(np.uint8)
+    dataset.id.write_direct_chunk((0, 0), compress(bits))
+    dataset.attrs["caption"] = caption

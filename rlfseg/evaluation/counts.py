@@ -1,0 +1,341 @@
+"""The numbers of the tables, read from counts."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+from zipfile import ZIP_BZIP2, BadZipFile, ZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlfseg.evaluation import average_precision
+from rlfseg.evaluation.grid import BINS, EDGES, THRESHOLD_BINS, THRESHOLDS
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Pixels of n samples by score; `+` puts the samples of two sets together.
+
+    Everything is kept for each sample, so that any subset and any resample can be read like the
+    whole. Rows of several batches, processes or nodes add up in any order.
+
+    Attributes:
+        image_id: Image of each sample [n], str.
+        histogram: Pixels of each sample by score [n, 2, BINS], int32; [:, 0] background, [:, 1]
+            foreground. 16 kB a sample.
+        ap: Exact step-wise average precision of each sample [n]; nan without foreground.
+        weight: How often each sample counts [n], int64; 1, except within `bootstrap`.
+    """
+
+    image_id: NDArray[np.str_]
+    histogram: NDArray[np.int32]
+    ap: NDArray[np.float64]
+    weight: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        n = len(self.image_id)
+        wanted = {
+            "image_id": ("U", (n,)),
+            "histogram": ("i", (n, 2, BINS)),
+            "ap": ("f", (n,)),
+            "weight": ("i", (n,)),
+        }
+        for name, (kind, shape) in wanted.items():
+            array = getattr(self, name)
+            if array.dtype.kind != kind or array.shape != shape:
+                got = f"{array.dtype} {array.shape}"
+                raise ValueError(f"{name} must be of kind {kind!r} and shape {shape}, got {got}")
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return the counts of no sample: the neutral element of `+`."""
+        return cls(
+            image_id=np.empty(0, np.str_),
+            histogram=np.empty((0, 2, BINS), np.int32),
+            ap=np.empty(0),
+            weight=np.empty(0, np.int64),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Self]) -> Self:
+        """Add up many counts at once, which is cheaper than `+` in a loop."""
+        rows = [cls.empty(), *parts]
+        names = (field.name for field in fields(cls))
+        return cls(**{name: np.concatenate([getattr(r, name) for r in rows]) for name in names})
+
+    def __add__(self, other: Self) -> Self:
+        return self.concatenate([self, other])
+
+    def select(self, keep: NDArray[np.bool_]) -> Self:
+        """Return the samples where `keep` [n], bool, is true; ValueError for anything else."""
+        if keep.dtype != np.bool_ or keep.shape != (len(self),):
+            raise ValueError(f"keep must be bool [{len(self)}], got {keep.dtype} {keep.shape}")
+        names = (field.name for field in fields(self))
+        return type(self)(**{name: getattr(self, name)[keep] for name in names})
+
+    def by_size(self, limits: tuple[float, ...] = (0.005, 0.05)) -> tuple[Self, ...]:
+        """Split the samples by their foreground's share of the image.
+
+        Args:
+            limits: Ascending shares; a sample at a limit goes to the larger class.
+
+        Returns:
+            len(limits) + 1 sets, small masks first; samples without foreground are in the first.
+        """
+        size = np.digitize(self.positives / self.pixels, limits)
+        return tuple(self.select(size == i) for i in range(len(limits) + 1))
+
+    @cached_property
+    def _above(self) -> NDArray[np.int64]:
+        """Pixels scored above each threshold [n, 2, 49]."""
+        falling = np.cumsum(self.histogram[..., ::-1], axis=-1, dtype=np.int64)
+        return falling[..., BINS - 1 - THRESHOLD_BINS]
+
+    @property
+    def tp(self) -> NDArray[np.int64]:
+        """Foreground pixels with score > t [n, 49] for t in THRESHOLDS."""
+        return self._above[:, 1]
+
+    @property
+    def fp(self) -> NDArray[np.int64]:
+        """Background pixels with score > t [n, 49]."""
+        return self._above[:, 0]
+
+    @cached_property
+    def positives(self) -> NDArray[np.int64]:
+        """Foreground pixels [n]."""
+        return self.histogram[:, 1].sum(axis=-1, dtype=np.int64)
+
+    @cached_property
+    def pixels(self) -> NDArray[np.int64]:
+        """Pixels [n]."""
+        return self.histogram.sum(axis=(1, 2), dtype=np.int64)
+
+    @cached_property
+    def union(self) -> NDArray[np.int64]:
+        """TP + FP + FN [n, 49]."""
+        return self.positives[:, None] + self.fp
+
+    @cached_property
+    def iou_clipseg(self) -> NDArray[np.float64]:
+        """TP / (1 + TP + FP + FN) of each sample [n, 49]."""
+        return self.tp / (1 + self.union)
+
+    @cached_property
+    def iou(self) -> NDArray[np.float64]:
+        """TP / (TP + FP + FN) of each sample [n, 49]; 0 where the union is empty."""
+        return self.tp / np.maximum(self.union, 1)
+
+    def total(self, rows: NDArray[np.generic]) -> NDArray[np.float64]:
+        """Return the weighted sum of rows [n, ...] over the samples; exact for whole numbers.
+
+        Raises:
+            ValueError: There is no sample.
+        """
+        if not len(self):
+            raise ValueError("no sample was counted, so there is nothing to read")
+        return np.asarray(self.weight.astype(np.float64) @ np.asarray(rows, np.float64))
+
+    def mean(self, rows: NDArray[np.generic]) -> NDArray[np.float64]:
+        """Return the weighted mean of rows [n, ...] over the samples; see `total`."""
+        return np.asarray(self.total(rows) / self.weight.sum())
+
+    def save(self, path: Path) -> None:
+        """Write an .npz at `path`, whole or not at all, with the bin edges and without pickle.
+
+        Its arrays are compressed by bzip2, which makes of histograms little more than half of what
+        NumPy's own `savez_compressed` makes; `np.load` reads it all the same.
+        """
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+            with ZipFile(draft, "w", ZIP_BZIP2) as file:
+                for name, array in {"edges": EDGES, **arrays}.items():
+                    with file.open(f"{name}.npy", "w") as entry:
+                        np.lib.format.write_array(entry, array, allow_pickle=False)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: The file is not such a file, or was counted on other bins.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                edges = file["edges"]
+                rows = cls(**{field.name: file[field.name] for field in fields(cls)})
+        except (BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # there is no reading the file at all; bzip2's own error has no number
+            raise ValueError(f"{path} does not hold saved counts: {error}; count again") from error
+        if not np.array_equal(edges, EDGES):
+            raise ValueError(f"{path} was counted on other bins than this version's; count again")
+        return rows
+
+
+@dataclass(frozen=True)
+class BestIoU:
+    """An IoU at the threshold that makes it largest, chosen on the very set it is read from.
+
+    Attributes:
+        value: In [0, 1].
+        threshold: The lowest of the best thresholds.
+    """
+
+    value: float
+    threshold: float
+
+
+class Counts(Samples):
+    """Counts of scored samples with every reading of them.
+
+    The readings are fractions in [0, 1]; they raise ValueError if there is no sample, and where a
+    threshold is asked for, if it is not one of THRESHOLDS.
+    """
+
+    def miou(self) -> BestIoU:
+        """Best mIoU of the CLIPSeg protocol: max over t of mean TP / (1 + TP + FP + FN)."""
+        return _best(self.mean(self.iou_clipseg))
+
+    def miou_at(self, threshold: float) -> float:
+        """mIoU of the CLIPSeg protocol at one of THRESHOLDS."""
+        return float(self.mean(self.iou_clipseg[:, _index(threshold)]))
+
+    def iou_fg(self) -> BestIoU:
+        """Best IoU of the pooled foreground: max over t of sum TP / (1 + sum (TP + FP + FN))."""
+        return _best(self.total(self.tp) / (1 + self.total(self.union)))
+
+    def iou_bin(self) -> BestIoU:
+        """Best mean of `iou_fg` and the same for the background, at one threshold."""
+        union = self.total(self.union)
+        wrong = union - self.total(self.tp)
+        true_negatives = self.total(self.pixels) - union
+        foreground = self.total(self.tp) / (1 + union)
+        return _best((foreground + true_negatives / (1 + true_negatives + wrong)) / 2)
+
+    def oiou(self, threshold: float) -> float:
+        """Overall IoU at a threshold: sum of intersections / sum of unions; 0 if all are empty."""
+        at = _index(threshold)
+        return float(self.total(self.tp[:, at]) / np.maximum(self.total(self.union[:, at]), 1))
+
+    def miou_lavt(self, threshold: float) -> float:
+        """Mean over samples of I / U at a threshold, without the + 1; 0 where U = 0."""
+        return float(self.mean(self.iou[:, _index(threshold)]))
+
+    def pr_at(self, threshold: float, k: float, *, strict: bool = False) -> float:
+        """Share of samples with I / U >= k at a threshold.
+
+        Args:
+            threshold: One of THRESHOLDS.
+            k: The IoU to reach, such as 0.5.
+            strict: Ask for I / U > k, as PhraseCut's evaluator does; LAVT's takes >=.
+        """
+        iou = self.iou[:, _index(threshold)]
+        return float(self.mean(iou > k if strict else iou >= k))
+
+    def ap_clipseg(self) -> float:
+        """Average precision of the CLIPSeg protocol, pooled; see `average_precision.clipseg`."""
+        positives = float(self.total(self.positives))
+        return average_precision.clipseg(self.total(self.tp), self.total(self.fp), positives)
+
+    def ap_pooled(self) -> float:
+        """Step-wise average precision over all pixels of the set, scores rounded to their bin."""
+        pooled = self.total(self.histogram.reshape(len(self), -1))
+        return average_precision.binned(pooled.reshape(2, BINS))
+
+    def ap_mean(self) -> float:
+        """Mean of the samples' exact average precisions.
+
+        Samples without foreground have none and are left out; nan if that leaves nothing.
+        """
+        defined = ~np.isnan(self.ap)
+        n = self.total(defined)
+        return float(self.total(np.nan_to_num(self.ap)) / n) if n else float("nan")
+
+    def bootstrap(
+        self, read: Callable[[Counts], float], *, n: int = 1000, seed: int
+    ) -> tuple[float, float]:
+        """Return the 95% interval of a reading over images drawn with replacement.
+
+        All samples of a drawn image come with it. The tables behind the readings are shared by all
+        resamples, so that one of them costs a weighted sum.
+
+        Args:
+            read: For example `lambda c: c.miou().value`.
+            n: Resamples, at least 1.
+            seed: Of NumPy's default generator; the same seed gives the same interval.
+
+        Returns:
+            The 2.5% and 97.5% quantiles of the reading.
+
+        Raises:
+            ValueError: n is below 1.
+        """
+        values = [read(each) for each in self._resampled(read, n, seed)]
+        low, high = np.quantile(values, (0.025, 0.975))
+        return float(low), float(high)
+
+    def gain_over(
+        self, base: Counts, read: Callable[[Counts], float], *, n: int = 1000, seed: int
+    ) -> tuple[float, tuple[float, float]]:
+        """By how much a reading exceeds that of other counts of the same samples.
+
+        Both are resampled alike, so that what makes a sample hard for both drops out.
+
+        Args:
+            base: counts of the same samples, in the same order.
+            read: for example `lambda c: c.miou().value`.
+            n: resamples, at least 1.
+            seed: as for `bootstrap`.
+
+        Returns:
+            The gain, and its 95% interval over images.
+
+        Raises:
+            ValueError: if the samples' images differ, or n is below 1.
+        """
+        if not np.array_equal(self.image_id, base.image_id):
+            raise ValueError("the counts are not of the same samples in the same order")
+        pairs = zip(self._resampled(read, n, seed), base._resampled(read, n, seed), strict=True)
+        low, high = np.quantile(
+            [read(ours) - read(theirs) for ours, theirs in pairs], (0.025, 0.975)
+        )
+        return read(self) - read(base), (float(low), float(high))
+
+    def _resampled(self, read: Callable[[Counts], float], n: int, seed: int) -> Iterator[Counts]:
+        """Counts over images drawn with replacement; `read` fills the tables that they share."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1 resample, got {n}")
+        read(self)
+        images, member = np.unique(self.image_id, return_inverse=True)
+        rng = np.random.default_rng(seed)
+        for _ in range(n):
+            drawn = np.bincount(rng.integers(len(images), size=len(images)), minlength=len(images))
+            resample = copy.copy(self)
+            object.__setattr__(resample, "weight", self.weight * drawn[member])
+            yield resample
+
+
+def _best(iou: NDArray[np.float64]) -> BestIoU:
+    at = int(np.argmax(iou))
+    return BestIoU(value=float(iou[at]), threshold=float(THRESHOLDS[at]))
+
+
+def _index(threshold: float) -> int:
+    at = int(np.argmin(np.abs(THRESHOLDS - threshold)))
+    if not np.isclose(THRESHOLDS[at], threshold, rtol=0, atol=1e-9):
+        raise ValueError(f"threshold {threshold} was not counted; take one of 0.02, 0.04, ... 0.98")
+    return at

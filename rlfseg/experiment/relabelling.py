@@ -1,0 +1,263 @@
+"""Refinement as a stage: every mask of a packed file through Algorithm 1, over many processes.
+
+Images are refined in chunks, by `rlfseg.processes`, in any number of processes; a run may be
+killed at any point and goes on. What is finished lies in `parts/` of the output folder. Then the
+first process puts the refined masks into the packed file, and beside them, in the output folder,
+
+    records.jsonl    one line a mask: see `MaskRecord`
+    report.json      see `RelabelReport`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+
+from rlfseg.config import RefineConfig
+from rlfseg.data.packed.read import Pack
+from rlfseg.data.packed.refined import add_refined, refined_by
+from rlfseg.method.refinement import Predictor, Refined, refine
+from rlfseg.processes import cut, in_parts, until
+
+_WORST = 12
+_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """How one mask was refined.
+
+    Attributes:
+        item: its number in the packed file.
+        pixels: foreground pixels of the annotation.
+        anchors: number of anchors, at most N.
+        iterations: how often SAM was asked.
+        converged: whether IoU(M_t, M_{t-1}) reached tau.
+        iou_previous: IoU of the last two masks; None if SAM wasn't asked.
+        iou_original: IoU of what is stored as refined with the annotation.
+        score: SAM's own estimate of its last mask's IoU.
+        reason: why the annotation was kept (see `algorithm.Reason`); None if it wasn't.
+    """
+
+    item: int
+    image_id: str
+    caption: str
+    pixels: int
+    anchors: int
+    iterations: int
+    converged: bool
+    iou_previous: float | None
+    iou_original: float
+    score: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class RelabelReport:
+    """What refinement did to a packed file.
+
+    Attributes:
+        made_of: identifies the packed file's content, SAM's weights and the configuration.
+        masks: how many there are.
+        kept: how many annotations were kept, by reason; the others were refined.
+        converged: how many masks converged.
+        iterations: how many masks took how many iterations.
+        iou_previous: 5%, 25%, 50%, 75% and 95% quantiles over the refined masks, as the next two.
+        iou_original: with the annotation.
+        score: SAM's own estimate.
+        worst: the items whose refined masks differ most from their annotations, worst first.
+    """
+
+    made_of: str
+    masks: int
+    kept: dict[str, int]
+    converged: int
+    iterations: dict[str, int]
+    iou_previous: dict[str, float]
+    iou_original: dict[str, float]
+    score: dict[str, float]
+    worst: tuple[int, ...]
+
+
+def read_records(out: Path | str) -> list[MaskRecord]:
+    """The records that `relabel` wrote, in the items' order."""
+    lines = (Path(out) / "records.jsonl").read_text().splitlines()
+    return [MaskRecord(**json.loads(line)) for line in lines]
+
+
+def record_of(pack: Pack, item: int, mask: np.ndarray, result: Refined) -> MaskRecord:
+    """Records what became of an item's annotation."""
+    return MaskRecord(
+        item=item,
+        image_id=pack.image_ids[pack.item_image[item]],
+        caption=pack.caption(item),
+        pixels=int(mask.sum()),
+        anchors=len(result.anchors),
+        iterations=result.iterations,
+        converged=result.converged,
+        iou_previous=result.ious[-1] if result.ious else None,
+        iou_original=result.iou_original,
+        score=result.score,
+        reason=result.reason,
+    )
+
+
+def report_of(records: Sequence[MaskRecord], made_of: str) -> RelabelReport:
+    """Sums the records up."""
+    refined = [record for record in records if record.reason is None]
+    worst = sorted(refined, key=lambda record: (record.iou_original, record.item))
+    return RelabelReport(
+        made_of=made_of,
+        masks=len(records),
+        kept=_counts([record.reason for record in records if record.reason is not None]),
+        converged=sum(record.converged for record in records),
+        iterations=_counts([str(record.iterations) for record in records]),
+        iou_previous=_quantiles([record.iou_previous for record in refined]),
+        iou_original=_quantiles([record.iou_original for record in refined]),
+        score=_quantiles([record.score for record in refined]),
+        worst=tuple(record.item for record in worst[:_WORST]),
+    )
+
+
+def _counts(values: Sequence[str]) -> dict[str, int]:
+    return {value: values.count(value) for value in sorted(set(values))}
+
+
+def _quantiles(values: Sequence[float | None]) -> dict[str, float]:
+    known = [value for value in values if value is not None]
+    if not known:
+        return {}
+    found = np.quantile(known, _SHARES).tolist()
+    return {str(share): value for share, value in zip(_SHARES, found, strict=True)}
+
+
+VERSION = 1
+CHUNK = 16  # images
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    pack: Pack
+    config: RefineConfig
+    made_of: str
+    out: Path
+
+    @property
+    def chunks(self) -> list[range]:
+        """The numbers of each chunk's images."""
+        return cut(len(self.pack.image_ids), CHUNK)
+
+    @property
+    def parts(self) -> list[Path]:
+        """Where the chunks' results lie when they are finished."""
+        folder = self.out / "parts"
+        return [folder / f"{number:06d}-{self.made_of}.npz" for number in range(len(self.chunks))]
+
+    def finished(self) -> RelabelReport | None:
+        """The report, if all is done."""
+        path = self.out / "report.json"
+        if not path.is_file():
+            return None
+        told = json.loads(path.read_text())
+        if told["made_of"] != self.made_of or refined_by(self.pack.path) != self.made_of:
+            return None
+        return RelabelReport(**{**told, "worst": tuple(told["worst"])})
+
+
+def relabel(
+    path: Path | str, predictor: Predictor, config: RefineConfig, out: Path | str
+) -> RelabelReport:
+    """Refines every mask of a packed file and stores the result in it as `mask_refined`.
+
+    Run it in every process of an Accelerate launch, or in one alone: the result is the same. It
+    returns when all is done, in the other processes too; the launcher ends them if one fails.
+
+    Args:
+        path: the packed file.
+        predictor: SAM, on this process's device.
+        config: of Algorithm 1.
+        out: folder for what is finished, the records and the report, the same in every process.
+
+    Returns:
+        The report. If the file has just these refined masks already, nothing is done.
+
+    Raises:
+        FileNotFoundError: if there is no packed file.
+        PackError: if it can't be read, or its copy not be written.
+    """
+    pack = Pack(path)
+    made_of = _hash(pack.content_hash, predictor.identity, config)
+    job = _Job(pack, config, made_of, Path(out))
+    if job.finished() is None:
+        work = partial(_arrays, job, predictor)
+        in_parts(job.parts, job.chunks, work, title="refining", unit="img")
+        if PartialState().is_main_process:
+            _put_together(job)
+    until(lambda: job.finished() is not None)
+    report = job.finished()
+    assert report is not None
+    return report
+
+
+def _arrays(job: _Job, predictor: Predictor, images: Sequence[int]) -> dict[str, np.ndarray]:
+    """What is kept of some images until all are there."""
+    records, bits, shapes = [], [], []
+    for image in images:
+        items = np.flatnonzero(job.pack.item_image == image).tolist()
+        masks = [job.pack.masks(item)[0] for item in items]
+        results = refine(job.pack.image(image), masks, predictor, job.config)
+        for item, mask, result in zip(items, masks, results, strict=True):
+            records.append(asdict(record_of(job.pack, item, mask, result)))
+            bits.append(np.packbits(result.mask))
+            shapes.append(mask.shape)
+    text = np.frombuffer(json.dumps(records).encode(), np.uint8)
+    return {"records": text, "bits": np.concatenate(bits), "shapes": np.array(shapes)}
+
+
+def _records(part: Path) -> list[MaskRecord]:
+    with np.load(part) as arrays:
+        return [MaskRecord(**one) for one in json.loads(arrays["records"].tobytes())]
+
+
+def _masks(part: Path) -> Iterator[np.ndarray]:
+    with np.load(part) as arrays:
+        bits, shapes = arrays["bits"], arrays["shapes"]
+    start = 0
+    for height, width in shapes.tolist():
+        end = start + -(-height * width // 8)
+        flat = np.unpackbits(bits[start:end], count=height * width)
+        yield flat.reshape(height, width).astype(np.bool_)
+        start = end
+
+
+def _put_together(job: _Job) -> None:
+    """Writes masks, records and report, in this order, each whole or not at all."""
+    if refined_by(job.pack.path) != job.made_of:
+        masks = (mask for part in job.parts for mask in _masks(part))
+        add_refined(job.pack, masks, made_of=job.made_of)
+    records = [record for part in job.parts for record in _records(part)]
+    lines = "".join(json.dumps(asdict(record)) + "\n" for record in records)
+    _write(job.out / "records.jsonl", lines)
+    report = report_of(records, job.made_of)
+    _write(job.out / "report.json", json.dumps(asdict(report), indent=1) + "\n")
+    shutil.rmtree(job.out / "parts", ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def _hash(content_hash: str, identity: str, config: RefineConfig) -> str:
+    text = json.dumps([VERSION, content_hash, identity, asdict(config)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

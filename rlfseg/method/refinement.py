@@ -1,0 +1,273 @@
+"""Algorithm 1 for all phrases of an image at once, over any predictor of SAM's kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from sklearn.cluster import KMeans
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlfseg.config import RefineConfig
+
+#: Starts of k-means, by k-means++; scikit-learn's own choice. The best of ten differs little.
+STARTS = 1
+
+
+def anchors(mask: np.ndarray, *, n: int, seed: int) -> np.ndarray:
+    """Places anchors by k-means over the coordinates of the foreground (Eq. 3).
+
+        P = KMeans({(x, y) | M0(x, y) > 0.5}, N)
+
+    Deviation: the centre of a ring or a crescent lies outside it, where it would point SAM at
+    something else; so each centre moves to the nearest pixel of its own cluster. Anchors therefore
+    lie on the foreground and are distinct. A mask of no more than N pixels has each as an anchor.
+
+    Args:
+        mask: bool (H, W), the annotation.
+        n: N, at least 1.
+        seed: of k-means; the same mask and seed give the same anchors with any number of threads.
+
+    Returns:
+        float64 (k, 2): x (column) and y (row) in pixels, k = min(N, foreground pixels).
+
+    Raises:
+        ValueError: if nothing is marked in the mask, or it is no mask.
+    """
+    if mask.dtype != np.bool_ or mask.ndim != 2:
+        raise ValueError(f"the mask is {mask.dtype} {mask.shape}; it must be bool (H, W)")
+    if n < 1:
+        raise ValueError(f"n must be at least 1 anchor, got {n}")
+    points = np.argwhere(mask)[:, ::-1].astype(np.float64)
+    if not len(points):
+        raise ValueError("the mask is empty: there is no foreground to place anchors in")
+    if len(points) <= n:
+        return points
+    with _threads().limit(limits=1):  # with more, sums are taken in any order
+        found = KMeans(n, n_init=STARTS, random_state=seed).fit(points)
+    return np.stack(
+        [
+            _nearest(points[found.labels_ == number], centre)
+            for number, centre in enumerate(found.cluster_centers_)
+        ]
+    )
+
+
+def _nearest(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    return points[np.square(points - centre).sum(1).argmin()]
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+#: Why an annotation was kept: it marks nothing, or everything; it is one pixel, or too thin to be
+#: seen in SAM's low-resolution map; SAM returned a mask in which nothing is marked.
+Reason = Literal["empty", "full", "tiny", "nothing"]
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a predictor says of b phrases.
+
+    Attributes:
+        logits: low resolution, over the image padded to a square; may be fed back as they are.
+        masks: at the image's size.
+        scores: the predictor's own estimate of each mask's IoU.
+    """
+
+    logits: Float[Tensor, "b 1 side side"]
+    masks: Bool[Tensor, "b H W"]
+    scores: Float[Tensor, " b"]
+
+
+class Predictor(Protocol):
+    """SAM, or what stands in for it."""
+
+    @property
+    def identity(self) -> str:
+        """Tells predictors apart that answer differently."""
+
+    @property
+    def side(self) -> int:
+        """Side of the low-resolution logits."""
+
+    def embed(self, image: np.ndarray) -> Any:
+        """Encodes an image, uint8 (H, W, 3); once, however many phrases it has."""
+
+    def predict(self, embedding: Any, points: Sequence[np.ndarray], logits: Tensor) -> Predicted:
+        """Answers b phrases: `points[i]` is (k_i, 2) in pixels, `logits` (b, 1, side, side)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """What Algorithm 1 made of one mask.
+
+    Attributes:
+        mask: bool (H, W), the refined mask, or the annotation if there is a `reason`.
+        anchors: float (k, 2), x and y in pixels.
+        steps: the masks M_1 to M_t.
+        ious: IoU(M_i, M_{i-1}) of each step.
+        converged: whether the last of them reached tau.
+        iou_original: IoU of `mask` with the annotation.
+        score: SAM's own estimate of the last step's IoU; None if there is none.
+        reason: why the annotation was kept; None if it wasn't.
+    """
+
+    mask: np.ndarray
+    anchors: np.ndarray
+    steps: tuple[np.ndarray, ...]
+    ious: tuple[float, ...]
+    converged: bool
+    iou_original: float
+    score: float | None
+    reason: Reason | None
+
+    @property
+    def iterations(self) -> int:
+        """How often SAM was asked."""
+        return len(self.steps)
+
+
+@dataclass
+class _Track:
+    """One mask on its way."""
+
+    anchors: np.ndarray
+    steps: list[np.ndarray] = field(default_factory=list)
+    ious: list[float] = field(default_factory=list)
+    score: float | None = None
+
+
+def logit_map(
+    masks: Bool[Tensor, "b H W"], *, side: int, scale: float
+) -> Float[Tensor, "b 1 side side"]:
+    """Turns masks into the low-resolution logits that SAM takes as a prompt.
+
+        logit = scale * (2 c - 1),    c = the covered share of a cell
+
+    Deviation: Algorithm 1 feeds back M_{t-1}; SAM takes logits, and M_0 has none. Inside is +scale,
+    outside and in the padding -scale. The frame is SAM's: padded to a square, right and below.
+    """
+    height, width = masks.shape[1:]
+    longest = max(height, width)
+    square = F.pad(masks[:, None].float(), (0, longest - width, 0, longest - height))
+    return scale * (2 * F.interpolate(square, (side, side), mode="area") - 1)
+
+
+def refine(
+    image: np.ndarray, masks: Sequence[np.ndarray], predictor: Predictor, config: RefineConfig
+) -> list[Refined]:
+    """Refines the masks of one image (Algorithm 1).
+
+        for t = 1 .. T_max until IoU(M_t, M_{t-1}) >= tau:  M_t = SAM(P, M_{t-1})
+
+    The image is embedded once; in every iteration the phrases that have not converged are asked
+    for together. What is fed back are the previous iteration's low-resolution logits.
+
+    Deviation: the algorithm's line says "until IoU < tau", which would stop at the first large
+    change and never at convergence, which its text asks for.
+
+    Args:
+        image: uint8 (H, W, 3).
+        masks: the annotations, bool (H, W).
+        predictor: SAM.
+        config: N, T_max, tau, the scale of the first logits, the seed of k-means.
+
+    Returns:
+        One result a mask, in order; none is lost: see `Reason` for when the annotation is kept.
+
+    Raises:
+        ValueError: if image or masks have the wrong type or shape.
+    """
+    _check(image, masks)
+    if not masks:
+        return []
+    originals = torch.from_numpy(np.stack(masks))
+    logits = logit_map(originals, side=predictor.side, scale=config.logit)
+    reasons = [_unfit(mask, map_) for mask, map_ in zip(masks, logits, strict=True)]
+    active = [number for number, reason in enumerate(reasons) if reason is None]
+    tracks = {
+        number: _Track(anchors(masks[number], n=config.anchors, seed=config.seed))
+        for number in active
+    }
+    previous, logits = originals[active], logits[active]
+    embedding = predictor.embed(image) if active else None
+    for _ in range(config.iterations):
+        if not active:
+            break
+        predicted = predictor.predict(embedding, [tracks[i].anchors for i in active], logits)
+        ious = iou(predicted.masks, previous.to(predicted.masks.device))
+        found = predicted.masks.flatten(1).any(1)
+        for row, number in enumerate(active):
+            track = tracks[number]
+            track.steps.append(predicted.masks[row].cpu().numpy())
+            track.ious.append(float(ious[row]))
+            score = float(predicted.scores[row])
+            track.score = score if np.isfinite(score) else None
+        rows = torch.nonzero(found & (ious < config.tau))[:, 0]
+        active = [active[row] for row in rows.tolist()]
+        previous, logits = predicted.masks[rows], predicted.logits[rows]
+    return [
+        _kept(mask, reason) if reason else _result(mask, tracks[number], config.tau)
+        for number, (mask, reason) in enumerate(zip(masks, reasons, strict=True))
+    ]
+
+
+def iou(a: Bool[Tensor, "b H W"], b: Bool[Tensor, "b H W"]) -> Float[Tensor, " b"]:
+    """Intersection over union of pairs of masks, float64, of which one at least is not empty."""
+    shared, joint = (a & b).flatten(1).sum(1), (a | b).flatten(1).sum(1)
+    return shared.double() / joint
+
+
+def _result(original: np.ndarray, track: _Track, tau: float) -> Refined:
+    mask = track.steps[-1]
+    if not mask.any():
+        return _kept(original, "nothing", track)
+    share = float((mask & original).sum() / (mask | original).sum())
+    return Refined(
+        mask,
+        track.anchors,
+        tuple(track.steps),
+        tuple(track.ious),
+        track.ious[-1] >= tau,
+        share,
+        track.score,
+        None,
+    )
+
+
+def _kept(original: np.ndarray, reason: Reason, track: _Track | None = None) -> Refined:
+    track = track or _Track(np.empty((0, 2)))
+    steps, ious = tuple(track.steps), tuple(track.ious)
+    return Refined(original, track.anchors, steps, ious, False, 1.0, track.score, reason)
+
+
+def _unfit(mask: np.ndarray, logits: Tensor) -> Reason | None:
+    count = int(mask.sum())
+    if count == 0:
+        return "empty"
+    if count == mask.size:
+        return "full"
+    if count == 1 or not bool((logits > 0).any()):
+        return "tiny"
+    return None
+
+
+def _check(image: np.ndarray, masks: Sequence[np.ndarray]) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"the image is {image.dtype} {image.shape}; it must be uint8 (H, W, 3)")
+    for mask in masks:
+        if mask.dtype != np.bool_ or mask.shape != image.shape[:2]:
+            raise ValueError(
+                f"a mask is {mask.dtype} {mask.shape}; it must be bool {image.shape[:2]}, "
+                "like its image"
+            )

@@ -1,0 +1,1 @@
+"""Networks: the UNet that is trained, the frozen codec around it, its cached latents, SAM."""

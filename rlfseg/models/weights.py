@@ -1,0 +1,43 @@
+"""Weights on disk, whatever the model: located, identified, saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffusers import ModelMixin
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+def backbone_location(backbone: str | Path) -> str:
+    """Checks that a backbone given as a folder is there; a hub id (`owner/name`) passes."""
+    text = str(backbone)
+    if Path(text).is_dir():
+        return text
+    looks_local = isinstance(backbone, Path) or text.startswith((".", "/", "~"))
+    if looks_local or text.count("/") != 1:
+        raise FileNotFoundError(
+            f"backbone {text!r} is neither a folder here nor a hub id of the form owner/name"
+        )
+    return text
+
+
+def save_model(model: ModelMixin | PreTrainedModel, folder: Path) -> None:
+    """Saves a model as safetensors, without the path it was once loaded from."""
+    model.save_pretrained(folder, safe_serialization=True)
+    config = folder / "config.json"
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that identify weights by their names, shapes and values."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        sha.update(f"{name} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().data)
+    return sha.hexdigest()[:16]

@@ -1,0 +1,154 @@
+"""Weights and data of a profile: there, whole, readable, and what they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from rlfseg.data.check import Line, check
+from rlfseg.experiment.description import RANDOM, RANDOM_SAM
+from rlfseg.experiment.identity import Identity
+from rlfseg.experiment.inputs import located
+from rlfseg.models.sam import load_sam
+from rlfseg.preflight.plan import Plan
+from rlfseg.stage import found, repository
+from rlfseg.stand_ins.full_size import random_stable_diffusion
+
+_PARTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "tokenizer": "vocab.json",
+}
+
+
+def weights(plan: Plan) -> Iterator[Line]:
+    """Lines on the backbone and, where they are asked for, SAM and a baseline's released weights.
+
+    They are ok if they can be loaded.
+    """
+    yield _backbone(plan.main)
+    sams = [each for name, each in plan.descriptions.items() if "sam" in plan.chapters[name]]
+    if sams:
+        yield _sam(sams[0])
+    for given in plan.chapters.values():
+        for choice in given.get("baselines", {}).values():
+            if name := choice.get("checkpoint"):
+                yield _released(name)
+
+
+def data(plan: Plan) -> Iterator[Line]:
+    """A line for each data set."""
+    for dataset, source in plan.data:
+        yield _data(dataset, source)
+
+
+def _backbone(run: Identity) -> Line:
+    if run.backbone == RANDOM:
+        return _folder(random_stable_diffusion(profile=run.profile), RANDOM)
+    if run.backbone == "mini":
+        there = found(run.backbone_stage, profile=run.profile)
+        if there is None:
+            return Line("note", "backbone", "not made yet: the first run trains it", "mini")
+        return _folder(there, "mini")
+    folder = located(run.backbone)
+    if not isinstance(folder, Path):
+        try:
+            folder = Path(snapshot_download(run.backbone, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            advice = (
+                f"Fetch it once, where there is a network (hf download {run.backbone}), or put "
+                f"its folder, in the diffusers layout, at weights/{run.backbone}."
+            )
+            return Line("problem", "backbone", "not there", run.backbone, advice=advice)
+    return _folder(folder, run.backbone)
+
+
+def _released(name: str) -> Line:
+    """Whether a baseline's released weights are there and whole."""
+    folder = repository() / name
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            advice = f"Fetch it once, where there is a network (hf download {name})."
+            return Line("problem", "baseline", "not there", name, advice=advice)
+    path = folder / "model.safetensors"
+    fault = broken(path) if path.is_file() else "not there"
+    if fault:
+        return Line("problem", "baseline", f"{path}: {fault}", name)
+    return Line("ok", "baseline", str(folder), name)
+
+
+def _folder(folder: Path, name: str) -> Line:
+    """Whether a folder's parts are there and whole; its UNet's hash tells which it is."""
+    faults = []
+    for part, file in _PARTS.items():
+        path = folder / part / file
+        if part == "tokenizer" and not path.is_file():
+            path = folder / part / "tokenizer.json"
+        if not path.is_file():
+            faults.append(f"{path} is not there")
+        elif path.suffix == ".safetensors" and (fault := broken(path)):
+            faults.append(f"{path}: {fault}")
+    if faults:
+        advice = "Fetch these files again; they must be safetensors, in the diffusers layout."
+        return Line("problem", "backbone", f"{len(faults)} faults", name, faults, advice)
+    return Line(
+        "ok", "backbone", f"{folder}, UNet {sha256(folder / 'unet' / _PARTS['unet'])}", name
+    )
+
+
+def _sam(run: Identity) -> Line:
+    kind, checkpoint = run.sam.kind, run.sam.checkpoint
+    if checkpoint == RANDOM_SAM:
+        return Line("ok", "SAM", "made of random weights when first needed", kind)
+    if kind == "mini":
+        made = found(run.sam_stage, profile=run.profile) is not None
+        said = "there" if made else "not made yet: the first run trains it"
+        return Line("ok" if made else "note", "SAM", said, kind)
+    path = repository() / checkpoint
+    try:
+        load_sam(kind, path, device="cpu")
+    except (OSError, ValueError) as error:
+        return Line("problem", "SAM", str(error), kind, advice="Fetch the checkpoint again.")
+    return Line("ok", "SAM", f"{path}, {sha256(path)}", kind)
+
+
+def _data(dataset: str, source: str) -> Line:
+    if source == "mini":
+        return Line("ok", dataset, "drawn when they are first needed", "drawn scenes")
+    folder = repository() / source
+    if not folder.is_dir():
+        advice = (
+            f"Give the folder of its files as `data: {{source: ...}}`, or put them in {folder}."
+        )
+        return Line("problem", dataset, f"{folder} is no folder", source, advice=advice)
+    report = check(dataset, folder)
+    wrong = [line for line in report.lines if line.level == "problem"]
+    if not wrong:
+        return Line("ok", dataset, f"{len(report.lines)} things checked", source)
+    told = [f"{line.what}: {line.found}, not {line.expected or 'this'}" for line in wrong]
+    advice = f"See all of it: python -m rlfseg check {dataset} {source}."
+    return Line("problem", dataset, f"{len(wrong)} problems", source, told, advice)
+
+
+def broken(path: Path) -> str:
+    """What is wrong with a safetensors file, or nothing; its length must fit its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def sha256(path: Path) -> str:
+    """The first sixteen hexadecimal digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,1 +1,0 @@
-"""The mini world: drawn scenes whose truth is known to the pixel."""

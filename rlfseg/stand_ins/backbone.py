@@ -1,0 +1,232 @@
+"""The mini backbone's recipe as two resumable stages, and the folder they end in.
+
+The folder has the hub's layout (`vae/ text_encoder/ tokenizer/ unet/ scheduler/`), so it is loaded
+by the code that loads Stable Diffusion 1.5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.data.images import to_unit
+from rlfseg.device import quick_dtype
+from rlfseg.models.weights import save_model
+from rlfseg.stage import Stage, run
+from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
+from rlfseg.stand_ins.corpus import draw_corpus
+from rlfseg.stand_ins.text_to_image import (
+    EncodedCorpus,
+    TextToImageObjective,
+    noise_schedule,
+    save_tokenizer,
+    small_text_encoder,
+    small_tokenizer,
+    small_unet,
+    text_to_image_batch,
+)
+from rlfseg.training.loop import fit_in_stage
+
+_SCALED = 1024  # scenes that the scaling factor is measured on
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Settings of the recipe; the defaults are those of the shipped backbone.
+
+    Attributes:
+        pixels: side of the drawn scenes.
+        scenes: how many are drawn for pretraining.
+        seed: of drawing, of the initial weights, and of every batch.
+    """
+
+    pixels: int = 128
+    scenes: int = 20480
+    seed: int = 0
+    vae_steps: int = 4500
+    vae_batch: int = 16
+    vae_lr: float = 1.2e-3
+    kl_weight: float = 3e-4
+    unet_steps: int = 4600
+    unet_batch: int = 16
+    unet_lr: float = 1e-3
+
+    def autoencoder(self) -> dict[str, Any]:
+        """The part of the settings that determines the autoencoder."""
+        return {k: v for k, v in asdict(self).items() if not k.startswith("unet_")}
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
+    """Makes a module whose initial weights depend on the seed; torch's own state is untouched."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
+
+
+def autoencoder_stage(config: BackboneConfig) -> Stage:
+    """The stage that trains the autoencoder."""
+    return Stage("autoencoder", 3, config.autoencoder())
+
+
+def backbone_stage(config: BackboneConfig) -> Stage:
+    """The stage that ends in the backbone's folder."""
+    inputs = {"autoencoder": autoencoder_stage(config)}
+    return Stage("backbone", 3, asdict(config), inputs)
+
+
+def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
+    """Finds or trains the autoencoder; returns its stage's folder (the model is in `vae/`).
+
+    Its scaling factor gives z1 - z0, which the flow predicts, the mean square of the noise, which
+    the backbone predicts: 1. The UNet's last layers are frozen behind a normalisation, so adapters
+    can change what it draws but hardly how strongly.
+
+    Deviation: Stable Diffusion 1.5's factor gives pictures unit variance. Masks, all black and
+    white, lie far outside; with that factor z1 - z0 was 1.7 times as strong as noise here.
+    """
+
+    def make(folder: Path) -> dict[str, Any]:
+        corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels, far=True)
+        vae = seeded(config.seed, lambda: small_autoencoder(pixels=config.pixels))
+
+        def save() -> None:
+            save_model(vae.cpu().half(), folder / "vae")
+            kept = _load_autoencoder(folder / "vae")
+            factor = unit_difference(kept, corpus.images[:_SCALED], corpus.masks[:_SCALED])
+            kept.register_to_config(scaling_factor=factor)
+            save_model(kept.half(), folder / "vae")
+
+        return fit_in_stage(
+            AutoencoderObjective(vae, kl_weight=config.kl_weight),
+            lambda step: autoencoder_batch(corpus, step, size=config.vae_batch, seed=config.seed),
+            OptimiserConfig.from_scratch(
+                steps=config.vae_steps, lr=config.vae_lr, warmup=100, weight_decay=0.0
+            ),
+            folder,
+            title="autoencoder",
+            save=save,
+        )
+
+    return run(autoencoder_stage(config), make, profile=profile)
+
+
+def backbone(config: BackboneConfig, *, profile: str) -> Path:
+    """Finds or trains the backbone; returns a folder in the hub's layout.
+
+    The weights are kept in half precision, the size in which they ship.
+    """
+
+    def make(folder: Path) -> dict[str, Any]:
+        first = autoencoder(config, profile=profile)
+        shutil.copy(first / "steps.jsonl", folder / "autoencoder_steps.jsonl")
+        vae = _load_autoencoder(first / "vae")
+        corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
+        tokenizer = small_tokenizer(corpus.captions)
+        latents = _encode(vae, torch.from_numpy(corpus.images), kept=folder / "latents.npy")
+        padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        encoded = EncodedCorpus(
+            latents * vae.config.scaling_factor,
+            tokenizer(list(corpus.captions), **padded).input_ids,
+            tokenizer("", **padded).input_ids[0],
+        )
+        text_encoder = seeded(config.seed + 1, lambda: small_text_encoder(tokenizer))
+        unet = seeded(config.seed + 2, lambda: small_unet(side=latents.shape[-1]))
+
+        def save() -> None:
+            models = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+            save_backbone(folder, tokenizer, **{name: m.half() for name, m in models.items()})
+            (folder / "latents.npy").unlink(missing_ok=True)
+
+        return fit_in_stage(
+            TextToImageObjective(unet, text_encoder, noise_schedule()),
+            lambda i: text_to_image_batch(encoded, i, size=config.unet_batch, seed=config.seed),
+            OptimiserConfig.from_scratch(steps=config.unet_steps, lr=config.unet_lr, warmup=200),
+            folder,
+            title="text to image",
+            save=save,
+        )
+
+    return run(backbone_stage(config), make, profile=profile)
+
+
+def save_backbone(
+    folder: Path,
+    tokenizer: CLIPTokenizer,
+    *,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+) -> None:
+    """Writes a backbone in the hub's layout, as safetensors."""
+    for name, model in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet)):
+        save_model(model.cpu(), folder / name)
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    noise_schedule().save_pretrained(folder / "scheduler")
+    classes = {
+        "_class_name": "StableDiffusionPipeline",
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+    }
+    (folder / "model_index.json").write_text(json.dumps(classes, indent=1) + "\n")
+
+
+def unit_difference(vae: AutoencoderKL, images: np.ndarray, masks: np.ndarray) -> float:
+    """The scaling factor that gives z1 - z0 a mean square of 1, to four digits.
+
+    Args:
+        vae: in evaluation mode.
+        images: uint8 (n, p, p, 3).
+        masks: bool (n, p, p), drawn in black and white.
+    """
+    drawn = np.repeat(masks[..., None] * np.uint8(255), 3, axis=-1)
+    z1, z0 = _modes(vae, torch.from_numpy(images)), _modes(vae, torch.from_numpy(drawn))
+    return round(float((z1 - z0).square().mean().rsqrt()), 4)
+
+
+def _load_autoencoder(folder: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def _modes(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
+    """Posterior modes (n, 4, h, w) of uint8 pictures (n, p, p, 3), unscaled."""
+    device = PartialState().device
+    half = quick_dtype(device) == torch.bfloat16
+    vae.to(device)
+    parts = []
+    for some in tqdm(images.split(64), desc="encoding", leave=False):
+        pictures = to_unit(some.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            parts.append(vae.encode(pictures).latent_dist.mode().float().cpu())
+    return torch.cat(parts)
+
+
+def _encode(vae: AutoencoderKL, images: torch.Tensor, *, kept: Path) -> torch.Tensor:
+    """`_modes`, kept in a file until the stage is finished, for when it is interrupted."""
+    if kept.is_file():
+        return torch.from_numpy(np.load(kept))
+    latents = _modes(vae, images)
+    with kept.with_suffix(".tmp").open("wb") as file:
+        np.save(file, latents.numpy())
+    os.replace(kept.with_suffix(".tmp"), kept)
+    return latents

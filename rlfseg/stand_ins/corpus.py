@@ -1,0 +1,59 @@
+"""The pictures, masks and captions that the mini backbone is pretrained on."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from rlfseg.data.drawn.phrases import caption, phrases, truth
+from rlfseg.data.drawn.scene import draw_scene
+
+_CHUNK = 128
+_STREAM = 7  # keeps these scenes apart from those of the data splits
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Scenes without any held-out pair: images uint8 (n, p, p, 3), masks bool (n, p, p), words."""
+
+    images: np.ndarray
+    masks: np.ndarray
+    captions: tuple[str, ...]
+
+
+def draw_corpus(
+    *, seed: int, count: int, pixels: int, far: bool = False, workers: int = 2
+) -> Corpus:
+    """Draws `count` scenes, each with one caption and the exact mask of one phrase.
+
+    With `far`, there are more things, a third smaller than the data sets draw them: an
+    autoencoder that carries those carries the others.
+
+    Scene number i depends on `seed` and i alone, so a longer corpus begins with a shorter one.
+    """
+    chunks = [(seed, i, min(i + _CHUNK, count), pixels, far) for i in range(0, count, _CHUNK)]
+    with ProcessPoolExecutor(workers) as pool:
+        parts = list(tqdm(pool.map(_draw, chunks), total=len(chunks), desc="drawing"))
+    return Corpus(
+        np.concatenate([part[0] for part in parts]),
+        np.concatenate([part[1] for part in parts]),
+        tuple(text for part in parts for text in part[2]),
+    )
+
+
+def _draw(chunk: tuple[int, int, int, int, bool]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    seed, first, last, pixels, far = chunk
+    images, masks, texts = [], [], []
+    for number in range(first, last):
+        rng = np.random.default_rng([seed, _STREAM, number])
+        if far:
+            scene = draw_scene(rng, pixels=pixels, held_out=False, count=(2, 5), zoom=1.0)
+        else:
+            scene = draw_scene(rng, pixels=pixels, held_out=False)
+        images.append(scene.image)
+        masks.append(truth(scene, phrases(rng, scene, most=1)[0]))
+        texts.append(caption(rng, scene))
+    return np.stack(images), np.stack(masks), texts

@@ -1,0 +1,131 @@
+"""A tiny decoder for the mini backbone: TAESD's class, taught by the autoencoder's own decoder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import nn
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.data.images import to_unit
+from rlfseg.method.flow import interpolate
+from rlfseg.method.types import Image, Latent
+from rlfseg.models.latent_codec import LatentCodec, load_codec
+from rlfseg.models.weights import save_model
+from rlfseg.stage import Stage, run
+from rlfseg.stand_ins.backbone import BackboneConfig, autoencoder_stage, backbone, seeded
+from rlfseg.stand_ins.corpus import draw_corpus
+from rlfseg.training.flow_batch import batch_items
+from rlfseg.training.loop import Losses, fit_in_stage
+
+_BATCH = 64
+_FAR = 0.3  # how much of the picture may be left in a mask's latent
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Settings of the recipe.
+
+    Attributes:
+        scenes: how many are drawn for it.
+        seed: of drawing, of the initial weights, and of every batch.
+    """
+
+    scenes: int = 1536
+    steps: int = 1500
+    batch: int = 16
+    lr: float = 2e-3
+    seed: int = 0
+
+
+class Taught(NamedTuple):
+    """Latents (b, 4, h, w) in scaled units and what the large decoder makes of them."""
+
+    z: Latent
+    picture: Image
+
+
+class TinyObjective(nn.Module):
+    """Mean squared difference from the large decoder's pictures."""
+
+    def __init__(self, tiny: AutoencoderTiny) -> None:
+        super().__init__()
+        self.tiny = tiny
+
+    def forward(self, batch: Taught) -> Losses:
+        """Per-sample losses of a batch."""
+        drawn = self.tiny.decode(batch.z).sample.float()
+        return Losses((drawn - batch.picture).square().mean((1, 2, 3)))
+
+
+def small_decoder() -> AutoencoderTiny:
+    """An untrained AutoencoderTiny that magnifies by 8; its encoder is the class's, and unused."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(4, 4, 4, 4),
+        decoder_block_out_channels=(24, 24, 24, 24),
+        num_encoder_blocks=(1, 1, 1, 1),
+        num_decoder_blocks=(2, 1, 1, 1),
+    )
+
+
+def tiny_stage(config: TinyConfig, recipe: BackboneConfig) -> Stage:
+    """The stage that ends in the decoder."""
+    return Stage("tiny-decoder", 1, asdict(config), {"autoencoder": autoencoder_stage(recipe)})
+
+
+def tiny_decoder(config: TinyConfig, recipe: BackboneConfig, *, profile: str) -> Path:
+    """Finds or trains the decoder; returns the folder of an AutoencoderTiny.
+
+    Half of its latents are masks', with up to three tenths of the picture left in them, as a step
+    that is too short leaves it; half are pictures'.
+    """
+
+    def make(folder: Path) -> dict[str, Any]:
+        codec = load_codec(backbone(recipe, profile=profile))
+        corpus = draw_corpus(seed=config.seed + 1, count=config.scenes, pixels=recipe.pixels)
+        z = _latents(codec, corpus.images, corpus.masks, seed=config.seed)
+        pictures = _decoded(codec.vae, z)
+        tiny = seeded(config.seed, small_decoder)
+        tiny.encoder.requires_grad_(False)
+
+        def batch(step: int) -> Taught:
+            chosen = batch_items(len(z), config.batch, seed=config.seed, step=step)
+            return Taught(z[chosen], pictures[chosen].float())
+
+        return fit_in_stage(
+            TinyObjective(tiny),
+            batch,
+            OptimiserConfig.from_scratch(steps=config.steps, lr=config.lr, warmup=50),
+            folder,
+            title="tiny decoder",
+            save=lambda: save_model(tiny.cpu().half(), folder),
+        )
+
+    return run(tiny_stage(config, recipe), make, profile=profile)
+
+
+def _latents(codec: LatentCodec, images: np.ndarray, masks: np.ndarray, *, seed: int) -> Latent:
+    """One latent for each scene: of the first half on the way to the mask, of the others at 1."""
+    generator = torch.Generator().manual_seed(seed)
+    half = len(images) // 2
+    parts = []
+    for start in range(0, len(images), _BATCH):
+        some = slice(start, start + _BATCH)
+        z1 = codec.encode(to_unit(torch.from_numpy(images[some])))
+        z0 = codec.encode_mask(torch.from_numpy(masks[some]))
+        t = _FAR * torch.rand(len(z1), generator=generator)
+        t[torch.arange(start, start + len(t)) >= half] = 1.0
+        parts.append(interpolate(z0=z0, z1=z1, t=t.to(z1.device)).cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _decoded(vae: AutoencoderKL, z: Latent) -> Image:
+    """The large decoder's pictures, in half precision to be kept in memory."""
+    unscaled = (z / vae.config.scaling_factor).to(vae.device).split(_BATCH)
+    return torch.cat([vae.decode(some).sample.half().cpu() for some in unscaled])

@@ -1,0 +1,98 @@
+"""Checkpoints of a training run: one safetensors file, written whole or not at all.
+
+All randomness of a run is a function of its seed and the step's number, so weights, optimiser
+moments and the step are the whole state; settings and git commit are kept beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.stage import commit
+
+
+def save_checkpoint(
+    path: Path,
+    parameters: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    config: OptimiserConfig,
+    step: int,
+) -> None:
+    """Writes weights, optimiser state and step; an older file at `path` is replaced at the end.
+
+    Raises:
+        OSError: if it can't be written; the older file stays as it is.
+    """
+    tensors = {f"weight/{name}": p.detach().cpu().contiguous() for name, p in parameters.items()}
+    state = optimiser.state_dict()["state"]
+    for number, name in enumerate(parameters):
+        for key, value in state.get(number, {}).items():
+            tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value).cpu().contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    settings = json.dumps(asdict(config), sort_keys=True)
+    meta = {"step": str(step), "config": settings, "commit": commit()}
+    try:
+        save_file(tensors, temporary, metadata=meta)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"checkpoint {path} can't be written ({error}): is the disk full, or the folder "
+            "read-only? The one before it is whole; mend that and run the same again"
+        ) from error
+
+
+def load_checkpoint(
+    path: Path,
+    parameters: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    config: OptimiserConfig,
+) -> int:
+    """Restores what `save_checkpoint` wrote, in place, and returns the step it was written after.
+
+    Raises:
+        ValueError: if the file is damaged, or was written with another configuration (the fields
+            that differ are named), or for other parameters.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            _check_config(
+                path, asdict(OptimiserConfig(**json.loads(meta["config"]))), asdict(config)
+            )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not one of our checkpoints ({error}); delete it") from error
+    unfit = [
+        name
+        for name, parameter in parameters.items()
+        if f"weight/{name}" not in tensors or tensors[f"weight/{name}"].shape != parameter.shape
+    ]
+    if unfit:
+        raise ValueError(f"{path}: holds no weights that fit {unfit[:3]}; it is of another model")
+    state: dict[int, dict[str, Tensor]] = {}
+    for number, (name, parameter) in enumerate(parameters.items()):
+        with torch.no_grad():
+            parameter.copy_(tensors[f"weight/{name}"])
+        prefix = f"optimiser/{name}/"
+        state[number] = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    return int(meta["step"])
+
+
+def _check_config(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differ = [f"{k}: {then.get(k)!r} -> {v!r}" for k, v in now.items() if then.get(k) != v]
+    if differ:
+        raise ValueError(f"{path}: written with other settings ({'; '.join(differ)}); delete it")

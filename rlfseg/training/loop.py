@@ -1,0 +1,244 @@
+"""The one training loop of the project: Accelerate around any objective, as a generator of steps.
+
+An objective is a module whose `forward(batch)` returns a `Losses`; what it trains is what requires
+a gradient. A batch is a function of the step's number alone, so that a run that was interrupted
+and resumed sees what an uninterrupted one sees.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import recursively_apply, send_to_device
+from torch import Tensor, nn
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.device import quick_accelerator
+from rlfseg.processes import signals
+from rlfseg.training.checkpoint import load_checkpoint, save_checkpoint
+from rlfseg.training.steps import Step, read_steps, recorded
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Per-sample losses to be averaged and stepped on, and named values to record.
+
+    Values are averaged too, over all samples or over those they are given for; one that is given
+    for none is left out of the record.
+    """
+
+    loss: Tensor
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or a gradient was NaN or infinite; the message names the step and the samples."""
+
+
+class StoppedError(RuntimeError):
+    """A signal asked for an end; the checkpoint is written."""
+
+
+def learning_rate(config: OptimiserConfig, step: int) -> float:
+    """The learning rate of a step, numbered from 1: linear warm-up, then constant or cosine."""
+    warm = min(1.0, step / max(1, config.warmup))
+    if config.schedule == "constant":
+        return config.lr * warm
+    done = min(1.0, max(0, step - config.warmup) / max(1, config.steps - config.warmup))
+    return config.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def fit(
+    objective: nn.Module,
+    batches: Callable[[int], Any],
+    config: OptimiserConfig,
+    *,
+    accelerator: Accelerator,
+    checkpoint: Path | None = None,
+    until: int | None = None,
+) -> Iterator[Step]:
+    """Trains an objective and yields a record after every optimiser step, in every process.
+
+    SIGTERM and SIGUSR1, by which a cluster announces the end of a job's time, end the run after
+    the step that is under way, with a checkpoint.
+
+    Args:
+        objective: `objective(batch) -> Losses`; parameters that require a gradient are trained
+            with AdamW and kept in float32.
+        batches: maps a step's number (from 1) to this process's share of the batch, equally large
+            in every process.
+        config: learning rate, steps, schedule, clipping, accumulation, checkpoint interval.
+        accelerator: device, precision and processes.
+        checkpoint: file to resume from, if it exists, and to write to every `config.save_every`
+            steps and at the end; None keeps nothing.
+        until: stop after this step although the schedule is made for `config.steps`.
+
+    Yields:
+        `Step` records of all processes together, starting after the last checkpointed step.
+
+    Raises:
+        ValueError: if nothing requires a gradient.
+        NonFiniteLossError: if a loss or gradient is not finite; parameters are as before.
+        StoppedError: after a signal, when the checkpoint is written.
+    """
+    named = {n: p for n, p in objective.named_parameters() if p.requires_grad}
+    if not named:
+        raise ValueError("nothing to train: no parameter of the objective requires a gradient")
+    parameters = list(named.values())  # a list: an iterator would be spent before clipping
+    optimiser = torch.optim.AdamW(
+        parameters,
+        lr=config.lr,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    first = 1
+    if checkpoint is not None and checkpoint.exists():
+        first = load_checkpoint(checkpoint, named, optimiser, config) + 1
+    model, optimiser = accelerator.prepare(objective, optimiser)
+    model.train()
+    last = config.steps if until is None else min(until, config.steps)
+    with signals() as asked:
+        for step in range(first, last + 1):
+            started = time.perf_counter()
+            lr = learning_rate(config, step)
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            batch = batches(step)
+            sums = _backward(model, batch, config.accumulate, accelerator)
+            means = _means(sums, bool(asked), accelerator)
+            stop = means.pop("stop", 0.0) > 0
+            loss = means.pop("loss")
+            if not math.isfinite(loss):
+                names = getattr(batch, "names", ())
+                told = ", ".join(names[k] for k in sums.broken() if k < len(names))
+                raise NonFiniteLossError(
+                    f"step {step}: the loss is {loss}{told and f' ({told})'}; lower lr (now "
+                    f"{lr:g}), use float32, or look at these samples"
+                )
+            norm = float(accelerator.clip_grad_norm_(parameters, config.clip))
+            if not math.isfinite(norm):
+                raise NonFiniteLossError(f"step {step}: the gradient is not finite; lower lr")
+            optimiser.step()
+            optimiser.zero_grad()
+            yield Step(step, loss, norm, lr, time.perf_counter() - started, means)
+            due = step % config.save_every == 0 or step == last or stop
+            if checkpoint is not None and due and accelerator.is_main_process:
+                save_checkpoint(checkpoint, named, optimiser, config, step)
+            if stop and step < last:
+                raise StoppedError(
+                    f"stopped by {', '.join(asked) or 'a signal'} after step {step} of {last}"
+                    + ("; run the same again to go on" if checkpoint is not None else "")
+                )
+
+
+@dataclass
+class _Sums:
+    """What the parts of a step's batch add up to in this process.
+
+    `values` are (sum, count) by name, on the device; `losses` are the samples', in order.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[Tensor] = field(default_factory=list)
+
+    def add(self, name: str, values: Tensor) -> None:
+        count = values.new_tensor(values.numel(), dtype=torch.float64)
+        both = torch.stack([values.detach().double().sum(), count])
+        self.values[name] = self.values[name] + both if name in self.values else both
+
+    def broken(self) -> list[int]:
+        """Numbers of the samples whose loss is not finite."""
+        return torch.nonzero(~torch.isfinite(torch.cat(self.losses))).flatten().tolist()
+
+
+def _backward(model: nn.Module, batch: Any, parts: int, accelerator: Accelerator) -> _Sums:
+    """Runs forward and backward on a batch in equal parts; gradients meet at the last one."""
+    sums = _Sums()
+    batch = send_to_device(batch, accelerator.device)
+    for number in range(parts):
+        part = batch if parts == 1 else recursively_apply(_Part(number, parts), batch)
+        with nullcontext() if number == parts - 1 else accelerator.no_sync(model):
+            losses: Losses = model(part)
+            accelerator.backward(losses.loss.float().mean() / parts)
+        sums.losses.append(losses.loss.detach())
+        sums.add("loss", losses.loss)
+        for name, values in losses.values.items():
+            sums.add(name, values)
+    return sums
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Takes one of the equal parts of a tensor's first axis."""
+
+    number: int
+    parts: int
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if len(tensor) % self.parts:
+            raise ValueError(f"a batch of {len(tensor)} can't be cut into {self.parts} equal parts")
+        return tensor.chunk(self.parts)[self.number]
+
+
+def _means(sums: _Sums, stop: bool, accelerator: Accelerator) -> dict[str, float]:
+    """Means over all processes; a value that no sample has is left out. `stop` if any was asked."""
+    first = sums.values["loss"]
+    flat = torch.stack([*sums.values.values(), first.new_tensor((float(stop), 1.0))])
+    if accelerator.num_processes > 1:
+        flat = accelerator.reduce(flat, "sum")
+    names = [*sums.values, "stop"]
+    pairs = zip(names, flat.tolist(), strict=True)
+    return {name: total / count for name, (total, count) in pairs if count}
+
+
+def fit_in_stage(
+    objective: nn.Module,
+    batches: Callable[[int], Any],
+    config: OptimiserConfig,
+    folder: Path,
+    *,
+    title: str,
+    save: Callable[[], None],
+    watch: Callable[[Step], None] = lambda step: None,
+) -> dict[str, float]:
+    """Trains to the end in a stage's folder, resuming from what is found there.
+
+    Called in every process of a launch, it trains in all and writes in the first.
+
+    Args:
+        objective: as for `fit`.
+        batches: as for `fit`.
+        config: as for `fit`.
+        folder: keeps `checkpoint.safetensors` until the end, and the record `steps.jsonl`.
+        title: of the progress bar.
+        save: writes the result; the checkpoint goes only when that is done.
+        watch: called in the first process with every step that is done.
+
+    Returns:
+        `loss_last_100` and `<value>_last_100`: means over the last hundred steps.
+    """
+    checkpoint, record = folder / "checkpoint.safetensors", folder / "steps.jsonl"
+    accelerator = quick_accelerator()
+    steps = fit(objective, batches, config, accelerator=accelerator, checkpoint=checkpoint)
+    if accelerator.is_main_process:
+        for step in recorded(steps, record, total=config.steps, title=title):
+            watch(step)
+        save()
+        checkpoint.unlink()
+    else:
+        deque(steps, maxlen=0)
+    accelerator.wait_for_everyone()
+    recent = [{"loss": step.loss, **step.values} for step in read_steps(record)[-100:]]
+    names = sorted({name for values in recent for name in values})
+    known = {name: [values[name] for values in recent if name in values] for name in names}
+    return {f"{name}_last_100": sum(each) / len(each) for name, each in known.items()}

@@ -1,0 +1,100 @@
+"""The record of a training: one step after the other, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate.tracking import TensorBoardTracker
+from accelerate.utils import is_tensorboard_available
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step was: number from 1, mean loss, gradient norm before clipping, ..."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    seconds: float
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> Iterator[Step]:
+    """Passes steps on, appending each to a file of JSON lines, with a progress bar.
+
+    Lines of steps that are now done again (a resumed run goes back to its last checkpoint) are
+    dropped, so the file always holds each step once, in order. Numbers keep six digits.
+    """
+    kept = read_steps(path)
+    with tqdm(total=total, desc=title, leave=False) as bar:
+        file = None
+        for step in steps:
+            if file is None:
+                kept = [k for k in kept if k.step < step.step]
+                path.write_text("".join(map(_line, kept)))
+                file = path.open("a", buffering=1)
+                bar.update(step.step - 1)
+            file.write(_line(step))
+            bar.update()
+            bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+            yield step
+        if file is not None:
+            file.close()
+
+
+def rounded(step: Step) -> Step:
+    """A step as the record keeps it, its numbers to six digits."""
+    loss, norm, lr, seconds = map(_six, (step.loss, step.grad_norm, step.lr, step.seconds))
+    values = {name: _six(value) for name, value in step.values.items()}
+    return Step(step.step, loss, norm, lr, seconds, values)
+
+
+def _six(number: float) -> float:
+    return float(f"{number:.6g}")
+
+
+def _line(step: Step) -> str:
+    kept = asdict(rounded(step))
+    if not step.values:
+        del kept["values"]
+    return json.dumps(kept) + "\n"
+
+
+def read_steps(path: Path) -> list[Step]:
+    """The steps that `recorded` wrote to a file; none if there is no file."""
+    if not path.exists():
+        return []
+    return [Step(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+class Tracked:
+    """Called after every step; writes its values to `folder/tensorboard`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens the tracker.
+
+        Raises:
+            ValueError: if the package that writes its files isn't installed.
+        """
+        if not is_tensorboard_available():
+            raise ValueError(
+                "tracker 'tensorboard' needs the package tensorboardX or tensorboard: install one, "
+                "or set tracker to ''"
+            )
+        self._tracker = TensorBoardTracker("tensorboard", logging_dir=folder)
+        if hasattr(self._tracker, "start"):  # older ones start when they are made
+            self._tracker.start()
+
+    def __call__(self, step: Step) -> None:
+        """Logs loss, gradient norm, learning rate, seconds, and the named values of the step."""
+        values = {"loss": step.loss, "grad_norm": step.grad_norm, "lr": step.lr}
+        self._tracker.log({**values, "seconds": step.seconds, **step.values}, step=step.step)
+
+    def finish(self) -> None:
+        """Closes the files."""
+        self._tracker.finish()

@@ -1,0 +1,316 @@
+"""The baselines by phrase: what is frozen, what they equal, how they are scored and found."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from conftest import ROOT
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file
+from tiny import latents, texts, tiny_unet
+from transformers import ViTImageProcessor
+
+from rlfseg.baselines import phrases
+from rlfseg.baselines.asked import asked
+from rlfseg.baselines.clipseg import Clipseg, prepared
+from rlfseg.baselines.ldznet import Ldznet, LdznetConfig
+from rlfseg.baselines.phrases import baseline_cells, scored, scores_stage, train_stage, trained
+from rlfseg.baselines.segmenter import (
+    MaskObjective,
+    PhraseBatch,
+    enlarged,
+    evaluate_segmenter,
+    phrase_batch,
+)
+from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
+from rlfseg.config import OptimiserConfig, TrainConfig
+from rlfseg.evaluation.counting import count
+from rlfseg.evaluation.counts import Counts
+from rlfseg.evaluation.predict import spaced
+from rlfseg.experiment.setting import Setting
+from rlfseg.stage import repository
+from rlfseg.stand_ins.backbone import seeded
+from rlfseg.training.loop import fit
+
+DATA = {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 3, "seed": 5}
+TRAIN = {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2}
+LDZNET = {"kind": "ldznet", "steps": 3, "batch": 4, "width": 8}
+CLIPSEG = {"kind": "clipseg", "steps": 3, "batch": 4, "pixels": 16, "patch": 4, "width": 16}
+UNETHEAD = {"kind": "unethead", "steps": 3, "batch": 4, "rank": 2}
+CHOICES = {"ldznet": LDZNET, "clipseg": CLIPSEG | {"layers": 2}, "unethead": UNETHEAD}
+
+
+@pytest.fixture(scope="module")
+def setting(repo: Path) -> Setting:
+    return Setting.from_parameters(
+        profile="smoke", backbone={"name": "./tiny"}, data=DATA, train=TRAIN
+    )
+
+
+def small_ldznet() -> Ldznet:
+    config = LdznetConfig(steps=1, width=8, timestep=300)
+    return seeded(1, lambda: Ldznet(tiny_unet(), config, magnify=2, words=16))
+
+
+def test_its_features_are_the_unets_own_at_one_timestep() -> None:
+    model, z1, c = small_ldznet(), latents(3, seed=1), texts(3)
+    kept: list[torch.Tensor] = []
+    for block in model.unet.up_blocks:
+        block.register_forward_hook(lambda module, given, out: kept.append(out))
+    schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    share = schedule.alphas_cumprod[300]
+    noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(42))
+    with torch.no_grad():
+        model.unet(share.sqrt() * z1 + (1 - share).sqrt() * noise, 300, c)
+    expected, found = list(kept), model.features(z1, c)
+    assert len(expected) == len(found) == 2
+    for a, b in zip(expected, found, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_training_changes_the_head_and_nothing_of_the_unet() -> None:
+    model = small_ldznet()
+    mask = torch.zeros(4, 16, 16, dtype=torch.bool)
+    mask[:, 4:9, 2:12] = True
+    batch = PhraseBatch(latents(4, seed=2), texts(4), mask)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    features = model.features(batch.seen, batch.heard)
+    config = OptimiserConfig(steps=40, lr=1e-2)
+    steps = list(fit(MaskObjective(model), lambda _: batch, config, accelerator=Accelerator()))
+    assert steps[-1].loss < 0.3 * steps[0].loss
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("unet."), name
+    for a, b in zip(features, model.features(batch.seen, batch.heard), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_phrase_matters_to_the_head_and_the_size_is_the_pictures() -> None:
+    model, z1 = small_ldznet(), latents(2, seed=3)
+    one, other = (
+        model.head([z1, *model.features(z1, texts(2))], c) for c in (texts(2), texts(2, 4))
+    )
+    assert one.shape == (2, 16, 16) and not torch.allclose(one, other, atol=1e-4)
+
+
+def test_a_timestep_outside_the_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="timestep must be 0 to 999, got 1000"):
+        LdznetConfig(steps=1, timestep=1000)
+
+
+def small_unethead(unet: UNet2DConditionModel) -> UnetHead:
+    config = UnetHeadConfig(steps=1, rank=2)
+    return seeded(1, lambda: UnetHead(unet, config, magnify=2))
+
+
+def test_the_yardstick_is_the_unet_at_the_picture_with_another_last_layer() -> None:
+    unet = tiny_unet()
+    model = small_unethead(copy.deepcopy(unet))
+    kept: list[torch.Tensor] = []
+    for one in (model.unet, unet):
+        one.conv_act.register_forward_hook(lambda module, given, out: kept.append(out))
+    with torch.no_grad():
+        logits = model(latents(2, seed=1), texts(2))
+        unet(latents(2, seed=1), 999, texts(2))
+        assert torch.allclose(kept[0], kept[1], atol=1e-5)  # the adapter starts at nothing
+        channels = model.unet.conv_out[0](kept[0])
+    assert logits.shape == (2, 16, 16)
+    for k in range(4):  # each position's channels are its pixels, row by row
+        assert torch.allclose(logits[:, k // 2 :: 2, k % 2 :: 2], channels[:, k], atol=1e-5)
+
+
+def test_the_yardstick_trains_its_adapter_and_last_layer_alone() -> None:
+    model = small_unethead(tiny_unet().requires_grad_(False))
+    mask = torch.zeros(4, 16, 16, dtype=torch.bool)
+    mask[:, 4:9, 2:12] = True
+    batch = PhraseBatch(latents(4, seed=2), texts(4), mask)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = OptimiserConfig(steps=40, lr=1e-2)
+    steps = list(fit(MaskObjective(model), lambda _: batch, config, accelerator=Accelerator()))
+    assert steps[-1].loss < 0.5 * steps[0].loss
+    for name, value in model.state_dict().items():
+        free = "lora" in name or "conv_out" in name
+        assert torch.equal(value, before[name]) != free, name
+
+
+@pytest.fixture(scope="module")
+def clipseg(setting: Setting) -> Clipseg:
+    model = phrases._untrained(setting, phrases.phrase_config(CHOICES["clipseg"]), setting.codec())
+    assert isinstance(model, Clipseg)
+    return model.eval()
+
+
+def test_its_logits_are_transformers_own(clipseg: Clipseg, setting: Setting) -> None:
+    cache = setting.cache("val", setting.codec())
+    items = np.arange(3)
+    seen = clipseg.see(cache, items)
+    heard = clipseg.hear(cache, [cache.pack.caption(i) for i in items])
+    with torch.no_grad():
+        expected = clipseg.model(input_ids=heard, pixel_values=seen).logits
+        assert torch.allclose(clipseg(seen, heard), expected, atol=1e-5)
+    assert len(expected) == 3 and expected.std() > 0
+
+
+def test_gradients_reach_both_of_its_towers(clipseg: Clipseg) -> None:
+    clipseg(torch.randn(2, 3, 16, 16), torch.tensor([[5, 6, 7], [8, 9, 10]])).sum().backward()
+    towers = clipseg.model.clip
+    for part in (towers.vision_model.embeddings, towers.text_model.embeddings):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+    clipseg.zero_grad()
+
+
+def test_its_words_begin_as_the_backbones(clipseg: Clipseg, setting: Setting) -> None:
+    encoder = setting.codec().text_encoder
+    theirs = getattr(encoder, "text_model", encoder).state_dict()
+    for name, value in clipseg.model.clip.text_model.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_pictures_are_prepared_as_the_released_processor_does() -> None:
+    smooth = np.array(
+        Image.fromarray(
+            np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        ).resize((64, 64), Image.Resampling.BICUBIC)
+    )
+    size = {"height": 32, "width": 32}
+    processor = ViTImageProcessor(
+        size=size, resample=2, image_mean=(0.485, 0.456, 0.406), image_std=(0.229, 0.224, 0.225)
+    )
+    expected = processor(Image.fromarray(smooth), return_tensors="pt").pixel_values
+    assert (prepared(smooth[None], 32) - expected).abs().max() < 0.02  # it rounds to bytes
+
+
+class Stub(torch.nn.Module):
+    """Logits that are the picture's first channel, at half the size, plus the phrase's length."""
+
+    def see(self, cache, items):  # type: ignore[no-untyped-def]
+        return (
+            torch.stack(
+                [
+                    torch.from_numpy(
+                        cache.pack.image(int(cache.pack.item_image[i]))[::2, ::2, 0].copy()
+                    )
+                    for i in items
+                ]
+            )
+            / 255.0
+        )
+
+    def hear(self, cache, captions):  # type: ignore[no-untyped-def]
+        return torch.tensor([float(len(caption)) for caption in captions])
+
+    def forward(self, seen, heard):  # type: ignore[no-untyped-def]
+        return seen + heard[:, None, None] / 100
+
+
+def test_scores_are_counted_as_everything_is(setting: Setting) -> None:
+    cache, stub = setting.cache("test", setting.codec()), Stub()
+    items = spaced(len(cache.pack), 5)
+    found = evaluate_segmenter(stub, cache, items)
+    parts = []
+    for i in items:
+        logits = stub(stub.see(cache, [i]), stub.hear(cache, [cache.pack.caption(i)]))
+        score = enlarged(logits, 16).sigmoid()
+        name = cache.pack.image_ids[cache.pack.item_image[i]]
+        parts.append(count(score, torch.from_numpy(cache.pack.masks(i)[0])[None], [name]))
+    by_hand = Counts.concatenate(parts)
+    assert np.array_equal(found.annotation.histogram, by_hand.histogram)
+    assert np.array_equal(found.annotation.image_id, by_hand.image_id)
+    np.testing.assert_allclose(found.annotation.ap, by_hand.ap)
+    assert found.truth is not None and len(found.truth) == len(items)
+
+
+def test_processes_share_a_batch_without_overlap(setting: Setting) -> None:
+    cache, stub = setting.cache("train", setting.codec()), Stub()
+    whole = phrase_batch(stub, cache, 2, size=4, seed=1)
+    halves = [phrase_batch(stub, cache, 2, size=4, seed=1, share=(k, 2)) for k in (0, 1)]
+    for k in range(3):
+        both = torch.stack([half[k] for half in halves], 1).flatten(0, 1)
+        assert torch.equal(both, whole[k])
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_what_is_trained_is_kept_alone_and_scores_are_found_without_it(
+    setting: Setting, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice, way = CHOICES[kind], {"split": "test", "phrases": 4}
+    counts = scored(setting, choice, **way)
+    stage = train_stage(setting, choice)
+    folder = repository() / "runs" / "smoke" / "stages" / stage.folder
+    kept = load_file(folder / "weights.safetensors")
+    model, again = trained(setting, choice), trained(setting, choice)
+    theirs = [name for name in kept if name.startswith("unet.")]
+    assert all("lora" in name or "conv_out" in name for name in theirs)
+    assert bool(theirs) == (kind == "unethead")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+        assert name not in kept or torch.equal(value, kept[name])
+    cache = setting.cache("test", setting.codec())
+    fresh = evaluate_segmenter(model, cache, spaced(len(cache.pack), 4)).annotation
+    assert np.array_equal(fresh.histogram, counts.histogram)
+    monkeypatch.setattr(phrases, "trained", None)  # not needed any more
+    assert np.array_equal(scored(setting, choice, **way).histogram, counts.histogram)
+
+
+def test_every_choice_is_in_the_hash_and_a_strange_one_is_named(setting: Setting) -> None:
+    way = {"split": "test", "phrases": 4}
+    some = [LDZNET, LDZNET | {"timestep": 7}, LDZNET | {"seed": 1}, CLIPSEG, CLIPSEG | {"lr": 1.0}]
+    hashes = {scores_stage(setting, choice, **way).hash for choice in some}
+    assert len(hashes | {scores_stage(setting, LDZNET, split="val", phrases=4).hash}) == 6
+    with pytest.raises(
+        ValueError, match="kind must be one of clipseg, ldznet, unethead, got 'sam'"
+    ):
+        phrases.phrase_config({"kind": "sam"})
+    with pytest.raises(ValueError, match="baselines: ldznet: unknown depth"):
+        phrases.phrase_config(LDZNET | {"depth": 3})
+    with pytest.raises(ValueError, match="a checkpoint to be used as it is, or steps"):
+        phrases.phrase_config(CLIPSEG | {"checkpoint": "owner/name"})
+
+
+def test_its_cells_are_never_set_against_the_papers(setting: Setting) -> None:
+    counts = scored(setting, LDZNET, split="test", phrases=4)
+    released = {"kind": "clipseg", "checkpoint": "owner/name", "pixels": 352}
+    for choice, word in ((LDZNET, "ldznet"), (released, "owner/name")):
+        cells = baseline_cells(counts, choice, data="some", profile="a100")
+        assert not any(cell.is_comparable for cell in cells.values())
+        assert all(word in cell.note for cell in cells.values())
+        assert "step-wise AP" in cells["AP"].note
+
+
+def test_the_full_profile_asks_for_the_released_weights_and_the_mini_one_trains() -> None:
+    folder = ROOT / "params"
+    read = {
+        p: yaml.safe_load((folder / p / "05_phrasecut.yml").read_text()) for p in ("a100", "mini")
+    }
+    released, ldznet = asked(read["a100"])
+    assert released.training.config["name"] == "CIDAS/clipseg-rd64-refined"
+    assert released.samples == 0 and ldznet.samples > 100_000
+    assert [each.samples for each in asked(read["mini"])] == [1200 * 16, 600 * 16]
+    stuff = yaml.safe_load((folder / "mini" / "07_cocostuff.yml").read_text())
+    (semflow,) = asked(stuff)
+    assert semflow.samples == 900 * 8
+
+
+def test_a_run_from_scratch_is_the_same_network_that_has_seen_nothing(setting: Setting) -> None:
+    full = setting.variant({"rank": 0, "time": "one"})
+    scratch = full.variant({"weights": "random"})
+    kinds = [run.untrained().state_dict() for run in (full, scratch, scratch)]
+    other = scratch.variant({"seed": 1}).untrained().state_dict()
+    assert {k: v.shape for k, v in kinds[0].items()} == {k: v.shape for k, v in kinds[1].items()}
+    name = "conv_in.weight"
+    assert not torch.allclose(kinds[0][name], kinds[1][name])
+    assert torch.equal(kinds[1][name], kinds[2][name])
+    assert not torch.equal(kinds[1][name], other[name])
+    assert scratch.train_stage.name == "scratch-one"
+    assert scratch.train_stage.hash != full.train_stage.hash
+    ended = scratch.trained_unet(torch.device("cpu")).state_dict()
+    moved = (ended[name] - kinds[1][name]).abs().max()
+    assert 0 < moved < 0.2 * kinds[1][name].abs().max() + 0.05
+    with pytest.raises(ValueError, match="random weights need rank 0"):
+        TrainConfig(steps=1, rank=4, weights="random")

@@ -1,0 +1,180 @@
+"""The flow to colours: exact colours give exact classes, and Euler steps arrive where they lead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rlfseg.baselines.palette import Palette, calibrated, spread
+from rlfseg.baselines.semflow import (
+    named,
+    named_by_colour,
+    scores_stage,
+    semflow_batch,
+    semflow_cell,
+    train_stage,
+)
+from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
+from rlfseg.evaluation.closed_set import confusions, true_classes
+from rlfseg.evaluation.confusion import IGNORED, Confusion, miou_interval, pooled
+from rlfseg.experiment.setting import Setting
+from rlfseg.models.latent_cache import LatentCache
+
+NAMES = [MINI_CLASSES[raw].prompt for raw in sorted(MINI_CLASSES)]
+CHOICE = {"steps": 2, "batch": 2, "scenes": 3, "euler": 3}
+
+
+def plain(change: object = None) -> SimpleNamespace:
+    """An autoencoder whose latents are the pictures, which come back changed, if at all."""
+    back = change if callable(change) else (lambda x: x)
+    return SimpleNamespace(
+        encode=lambda x: x,
+        decode_image=back,
+        text=lambda said: torch.zeros(len(said), 1, 1),
+        black=lambda pixels: torch.full((1, 3, pixels, pixels), -1.0),
+    )
+
+
+@given(st.integers(2, 171), st.integers(0, 2**16))
+def test_exact_colours_give_the_exact_classes(count: int, seed: int) -> None:
+    colours = spread(plain(), count + 1)
+    assert torch.pdist(colours).min() > 0.1
+    palette = Palette(colours, colours[:-1])
+    classes = np.random.default_rng(seed).integers(count, size=(2, 5, 4))
+    assert np.array_equal(palette.nearest(palette.paint(classes)), classes)
+    classes[0, 0] = IGNORED
+    picture = palette.paint(classes)
+    assert torch.equal(picture[0, :, 0, 0], colours[-1])
+    assert palette.nearest(picture).max() < count  # every pixel gets a name
+
+
+def test_colours_keep_their_names_up_to_half_their_distance() -> None:
+    colours = spread(plain(), 9)
+    palette = Palette(colours, colours[:-1])
+    classes = np.arange(8).reshape(1, 2, 4)
+    way = torch.nn.functional.normalize(torch.randn(1, 3, 2, 4), dim=1)
+    gap = torch.pdist(colours[:-1]).min()
+    assert np.array_equal(palette.nearest(palette.paint(classes) + 0.49 * gap * way), classes)
+
+
+def test_colours_are_chosen_by_what_comes_back() -> None:
+    def red_alone(x: Tensor) -> Tensor:
+        return x * torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+
+    assert sorted(spread(plain(red_alone), 5)[:, 0].tolist()) == [-1, -0.5, 0, 0.5, 1]
+
+
+def test_colours_that_come_back_changed_are_compared_with_what_they_became() -> None:
+    def twisted(x: Tensor) -> Tensor:
+        return 0.2 * x.roll(1, 1) + 0.3
+
+    colours = spread(plain(twisted), 7)
+    maps = np.arange(40).reshape(5, 2, 4) % 5  # class 5 is nowhere
+    palette = calibrated(plain(twisted), colours, maps)
+    back = twisted(colours[:-1, :, None, None])[..., 0, 0]
+    assert torch.allclose(palette.returned[:5], back[:5], atol=1e-6)
+    assert torch.equal(palette.returned[5], colours[5])
+    assert np.array_equal(palette.nearest(twisted(palette.paint(maps))), maps)
+    assert not np.array_equal(
+        Palette(colours, colours[:-1]).nearest(twisted(palette.paint(maps))), maps
+    )
+
+
+class Pictures:
+    """Three pictures whose latents are themselves."""
+
+    def __init__(self, goals: Tensor) -> None:
+        self.codec, self.pixels = plain(), goals.shape[-1]
+        self.latents = torch.randn(goals.shape)
+        self.pack = SimpleNamespace(captions=lambda i: ["a"], find=lambda i, caption: int(i))
+
+    def z1(self, items: list[int]) -> Tensor:
+        return self.latents[items]
+
+
+@pytest.mark.parametrize("euler", [1, 25])
+def test_a_straight_field_leads_to_the_exact_classes(euler: int) -> None:
+    colours = spread(plain(), 7)
+    palette = Palette(colours, colours[:-1])
+    classes = np.random.default_rng(0).integers(6, size=(3, 8, 8))
+    goals = palette.paint(classes)
+    world = Pictures(goals)
+    asked: list[float] = []
+
+    def v(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        asked.append(float(t[0]))
+        number = int((world.latents - z).flatten(1).abs().sum(1).argmin()) if t[0] == 1 else now[-1]
+        now.append(number)
+        return world.latents[number][None] - goals[number][None]
+
+    now: list[int] = []
+    found = list(named_by_colour(v, world, palette, ["0", "1", "2"], euler=euler))
+    assert np.array_equal(np.stack(found), classes)
+    assert len(asked) == 3 * euler and asked.count(1.0) == 3
+    assert len(set(asked)) == euler and min(asked) == pytest.approx(1 / euler)
+
+
+def test_an_interval_over_pictures_holds_the_pooled_value_and_narrows_to_it() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(3, size=(30, 6, 6))
+    given_ = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(3, size=truth.shape))
+    each = [Confusion.of(g, t, classes=3) for g, t in zip(given_, truth, strict=True)]
+    assert np.array_equal(pooled(each).pixels, Confusion.of(given_, truth, classes=3).pixels)
+    low, high = miou_interval(each, seed=0)
+    assert low < pooled(each).miou() < high and high - low < 0.2
+    alike = miou_interval([each[0]] * 5, seed=0)
+    assert alike == pytest.approx((each[0].miou(),) * 2)
+    cell = semflow_cell(each)
+    assert cell.value == pytest.approx(100 * pooled(each).miou()) and not cell.is_comparable
+
+
+@pytest.fixture(scope="module")
+def stuff(repo: Path) -> Setting:
+    data = {"source": "mini", "dataset": "cocostuff", "pixels": 16, "train": 1, "val": 3}
+    return Setting.from_parameters(
+        profile="smoke", backbone={"name": "./tiny"}, data=data, train={"steps": 1}
+    )
+
+
+def test_a_batch_is_pictures_and_their_painted_maps(stuff: Setting) -> None:
+    codec = stuff.codec()
+    cache = LatentCache(Path("some-latents"), stuff.pack("val"), codec)
+    colours = torch.rand(len(NAMES) + 1, 3) * 2 - 1
+    palette = Palette(colours, colours[:-1])
+    batch = semflow_batch(cache, palette, NAMES, 1, size=3, seed=4)
+    for k, name in enumerate(batch.names):
+        image_id = name.removeprefix("image ")
+        item = cache.pack.find(image_id, cache.pack.captions(image_id)[0])
+        assert torch.equal(batch.z1[k], cache.z1([item])[0])
+        painted = palette.paint(true_classes(cache.pack, image_id, NAMES)[None])
+        assert torch.allclose(batch.z0[k], codec.encode(painted)[0], atol=1e-5)
+        assert torch.equal(batch.c[k], codec.text([""])[0])
+    assert ((batch.t >= 0) & (batch.t <= 1)).all() and len(set(batch.t.tolist())) == 3
+
+
+def test_it_is_scored_on_the_pictures_that_ours_is_and_found_again(stuff: Setting) -> None:
+    found = named(stuff, CHOICE, NAMES, images=2)
+    again = named(stuff, CHOICE, NAMES, images=2)
+    pack = stuff.pack("val")
+    chosen = [pack.image_ids[0], pack.image_ids[1]]
+    exact = (true_classes(pack, i, NAMES) for i in chosen)
+    truth = pooled(confusions(exact, pack, chosen, NAMES))
+    for kind in ("given", "carried"):
+        first, second = getattr(found, kind), getattr(again, kind)
+        assert len(first) == 2
+        assert np.array_equal(pooled(first).pixels, pooled(second).pixels)
+        assert np.array_equal(pooled(first).pixels.sum(1), truth.pixels.sum(1))
+    way = {"images": 2}
+    longer, more = CHOICE | {"euler": 4}, CHOICE | {"scenes": 4}
+    hashes = {scores_stage(stuff, choice, **way).hash for choice in (CHOICE, longer, more)}
+    assert len(hashes) == 3
+    assert train_stage(stuff, longer).hash == train_stage(stuff, CHOICE).hash
+    with pytest.raises(ValueError, match="semflow: unknown euler_steps"):
+        train_stage(stuff, CHOICE | {"euler_steps": 3})

@@ -1,0 +1,466 @@
+"""The paper's numbers are the paper's, and nothing of ours is passed off as comparable."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlfseg.book.paper import (
+    ENVIRONMENT,
+    NOT_RUN,
+    TABLES,
+    Missing,
+    Result,
+    UnknownCellError,
+    cell,
+    difference,
+    load_results,
+    measured,
+    paper_table,
+    render,
+    save_results,
+)
+from rlfseg.book.paper.render import MADE_IN
+from rlfseg.evaluation.counting import count
+
+OURS = ("RLFSeg(Ours)", "mIoU")
+
+# Typed from the paper, apart from the package: rows and columns, and sums of what is printed.
+SHAPES = {1: (8, 2), 2: (7, 6), 3: (2, 2), 4: (3, 1), 5: (4, 2), 6: (6, 2), 7: (2, 2), 8: (8, 1)}
+SHAPES[9] = (4, 8)
+TABLE_1 = """
+RMI 21.1 -
+Mask-RCNN Top 39.4 -
+HulaNet 41.3 -
+CLIPSeg (PC+) 43.4 76.7
+CLIPSeg (PC, D=128) 48.2 78.2
+RGBNet 46.7 77.2
+LD-ZNet 52.7 78.9
+RLFSeg(Ours) 56.1 77.3
+"""
+TABLE_9_ROW_SUMS = {"1": 429.4, "2": 381.0, "5": 373.5, "15": 366.3}
+TABLE_2_COLUMN_SUMS = (367.6, 179.6, 339.6, 175.1, 364.1, 216.4)
+SPOTS = [
+    (2, "VPD, fully supervised", "RefCOCO+ mIoU", "62.7"),
+    (2, "ADDP, fully supervised", "RefCOCO AP", "-"),
+    (3, "SemFlow", "mIoU", "38.6"),
+    (3, "Ours", "AP", "59.0"),
+    (4, "SemFlow", "Inference time (s)", "1.09"),
+    (5, "RF + AOS", "AP", "78.5"),
+    (6, "64", "AP", "77.0"),
+    (6, "Full Params", "mIoU", "51.9"),
+    (7, "RLFSeg with AOS", "AP", "77.2"),
+    (8, "Learning Rate", "Value", "1e-4"),
+    (8, "Random Seed", "Value", "42"),
+    (9, "5", "RefCOCO+ mIoU", "36.0"),
+]
+
+
+def result(value: float | str = 40.0, comparable: str = "no: mini world", **rest: object) -> Result:
+    fields = {"low": 39.0, "high": 41.0, "protocol": "best mIoU at 128 x 128", "data": "test"}
+    return Result(value, comparable=comparable, **{**fields, **rest})  # type: ignore[arg-type]
+
+
+def body(text: str) -> list[list[str]]:
+    """The cells of the rendered pipe table below its head, without footnote marks."""
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    plain = (re.sub(r"\s*\{(sup|cite)\}`[^`]*`", "", line) for line in lines)
+    return [[part.strip() for part in line.strip("|").split(" | ")] for line in plain]
+
+
+# --- the data -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_shapes(number: int) -> None:
+    table = paper_table(number)
+    assert (len(table.rows), len(table.columns)) == SHAPES[number]
+    assert len(list(table.cells())) == len(table.rows) * len(table.columns)
+
+
+def test_table_1_is_the_printed_one() -> None:
+    typed = [line.rsplit(" ", 2) for line in TABLE_1.split("\n") if line]
+    assert [[row.name, *row.printed] for row in TABLES[1].rows] == typed
+
+
+def test_sums_of_tables_2_and_9() -> None:
+    for row, total in TABLE_9_ROW_SUMS.items():
+        values = [c.value for c in TABLES[9].cells() if c.row == row]
+        assert sum(v for v in values if v is not None) == pytest.approx(total)
+    for column, total in zip(TABLES[2].column_names, TABLE_2_COLUMN_SUMS, strict=True):
+        values = [c.value for c in TABLES[2].cells() if c.column.name == column]
+        assert sum(v for v in values if v is not None) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(("table", "row", "column", "printed"), SPOTS)
+def test_spot_values(table: int, row: str, column: str, printed: str) -> None:
+    assert cell(table, row, column).printed == printed
+
+
+@pytest.mark.inputs
+def test_every_value_stands_in_the_paper_in_this_order(inputs: Path) -> None:
+    path = inputs.parent / "paper" / "rlfseg.txt"
+    if not path.is_file():
+        pytest.skip("the paper's text is not here")
+    text = path.read_text()
+    for number, table in TABLES.items():
+        block = text[text.index(f"\nTable {number}: ") :].splitlines()
+        tabbed = [line.split("\t")[1:] for line in block if "\t" in line]
+        # Ticks and crosses of Table 5 and group headings hold no value of ours.
+        printed = [[v for v in values if v not in "×✓"] for values in tabbed]
+        starts = printed.index(list(table.rows[0].printed))
+        kept = [p for p in printed[starts:] if p][: len(table.rows)]
+        assert kept == [list(row.printed) for row in table.rows], number
+
+
+def test_every_printed_number_says_how_it_was_measured() -> None:
+    for table in TABLES.values():
+        for c in table.cells():
+            assert bool(c.protocol) == (c.printed != "-"), (c.table, c.row, c.column.name)
+
+
+def test_the_known_inconsistencies_are_flagged() -> None:
+    assert "0.3" in cell(1, "CLIPSeg (PC+)", "mIoU").protocol
+    assert "best" in cell(1, "LD-ZNet", "mIoU").protocol
+    for row in ("RMI", "Mask-RCNN Top", "HulaNet"):
+        assert "PhraseCut's own evaluator" in cell(1, row, "mIoU").protocol
+    assert "overall IoU" in cell(2, "VPD, fully supervised", "G-Ref mIoU").protocol
+    for table, row in ((1, OURS[0]), (5, "RF + RDS + AOS"), (6, "64"), (7, "RLFSeg with AOS")):
+        assert any("77.0 in Table 6" in flag for flag in cell(table, row, "AP").flags)
+    for table, row, column in ((5, "RF + RDS", "AP"), (9, "1", "PhraseCut AP")):
+        assert any("76.9 in Table 5" in flag for flag in cell(table, row, column).flags)
+
+
+def test_lookups_name_what_exists() -> None:
+    with pytest.raises(UnknownCellError, match=r"Table 4 .* 'Ours'"):
+        cell(4, "RLFSeg", "Inference time (s)")
+    with pytest.raises(UnknownCellError, match=r"column 'oIoU'; it has 'mIoU', 'AP'"):
+        cell(1, "RMI", "oIoU")
+    with pytest.raises(UnknownCellError, match="1 to 9"):
+        cell(10, "RMI", "mIoU")
+    assert cell(1, "LD-ZNet", "mIoU").value == 52.7
+    assert cell(1, "RMI", "AP").value is None
+
+
+def test_every_cited_work_is_in_the_bibliography() -> None:
+    keys = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "book/references.bib").read_text(), re.M))
+    cited = {row.cite for table in TABLES.values() for row in table.rows} - {""}
+    pages = "".join(page.read_text() for page in (ROOT / "book").glob("*.md"))
+    cited |= {k for group in re.findall(r"\{cite\}`([^`]+)`", pages) for k in group.split(",")}
+    assert cited <= keys
+
+
+# --- results --------------------------------------------------------------------------------
+
+percent = st.floats(0, 100)
+
+
+@given(percent)
+def test_difference_is_value_minus_paper(value: float) -> None:
+    yes, no = (result(value, c, low=None, high=None) for c in ("yes: same set", "no: mini world"))
+    for c in TABLES[2].cells():
+        gap = None if c.printed == "-" else pytest.approx(value - float(c.printed))
+        assert difference(c, yes) == gap
+        assert difference(c, no) is None
+
+
+def test_fractions_become_percent() -> None:
+    made = Result.percent(
+        0.5, (0.4, 0.625), protocol="p", comparable="no: mini", data="d", threshold=0.42
+    )
+    assert (made.value, made.low, made.high, made.threshold) == (50, 40, 62.5, 0.42)
+    with pytest.raises(ValueError, match=r"56\.1 is not a fraction"):
+        Result.percent(56.1, None, protocol="p", comparable="yes", data="d")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"comparable": "no"}, "comparable must be"),
+        ({"comparable": "perhaps"}, "comparable must be"),
+        ({"protocol": " "}, "protocol and its data"),
+        ({"data": ""}, "protocol and its data"),
+        ({"low": None}, "two ends"),
+        ({"low": 41.5}, "upside down"),
+        ({"value": float("nan")}, "not finite"),
+    ],
+)
+def test_a_result_says_what_it_is(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        result(**wrong)  # type: ignore[arg-type]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "table_1.json"
+    given = {
+        OURS: result(threshold=0.42, note="One seed – “öü”"),
+        ("LD-ZNet", "AP"): result(low=None, high=None),
+        ("RMI", "AP"): Missing("not run: `make runs`"),
+    }
+    provenance = {"commit": "abc", "libraries": {"torch": "2"}}
+    save_results(path, 1, given, provenance)
+    saved = load_results(path)
+    assert (saved.table, saved.provenance) == (1, provenance)
+    assert {key: saved.results[key] for key in given} == given
+    assert len(saved.results) == 16
+    assert saved.results["LD-ZNet", "mIoU"] == Missing(NOT_RUN)
+    cells = json.loads(path.read_text(encoding="utf-8"))
+    assert [c["row"] for c in cells][::2] == list(TABLES[1].row_names)
+    assert all(c["provenance"] == provenance for c in cells)
+    (ours,) = (c for c in cells if (c["row"], c["column"]) == OURS)
+    assert (ours["paper"], ours["value"], ours["interval"]) == ("56.1", 40.0, [39.0, 41.0])
+    assert cells[0] | {"provenance": 0} == {
+        "table": 1,
+        "row": "RMI",
+        "column": "mIoU",
+        "paper": "21.1",
+        "value": None,
+        "reason": NOT_RUN,
+        "provenance": 0,
+    }
+    assert [p.name for p in path.parent.iterdir()] == ["table_1.json"]
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    path = tmp_path / "table_1.json"
+    save_results(path, 1, {OURS: result()}, {})
+    with pytest.raises(TypeError):
+        save_results(path, 1, {}, {"not JSON": object()})
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_results(path, 1, {}, {})
+    assert load_results(path).results[OURS] == result()
+    assert [p.name for p in tmp_path.iterdir()] == ["table_1.json"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda cells: cells[:-1],
+        lambda cells: [{**c, "paper": "99.9"} for c in cells],
+        lambda cells: [{k: v for k, v in c.items() if k != "value"} for c in cells],
+        lambda cells: [{**cells[0], "provenance": {"commit": "other"}}, *cells[1:]],
+        lambda cells: {"cells": cells},
+        lambda cells: [],
+    ],
+)
+def test_load_refuses_another_table(tmp_path: Path, spoil) -> None:
+    path = tmp_path / "table_7.json"
+    save_results(path, 7, {}, {"commit": "abc"})
+    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=r"table_7\.json .*run again"):
+        load_results(path)
+
+
+# --- the rendered table ---------------------------------------------------------------------
+
+
+def shown(table: int, results: dict, profile: str = "a100") -> str:
+    return str(render(table, results, caption="A caption", name="tab-x", profile=profile).data)
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_render_keeps_the_papers_order_and_admits_what_was_not_run(number: int) -> None:
+    text = shown(number, {})
+    rows = body(text)
+    assert [row[0] for row in rows if row[0]] == list(paper_table(number).row_names)
+    printed = [c.printed for c in paper_table(number).cells() if c.printed != "-"]
+    assert [row[-4] for row in rows] == printed
+    assert {tuple(row[-3:]) for row in rows} == {(NOT_RUN, "–", "–")}
+    assert "Nothing of this table was run" in text
+    assert text.startswith(
+        f":::{{table}} A caption (the paper's Table {number})\n:name: tab-x\n\n|"
+    )
+
+
+def test_render_shows_what_was_run() -> None:
+    run = result(56.14, "yes", low=54.96, high=57.3, threshold=0.42, data="2,545 images")
+    text = shown(1, {OURS: run, ("RLFSeg(Ours)", "AP"): result(70, "no: another AP")})
+    miou, ap = body(text)[-2:]
+    assert miou[1:] == ["mIoU", "56.1", "56.1 (55.0 to 57.3)", "+0.0", "yes"]
+    assert ap[1:] == ["AP", "77.3", "70.0 (39.0 to 41.0)", "–", "no: another AP"]
+    line = "- mIoU: 2,545 images; best mIoU at 128 x 128. Threshold for RLFSeg(Ours), mIoU: 0.42."
+    assert line in text.splitlines()
+    assert "profile `a100`" in text
+
+
+def test_a_difference_has_the_papers_decimals_and_a_sign() -> None:
+    fast = result(0.113, "yes", low=None, high=None)
+    assert body(shown(4, {("Ours", "Inference time (s)"): fast}))[-1][1:] == [
+        "0.19",
+        "0.11 (no interval)",
+        "−0.08",
+        "yes",
+    ]
+
+
+def test_settings_are_texts() -> None:
+    size = result("128 × 128", "no: mini world", low=None, high=None)
+    rows = body(shown(8, {("Image Resolution", "Value"): size}))
+    assert rows[6] == ["Image Resolution", "512 × 512", "128 × 128", "–", "no: mini world"]
+    with pytest.raises(ValueError, match="must be a text"):
+        shown(8, {("LoRA Rank", "Value"): result(64)})
+    with pytest.raises(ValueError, match="must be a number"):
+        shown(1, {OURS: result("56.1")})
+
+
+def test_cells_the_paper_leaves_empty_appear_only_when_run() -> None:
+    assert len(body(shown(1, {}))) == 13
+    rows = body(shown(1, {("RMI", "AP"): result(30.0, "yes")}))
+    assert rows[1] == ["", "AP", "–", "30.0 (39.0 to 41.0)", "–", "yes"]
+
+
+def test_footnotes_are_numbered_once_and_all_listed() -> None:
+    text = shown(1, {OURS: result(note="Trained | twice")})
+    used = {int(n) for group in re.findall(r"\{sup\}`([\d,]+)`", text) for n in group.split(",")}
+    listed = re.findall(r"^(\d+)\. (.+)$", text, re.M)
+    assert sorted(used) == [int(n) for n, _ in listed] == list(range(1, len(listed) + 1))
+    texts = [note for _, note in listed]
+    assert len(set(texts)) == len(texts)
+    assert "Trained | twice." in texts
+
+
+@pytest.mark.parametrize("profile", ["smoke", "mini", "preflight"])
+def test_drawn_scenes_are_never_comparable(profile: str) -> None:
+    with pytest.raises(ValueError, match=r"Table 1, 'RLFSeg\(Ours\)', 'mIoU'.*not comparable"):
+        shown(1, {OURS: result(56.1, "yes")}, profile)
+    text = shown(1, {OURS: result(56.1)}, profile)
+    assert body(text)[-2][-2:] == ["–", "no: mini world"]
+    assert f"profile `{profile}` (drawn scenes" in text
+
+
+def test_only_a_full_size_model_may_be_timed() -> None:
+    timed = {("Ours", "Inference time (s)"): result(0.19, "yes")}
+    assert "+0.00" in shown(4, timed, "preflight")
+    with pytest.raises(ValueError, match="not comparable"):
+        shown(4, timed, "mini")
+
+
+def test_render_refuses_what_would_break_the_page() -> None:
+    with pytest.raises(ValueError, match="'Tab 1'"):
+        render(1, {}, caption="A", name="Tab 1", profile="a100")
+    with pytest.raises(ValueError, match="caption is empty"):
+        render(1, {}, caption=" ", name="tab-1", profile="a100")
+    with pytest.raises(UnknownCellError, match="'RLFSeg'"):
+        shown(1, {("RLFSeg", "mIoU"): result()})
+    odd = {OURS: result(comparable="no: a | b\nc")}
+    text = str(render(1, odd, caption="A\nb", name="t", profile="mini").data)
+    assert text.startswith(":::{table} A b (the paper's")
+    assert r"| no: a \| b c |" in text
+
+
+# --- the page of deviations -----------------------------------------------------------------
+
+
+def defined(name: str) -> bool:
+    """Whether a dotted name below `rlfseg`, with `(argument)` or not, exists in the source."""
+    dotted, _, argument = name.rstrip(")").partition("(")
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        path = ROOT.joinpath("rlfseg", *parts[:cut])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if path.is_file():
+            break
+    else:
+        return False
+    node: ast.AST | None = ast.parse(path.read_text())
+    imports = (n for n in ast.walk(node) if isinstance(n, ast.ImportFrom))
+    for source in imports if path.name == "__init__.py" else ():
+        if source.module and parts[cut] in {alias.name for alias in source.names}:
+            home = source.module.removeprefix("rlfseg.")
+            return defined(".".join([home, *parts[cut:]]) + (f"({argument})" if argument else ""))
+    for part in parts[cut:]:
+        found = None
+        for child in getattr(node, "body", []):
+            targets = [getattr(child, "target", None), *getattr(child, "targets", [])]
+            names = {getattr(child, "name", None), *(getattr(t, "id", None) for t in targets)}
+            found = child if part in names else found
+        if found is None:
+            return False
+        node = found
+    if not argument:
+        return True
+    assert isinstance(node, ast.FunctionDef)
+    return argument in {a.arg for a in node.args.args + node.args.kwonlyargs}
+
+
+def test_several_seeds_stand_behind_the_value_and_are_kept(tmp_path: Path) -> None:
+    text = shown(1, {OURS: result(seeds=(40.0, 42.0, 44.0))})
+    assert "40.0 (39.0 to 41.0); 3 seeds 42.0 ± 5.0" in text  # 4.303 times 2 / sqrt 3
+    path = tmp_path / "table_1.json"
+    save_results(path, 1, {OURS: result(seeds=(40.0, 42.0))}, {})
+    kept = load_results(path).results[OURS]
+    assert isinstance(kept, Result) and kept.seeds == (40.0, 42.0)
+    with pytest.raises(ValueError, match="not finite"):
+        result(seeds=(40.0, float("nan")))
+
+
+def test_a_table_names_the_chapter_that_fills_it() -> None:
+    filled = {}
+    for path in (ROOT / "book").glob("*.ipynb"):
+        for number in re.findall(r"keep_results\((\d), ours\)", path.read_text()):
+            filled[int(number)] = path.stem
+    assert filled == MADE_IN
+    text = shown(7, {})
+    assert "{doc}`04_sampling` with `params/a100/04_sampling.yml` at commit `" in text
+    assert "{download}`table_7.json <results/table_7.json>`" in text
+
+
+def test_every_knob_on_the_page_exists() -> None:
+    page = (ROOT / "book/deviations.md").read_text()
+    rows = [line.strip("| \n").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    knobs = [k for row in rows if len(row) == 3 for k in re.findall(r"`([a-z_]+\.[^`]+)`", row[2])]
+    assert len(knobs) > 20
+    assert [knob for knob in knobs if not defined(knob)] == []
+    for wrong in (
+        "method.sampling.two_step",
+        "config.SamplerConfig.eps",
+        "data.packed.write.write_pack(pixels)",
+    ):
+        assert not defined(wrong)
+
+
+def test_the_page_has_the_papers_versions_and_the_locks() -> None:
+    page = (ROOT / "book/deviations.md").read_text()
+    lock = dict(
+        line.split("==")
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if "==" in line
+    )
+    for library in ("torch", "transformers", "diffusers", "accelerate"):
+        assert f"| {library} | {ENVIRONMENT[library]} | {lock[library]} |" in page
+    assert f"| peft | not stated | {lock['peft']} |" in page
+    assert f"| Python | {ENVIRONMENT['Python']} |" in page
+
+
+def test_counts_become_the_two_cells_that_most_tables_have() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.random((24, 12, 12)) < 0.4
+    scores = np.clip(0.6 * masks + 0.5 * rng.random(masks.shape), 0, 1).astype(np.float32)
+    counts = count(
+        torch.from_numpy(scores), torch.from_numpy(masks), [str(k // 2) for k in range(24)]
+    )
+    cells = measured(counts, data="24 masks", profile="mini", dataset="PhraseCut", seed=3)
+    miou, ap = cells["PhraseCut mIoU"], cells["PhraseCut AP"]
+    best = counts.miou()
+    assert miou.value == pytest.approx(100 * best.value) and miou.threshold == best.threshold
+    assert ap.value == pytest.approx(100 * counts.ap_mean()) and ap.threshold is None
+    span = counts.bootstrap(lambda c: c.miou().value, n=1000, seed=3)
+    assert (miou.low, miou.high) == pytest.approx((100 * span[0], 100 * span[1]))
+    assert ap.low is not None and ap.high is not None and ap.low <= ap.value <= ap.high
+    assert not miou.is_comparable and not ap.is_comparable
+    assert measured(counts, data="d", profile="a100")["mIoU"].is_comparable
+    rows = {("1", column): value for column, value in cells.items()}
+    assert "24 masks" in str(render(9, rows, caption="c", name="t", profile="mini").data)

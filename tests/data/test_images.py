@@ -1,0 +1,134 @@
+"""Pictures of every kind become RGB, or are refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rlfseg.data.images import as_rgb, overlay, paired, read_picture, to_unit
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(256, size=(5, 7, 3), dtype=np.uint8)
+
+
+def test_one_picture_in_every_form_is_the_same() -> None:
+    unit = (RGB / 255).astype(np.float32)
+    forms = [
+        RGB,
+        unit,
+        unit.astype(np.float64),
+        (RGB.astype(np.uint16) * 257),
+        Image.fromarray(RGB),
+        torch.from_numpy(RGB).permute(2, 0, 1),
+        torch.from_numpy(unit).permute(2, 0, 1)[None],
+        np.asfortranarray(RGB),
+        np.dstack([RGB, np.full(RGB.shape[:2], 255, np.uint8)]),
+    ]
+    for form in forms:
+        made = as_rgb(form)
+        assert made.dtype == np.uint8 and np.array_equal(made, RGB)
+
+
+def test_grey_has_three_equal_channels() -> None:
+    grey = RGB[..., 0]
+    forms = [grey, grey[..., None], Image.fromarray(grey), torch.from_numpy(grey)[None]]
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    for form in [*forms, deep, Image.fromarray((grey / 255).astype(np.float32))]:
+        assert np.array_equal(as_rgb(form), np.repeat(grey[..., None], 3, -1))
+
+
+def test_transparent_pixels_are_white() -> None:
+    alpha = np.zeros((1, 3, 4), np.uint8)
+    alpha[0, :, 3] = (0, 128, 255)  # black: invisible, half, opaque
+    assert as_rgb(Image.fromarray(alpha))[0, :, 0].tolist() == [255, 127, 0]
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8))
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    assert as_rgb(palette).tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    palette.info["transparency"] = 0
+    assert as_rgb(palette).tolist() == [[[255, 255, 255], [200, 100, 50]]]
+
+
+def test_print_colours_are_converted() -> None:
+    made = as_rgb(Image.new("CMYK", (2, 2), (0, 255, 255, 0)))
+    assert made[0, 0, 0] > 200 and made[0, 0, 1:].max() < 60  # red
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), r"got \(4, 4, 2\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"got \(0, 4, 3\)"),
+        (np.zeros(9), r"got \(9,\)"),
+        (np.zeros((4, 4, 3), np.int64), "got int64"),
+        (np.full((4, 4, 3), np.nan), "not finite"),
+        (torch.full((3, 4, 4), float("inf")), "not finite"),
+        (np.full((4, 4, 3), 7.0), r"lies in \[0, 1\], got 7 to 7"),
+        (torch.zeros(4, 4, 3), r"\(3, H, W\) or \(1, 3, H, W\), got \(4, 4, 3\)"),
+    ],
+)
+def test_what_is_no_picture_is_refused(bad: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        as_rgb(bad)
+
+
+def test_files_are_turned_upright(tmp_path: Path) -> None:
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    Image.fromarray(RGB).save(path, exif=exif)
+    assert np.array_equal(as_rgb(read_picture(path)), np.rot90(RGB, -1))
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no picture .*none\.jpg"):
+        read_picture(tmp_path / "none.jpg")
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(OSError, match=r"text\.jpg is no picture"):
+        read_picture(tmp_path / "text.jpg")
+    Image.fromarray(RNG.integers(256, size=(64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    with pytest.raises(OSError, match=r"cut\.png can't be read .*is the file whole"):
+        read_picture(tmp_path / "cut.png")
+
+
+def test_pictures_and_phrases_are_paired_in_order() -> None:
+    other = RGB[::-1]
+    assert paired(RGB, "a")[1] == [(0, "a")]
+    assert paired(RGB, ["a", "b"])[1] == [(0, "a"), (0, "b")]
+    arrays, pairs = paired([RGB, other], ["a", ["b", "c"]])
+    assert pairs == [(0, "a"), (1, "b"), (1, "c")] and np.array_equal(arrays[1], other)
+
+
+@pytest.mark.parametrize(
+    ("image", "phrases", "message"),
+    [
+        (RGB, "", "picture 0: '' is no phrase"),
+        (RGB, ["a", "  "], "picture 0: '  ' is no phrase"),
+        (RGB, [], "there is no phrase"),
+        ([RGB, RGB], ["a"], "2 pictures need as many phrases.* got 1"),
+        ([RGB, RGB], "ab", "2 pictures need as many phrases.* got 1"),
+        ([], [], "0 pictures"),
+        ([RGB, RGB[..., :2]], ["a", "b"], r"picture 1: a picture is .* got \(5, 7, 2\)"),
+    ],
+)
+def test_what_cannot_be_paired_is_named(image: object, phrases: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        paired(image, phrases)  # type: ignore[arg-type]
+
+
+def test_the_overlay_shows_where_the_mask_is() -> None:
+    mask = np.zeros((5, 7), bool)
+    mask[1:3, 2:5] = True
+    laid = overlay(RGB, mask).astype(int)
+    assert np.array_equal(laid[~mask], (0.75 * RGB[~mask] + 63.75).round())
+    assert np.array_equal(laid[mask], (0.45 * RGB[mask] + 0.55 * np.array([38, 115, 235])).round())
+
+
+def test_the_unit_range() -> None:
+    made = to_unit(torch.from_numpy(np.stack([RGB, RGB])))
+    assert made.shape == (2, 3, 5, 7)
+    assert float(made[1, 2, 3, 4]) == pytest.approx(RGB[3, 4, 2] / 127.5 - 1)

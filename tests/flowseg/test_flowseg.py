@@ -1,0 +1,231 @@
+"""FlowSeg in miniature: scenes, the pixel neural field, its variants, and what training keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from rlfseg.data.drawn.scene import GROUNDS
+from rlfseg.flowseg.network import PixelField, cosine_features
+from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
+from rlfseg.flowseg.recipe import Curves, FieldConfig, arm, arm_stage, gains
+from rlfseg.flowseg.scenes import NAMES, draw_labelled
+from rlfseg.method.flow import interpolate
+from rlfseg.method.reshaping import kronecker, one_hot, potential
+
+MU = kronecker(len(NAMES))
+SCENES = draw_labelled(seed=0, split=0, count=12, pixels=16)
+
+
+def batch(count: int = 6, time: float | None = None) -> FieldBatch:
+    t = torch.linspace(0.2, 1, count) if time is None else torch.full((count,), time)
+    return FieldBatch(SCENES.image[:count], SCENES.classes[:count], t)
+
+
+# --- scenes ---------------------------------------------------------------------------------
+
+
+def test_scenes_have_many_classes_and_depend_on_their_number_alone() -> None:
+    assert len(NAMES) == len(set(NAMES)) >= 20
+    again = draw_labelled(seed=0, split=0, count=3, pixels=16)
+    assert torch.equal(again.image, SCENES.image[:3])
+    assert torch.equal(again.classes, SCENES.classes[:3])
+    other = draw_labelled(seed=0, split=1, count=3, pixels=16)
+    assert not torch.equal(again.image, other.image)
+
+
+def test_a_scene_has_one_ground_and_places_lie_where_they_say() -> None:
+    grounds = SCENES.classes < len(GROUNDS)
+    for classes, ground in zip(SCENES.classes, grounds, strict=True):
+        assert len(classes[ground].unique()) == 1
+    for number, name in enumerate(NAMES):
+        columns = torch.nonzero(SCENES.classes == number)[:, 2].float()
+        if len(columns) and name.startswith("left"):
+            assert columns.max() < 16 / 3
+        if len(columns) and name.startswith("right"):
+            assert columns.min() > 2 * 16 / 3 - 1
+
+
+# --- the network ----------------------------------------------------------------------------
+
+
+def test_the_cosine_features_are_orthogonal() -> None:
+    f = cosine_features(4)
+    torch.testing.assert_close(f.T @ f / 16, torch.eye(16), atol=1e-6, rtol=0)
+
+
+def test_every_patch_has_weights_of_its_own_and_they_are_normalised() -> None:
+    field = PixelField()
+    into, back = field.patch_weights(SCENES.image[:2], torch.tensor([0.3, 1.0]))
+    for weights in (into, back):
+        torch.testing.assert_close(weights.norm(dim=-2), torch.ones_like(weights[..., 0, :]))
+        assert (weights[0, 0] - weights[0, 1]).abs().max() > 1e-3
+
+
+def test_an_untrained_field_stands_still_and_learns_at_once() -> None:
+    field = PixelField()
+    v = field(SCENES.image[:2], torch.tensor([0.5, 1.0]))
+    assert v.shape == (2, 3, 16, 16) and (v == 0).all()
+    v.sub(1).square().sum().backward()
+    assert field.head.weight.grad is not None and field.head.weight.grad.abs().sum() > 0
+
+
+def test_a_pixel_comes_back_to_its_place_and_sees_its_own_value() -> None:
+    torch.manual_seed(3)
+    field = PixelField().requires_grad_(False)
+    nn.init.normal_(field.head.weight)
+    weights = field.patch_weights(SCENES.image[:1], torch.ones(1))
+    field.patch_weights = lambda *a: weights  # type: ignore[method-assign]  # the trunk held still
+    image = SCENES.image[:1].clone()
+    before = field(image, torch.ones(1))
+    image[0, :, 6, 9] += 1
+    moved = (field(image, torch.ones(1)) - before).abs().sum(1)[0]
+    assert moved[6, 9] > 1e-3
+    moved[6, 9] = 0
+    assert moved.max() == 0
+
+
+def test_time_and_far_patches_matter() -> None:
+    field = PixelField()
+    a = field.patch_weights(SCENES.image[:1], torch.tensor([0.1]))[0]
+    b = field.patch_weights(SCENES.image[:1], torch.tensor([0.9]))[0]
+    image = SCENES.image[:1].clone()
+    image[..., 12:, 12:] = 0
+    c = field.patch_weights(image, torch.tensor([0.1]))[0]
+    assert (a - b).abs().max() > 1e-4 and (a - c)[0, 0].abs().max() > 1e-5
+
+
+def test_pictures_must_be_a_whole_number_of_patches() -> None:
+    with pytest.raises(ValueError, match="multiple of the patch's 4"):
+        PixelField(pixels=18)
+
+
+# --- objectives -----------------------------------------------------------------------------
+
+
+class Still(nn.Module):
+    """In the network's place: a field that is one number everywhere."""
+
+    def __init__(self, out: int = 3) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.full((out,), 0.1))
+
+    def forward(self, zt: Tensor, t: Tensor) -> Tensor:
+        return self.value[:, None, None].expand(len(zt), -1, *zt.shape[2:])
+
+
+def grad(name: str) -> Tensor:
+    still = Still()
+    FieldObjective(still, MU, arm=name)(batch()).loss.mean().backward()
+    assert still.value.grad is not None
+    return still.value.grad
+
+
+def test_the_reshaped_objective_is_flow_matching_and_a_cross_entropy() -> None:
+    still, b = Still(), batch()
+    z0 = MU[b.classes][..., 0, 0].movedim(-1, 1)
+    zt = interpolate(z0=z0, z1=b.image, t=b.t)
+    v = still(zt, b.t)
+    t = b.t[:, None, None, None]
+    phi = potential(zt - t * v, y=one_hot(b.classes, len(MU)), mu=MU) / b.t[:, None, None]
+    loss = (v - (b.image - z0)).square().mean() + 2 * phi.mean() / 3  # a mean over 3 channels
+    loss.backward()
+    assert still.value.grad is not None
+    torch.testing.assert_close(grad("reshaped"), still.value.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_every_variant_is_its_own_and_the_parts_add_up() -> None:
+    g = {name: grad(name) for name in ARMS if name != "classes"}
+    parts = g["attraction"] + g["repulsion"] - g["plain"]
+    torch.testing.assert_close(parts, g["reshaped"], rtol=1e-4, atol=1e-5)
+    names = list(g)
+    for k, a in enumerate(names):
+        for b in names[k + 1 :]:
+            assert not torch.allclose(g[a], g[b], rtol=1e-2), (a, b)
+    with pytest.raises(ValueError, match="objective must be one of"):
+        FieldObjective(Still(), MU, arm="both")
+
+
+def test_classes_are_named_by_the_nearest_centroid_or_the_highest_score() -> None:
+    b = batch()
+    z0 = MU[b.classes][..., 0, 0].movedim(-1, 1)
+
+    class Oracle(nn.Module):
+        def forward(self, zt: Tensor, t: Tensor) -> Tensor:
+            return b.image - z0
+
+    flow = FieldObjective(Oracle(), MU, arm="plain")
+    for steps in (1, 10):
+        assert torch.equal(flow.name(b.image, steps=steps), b.classes)
+    scores = Still(len(NAMES))
+    scores.value.data[7] = 1.0
+    assert (FieldObjective(scores, MU, arm="classes").name(b.image, steps=1) == 7).all()
+
+
+# --- the recipe -----------------------------------------------------------------------------
+
+TINY = {"steps": 4, "every": 2, "scenes": 16, "test": 3, "batch": 4, "seeds": [0, 1]}
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for folder in ("params", "book"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    AcceleratorState._reset_state(True)
+    yield tmp_path
+    AcceleratorState._reset_state(True)
+
+
+def test_an_arm_keeps_curves_of_every_seed_and_little_else(repo: Path) -> None:
+    config = FieldConfig.of(TINY, {"objective": "reshaped", "time": "one"})
+    curves = arm(config, profile="smoke")
+    assert curves.step.tolist() == [2, 4] and curves.loss.shape == (2, 2)
+    assert curves.loss[0, 0] != curves.loss[1, 0] and set(curves.miou) == {1, 10}
+    folder = repo / "runs" / "smoke" / "stages" / arm_stage(config).folder
+    assert {path.name for path in folder.iterdir()} == {"curves.json", "stage.json"}
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10_000
+    again = arm(config, profile="smoke")
+    assert np.array_equal(again.loss, curves.loss)
+    one = arm(replace(config, seeds=(1,)), profile="smoke")  # a seed's run is its own
+    assert np.allclose(one.loss[0], curves.loss[1], rtol=1e-3)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="field: unknown step; known are"):
+        FieldConfig.of({"step": 3}, {})
+    for wrong in ({"objective": "vanilla"}, {"time": "zero"}, {"seeds": ()}, {"steps": 9}):
+        with pytest.raises(ValueError):
+            FieldConfig(**wrong)
+    stage = arm_stage(FieldConfig())
+    assert json.loads(json.dumps(stage.config))["seeds"] == [0, 1, 2]
+
+
+def test_gains_are_taken_seed_by_seed() -> None:
+    def curves(last: list[float]) -> Curves:
+        rows = np.array([[0.0, value] for value in last])
+        return Curves(np.array([1, 2]), rows, {1: rows, 10: rows - 1}, rows)
+
+    found = gains({"a": curves([1, 20, 300]), "b": curves([2, 22, 303])}, "a", steps=1)
+    mean, (low, high) = found["b"]
+    assert set(found) == {"b"} and mean == 2
+    assert high - mean == pytest.approx(4.3027 / 3**0.5, rel=1e-4) == mean - low
+
+
+@pytest.mark.slow
+def test_reshaping_helps_early(repo: Path) -> None:
+    given = {"steps": 200, "every": 200, "seeds": [0], "lr": 0.006}
+    plain, reshaped = (
+        arm(FieldConfig.of(given, {"objective": name}), profile="smoke")
+        for name in ("plain", "reshaped")
+    )
+    assert reshaped.miou[1][0, -1] > plain.miou[1][0, -1] + 3
+    assert reshaped.stray[0, -1] < plain.stray[0, -1] - 3

@@ -1,0 +1,305 @@
+"""The mini backbone's recipe, in parts: corpus, tokenizer, objectives, batches, the folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.lib.stride_tricks import sliding_window_view
+from tiny import CAPTIONS, latents, tiny_backbone, tiny_unet, tiny_vae
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.data.drawn.scene import COLOURS, SHAPES
+from rlfseg.models.latent_codec import LatentCodec, load_codec
+from rlfseg.models.unet import load_unet
+from rlfseg.stand_ins import backbone as recipe
+from rlfseg.stand_ins import full_size
+from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
+from rlfseg.stand_ins.corpus import Corpus, draw_corpus
+from rlfseg.stand_ins.text_to_image import (
+    EncodedCorpus,
+    Noised,
+    TextToImageObjective,
+    mixed_noise,
+    noise_schedule,
+    save_tokenizer,
+    small_text_encoder,
+    small_tokenizer,
+    small_unet,
+    text_to_image_batch,
+)
+from rlfseg.training.loop import fit
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return draw_corpus(seed=1, count=20, pixels=32, workers=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def test_a_longer_corpus_begins_with_the_shorter_one(corpus: Corpus) -> None:
+    more = draw_corpus(seed=1, count=130, pixels=32, workers=2)  # more than one chunk
+    assert more.images.shape == (130, 32, 32, 3) and more.images.dtype == np.uint8
+    assert more.masks.shape == (130, 32, 32) and more.masks.dtype == np.bool_
+    assert np.array_equal(more.images[:20], corpus.images)
+    assert np.array_equal(more.masks[:20], corpus.masks)
+    assert more.captions[:20] == corpus.captions and len(more.captions) == 130
+    assert len(np.unique(more.images.reshape(130, -1), axis=0)) == 130
+    assert more.masks.any((1, 2)).all() and not more.masks.all((1, 2)).any()
+
+
+@pytest.mark.parametrize("layout", ["of transformers 5", "older"])
+def test_the_tokenizer_survives_its_folder(corpus: Corpus, tmp_path: Path, layout: str) -> None:
+    tokenizer = small_tokenizer(corpus.captions)
+    save_tokenizer(tokenizer, tmp_path)
+    if layout != "older" and not (tmp_path / "tokenizer.json").is_file():
+        pytest.skip("this version of transformers writes the older layout alone")
+    left_out = ("vocab.json", "merges.txt") if layout != "older" else ("tokenizer.json",)
+    for name in left_out:
+        (tmp_path / name).unlink(missing_ok=True)
+    loaded = CLIPTokenizer.from_pretrained(tmp_path)
+    said = [*corpus.captions, "", "an Unheard-of phrase, 3 œuvres", "star " * 99]
+    padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    tokens = tokenizer(said, **padded).input_ids
+    assert torch.equal(loaded(said, **padded).input_ids, tokens)
+    assert loaded.model_max_length == tokens.shape[1] == 32
+    assert (tokens[:, 0] == tokenizer.bos_token_id).all()
+    assert tokens.max() < len(tokenizer)
+    for text, row in zip(said[:-1], tokens, strict=False):
+        back = tokenizer.decode(row, skip_special_tokens=True)
+        assert back.replace(" ", "") == text.lower().replace(" ", "")
+
+
+def test_the_corpus_words_are_one_token_each() -> None:
+    captions = draw_corpus(seed=1, count=128, pixels=16, workers=1).captions
+    tokenizer = small_tokenizer(captions)
+    for word in (*SHAPES, *COLOURS):
+        assert len(tokenizer(word).input_ids) == 3  # between the two special tokens
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text("abc ", min_size=1, max_size=30), min_size=1, max_size=6))
+def test_every_token_has_a_row_in_the_text_encoder(captions: list[str]) -> None:
+    tokenizer = small_tokenizer(tuple(captions))
+    numbers = sorted(tokenizer.get_vocab().values())
+    assert numbers == list(range(len(tokenizer)))
+    assert max(max(tokenizer(c).input_ids) for c in captions) < len(tokenizer)
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    def weights(seed: int) -> Tensor:
+        return recipe.seeded(seed, lambda: nn.Linear(3, 3)).weight
+
+    torch.manual_seed(8)
+    expected = torch.rand(1)
+    torch.manual_seed(8)
+    first = weights(1)
+    assert torch.equal(torch.rand(1), expected)  # torch's own generator was left alone
+    assert torch.equal(weights(1), first) and not torch.equal(weights(2), first)
+
+
+def test_the_autoencoder_sees_pictures_and_masks_whole_and_in_part(corpus: Corpus) -> None:
+    pictures = corpus.images.transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+    masks = np.repeat(corpus.masks[:, None] * 2.0 - 1, 3, axis=1)
+
+    def is_from(view: np.ndarray, whole: np.ndarray) -> bool:
+        windows = sliding_window_view(whole, view.shape, axis=(1, 2, 3))
+        return bool((windows == view).all((-3, -2, -1)).any())
+
+    sides = []
+    for step in range(1, 13):
+        batch, seed = autoencoder_batch(corpus, step, size=8, seed=0)
+        again, same_seed = autoencoder_batch(corpus, step, size=8, seed=0)
+        assert torch.equal(batch, again) and seed == same_seed
+        assert batch.dtype == torch.float32 and batch.numel() == 8 * 3 * 16 * 16
+        sides.append(batch.shape[-1])
+        drawn = len(batch) - max(1, len(batch) // 4)
+        for number, view in enumerate(batch.numpy()):
+            known = pictures if number < drawn else masks
+            assert is_from(view, known) or is_from(view[..., ::-1], known)
+    assert 1 <= sides.count(32) <= 7 and sides.count(16) + sides.count(32) == len(sides)
+
+
+def test_the_autoencoders_loss_is_its_errors_and_its_divergence() -> None:
+    vae = tiny_vae().eval()
+    pictures = torch.rand(2, 3, 16, 16) * 2 - 1
+    losses = AutoencoderObjective(vae, kl_weight=0.1)((pictures, 5))
+    with torch.no_grad():
+        mean, logvar = vae.quant_conv(vae.encoder(pictures)).chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(5))
+        error = vae.decode(mean + (0.5 * logvar).exp() * noise).sample - pictures
+    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean((1, 2, 3))
+    reconstruction = (error.abs() + error**2).mean((1, 2, 3))
+    torch.testing.assert_close(losses.values["kl"], kl)
+    torch.testing.assert_close(losses.values["reconstruction"], reconstruction)
+    torch.testing.assert_close(losses.loss, reconstruction + 0.1 * kl)
+
+
+def test_the_noise_is_stable_diffusions() -> None:
+    schedule = noise_schedule()
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    np.testing.assert_allclose(schedule.alphas_cumprod, np.cumprod(1 - betas), rtol=1e-4)
+
+
+class Recorder(nn.Module):
+    """In a UNet's place: keeps what it is asked and answers what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, z: Tensor, t: Tensor, c: Tensor) -> object:
+        self.asked.append((z, t, c))
+        return type("Output", (), {"sample": torch.zeros_like(z)})
+
+
+def test_the_text_to_image_loss_is_the_noise_that_was_added() -> None:
+    tokenizer = small_tokenizer(CAPTIONS)
+    text_encoder, unet, schedule = (
+        small_text_encoder(tokenizer).eval(),
+        Recorder(),
+        noise_schedule(),
+    )
+    tokens = tokenizer(list(CAPTIONS), padding="max_length", return_tensors="pt").input_ids
+    z = latents(3, 0)
+    objective = TextToImageObjective(unet, text_encoder, schedule)  # type: ignore[arg-type]
+    losses = objective(Noised(z, tokens, 4))
+    ((noisy, t, c),) = unet.asked
+    a = schedule.alphas_cumprod[t][:, None, None, None]
+    noise = (noisy - a.sqrt() * z) / (1 - a).sqrt()
+    assert t.min() >= 0 and t.max() < 1000 and len(t.unique()) > 1
+    drawn = mixed_noise(z, torch.Generator().manual_seed(4))
+    torch.testing.assert_close(noise, drawn, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(losses.loss, noise.square().mean((1, 2, 3)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(c, text_encoder(tokens).last_hidden_state)
+    torch.testing.assert_close(objective(Noised(z, tokens, 4)).loss, losses.loss)
+
+
+def test_half_of_the_noise_is_white_and_half_another_picture() -> None:
+    z = torch.arange(4000.0)[:, None, None, None].expand(-1, 2, 4, 4)
+    noise = mixed_noise(z, torch.Generator().manual_seed(1))
+    other = (noise == z.roll(1, 0)).flatten(1)
+    assert torch.equal(other.all(1), other.any(1))  # a sample's noise is of one kind
+    taken = other[:, 0]
+    assert float(taken.float().mean()) == pytest.approx(0.5, abs=0.03)
+    white = noise[~taken]
+    assert float(white.mean()) == pytest.approx(0, abs=0.02)
+    assert float(white.std()) == pytest.approx(1, abs=0.02)
+    pixels = white.flatten(1)
+    assert abs(float((pixels[:, 0] * pixels[:, 1]).mean())) < 0.08  # no scale but the finest
+    none = mixed_noise(z, torch.Generator().manual_seed(1), pictures=0)
+    assert torch.equal(none, torch.randn(z.shape, generator=torch.Generator().manual_seed(1)))
+
+
+def test_a_tenth_of_the_captions_are_emptied() -> None:
+    z = torch.arange(50.0)[:, None, None, None].expand(-1, 4, 1, 1)
+    corpus = EncodedCorpus(z, torch.arange(50)[:, None].expand(-1, 3), torch.full((3,), -1))
+    batches = [text_to_image_batch(corpus, step, size=10, seed=2) for step in range(1, 101)]
+    epoch = torch.cat([b.latents[:, 0, 0, 0] for b in batches[:5]])
+    assert sorted(epoch.tolist()) == list(range(50))
+    empty = torch.cat([(b.tokens == -1).all(1) for b in batches])
+    kept = torch.cat([(b.tokens == b.latents[:, 0, :, 0].long()).all(1) for b in batches])
+    assert torch.equal(kept, ~empty) and 0.07 < empty.float().mean() < 0.13
+    assert len({b.seed for b in batches}) == 100
+    assert (corpus.tokens >= 0).all()  # the corpus itself stays as it is
+
+
+def test_text_and_pictures_are_learned_together() -> None:
+    tokenizer = small_tokenizer(CAPTIONS)
+    unet, text_encoder = small_unet(side=4), small_text_encoder(tokenizer)
+    before = text_encoder.get_input_embeddings().weight.detach().clone()
+    tokens = tokenizer(list(CAPTIONS), padding="max_length", return_tensors="pt").input_ids
+    z = latents(3, 0)[..., :4, :4]
+    objective = TextToImageObjective(unet, text_encoder, noise_schedule())
+    config = OptimiserConfig(steps=1, lr=1e-3)
+    (step,) = fit(objective, lambda i: Noised(z, tokens, i), config, accelerator=Accelerator())
+    assert 0.5 < step.loss < 3
+    after = text_encoder.get_input_embeddings().weight.detach()
+    assert not torch.equal(before, after)
+
+
+def test_the_small_autoencoder_has_stable_diffusions_layout() -> None:
+    vae = small_autoencoder(pixels=64).eval()
+    with torch.no_grad():
+        z = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
+        assert z.shape == (1, 4, 8, 8) and vae.decode(z).sample.shape == (1, 3, 64, 64)
+
+
+def test_scaled_latents_differ_as_strongly_as_noise() -> None:
+    """The images' latents from the masks', over the whole set: the mean square of v is 1."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(70, 32, 32, 3), dtype=np.uint8)
+    masks = rng.random((70, 32, 32)) < 0.2
+    vae = recipe.seeded(0, lambda: small_autoencoder(pixels=32)).eval()
+    vae.register_to_config(scaling_factor=recipe.unit_difference(vae, images, masks))
+    codec = LatentCodec(vae, None, None)  # type: ignore[arg-type]
+    z1 = codec.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
+    z0 = codec.encode_mask(torch.from_numpy(masks))
+    assert float((z1 - z0).square().mean()) == pytest.approx(1, rel=0.02)
+
+
+def test_a_saved_backbone_is_loaded_in_single_precision(folder: Path) -> None:
+    codec, unet = load_codec(folder), load_unet(folder)
+    fresh = recipe.seeded(2, tiny_unet).half().float()
+    assert all(
+        torch.equal(p, q) for p, q in zip(unet.parameters(), fresh.parameters(), strict=True)
+    )
+    assert {p.dtype for p in unet.parameters()} == {torch.float32}
+    assert codec.vae.config.scaling_factor == 0.25
+    assert not any(p.requires_grad for p in unet.parameters())
+
+
+def test_diffusers_own_pipeline_draws_with_it(folder: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = pipeline(
+        CAPTIONS[0],
+        height=16,
+        width=16,
+        num_inference_steps=2,
+        generator=generator,
+        output_type="np",
+    )
+    assert drawn.images.shape == (1, 16, 16, 3) and np.isfinite(drawn.images).all()
+    assert sorted(p.suffix for p in folder.rglob("*model*") if p.is_file()) == [
+        ".json",
+        *[".safetensors"] * 3,
+    ]
+
+
+def test_the_unets_settings_do_not_make_another_autoencoder() -> None:
+    base = recipe.BackboneConfig()
+    other = recipe.BackboneConfig(unet_steps=1, unet_lr=0.5, unet_batch=3)
+    assert recipe.autoencoder_stage(base).hash == recipe.autoencoder_stage(other).hash
+    assert recipe.backbone_stage(base).hash != recipe.backbone_stage(other).hash
+    for change in ({"seed": 1}, {"vae_steps": 1}, {"kl_weight": 0.5}, {"pixels": 64}):
+        changed = recipe.BackboneConfig(**change)  # type: ignore[arg-type]
+        assert recipe.autoencoder_stage(base).hash != recipe.autoencoder_stage(changed).hash
+        assert recipe.backbone_stage(base).hash != recipe.backbone_stage(changed).hash
+
+
+def test_the_full_size_model_has_stable_diffusions_numbers() -> None:
+    """Parameter counts of the public weights of Stable Diffusion 1.5."""
+    with torch.device("meta"):
+        parts = {
+            "unet": full_size.UNet2DConditionModel(**full_size.UNET),
+            "vae": full_size._autoencoder(),
+            "text": full_size._text_encoder(),
+        }
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert counts == {"unet": 859_520_964, "vae": 83_653_863, "text": 123_060_480}
+    assert json.loads(json.dumps(full_size.UNET))["cross_attention_dim"] == 768

@@ -1,0 +1,493 @@
+"""The training loop: interruption, clipping, schedules, refusals; and the flow objective."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny import latents, texts
+from together import CONFIG, Regression, batch
+from torch import Tensor, nn
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.method.flow import interpolate, l2_loss, rf_loss, select
+from rlfseg.stage import commit
+from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
+from rlfseg.training.flow_objective import RectifiedFlowObjective
+from rlfseg.training.loop import Losses, NonFiniteLossError, StoppedError, fit, learning_rate
+from rlfseg.training.steps import Step, read_steps, recorded, rounded
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def bare(steps: list[Step]) -> list[Step]:
+    """Steps without what the clock says."""
+    return [replace(step, seconds=0) for step in steps]
+
+
+def run(model: nn.Module, config: OptimiserConfig = CONFIG, **more: object) -> list[Step]:
+    return list(fit(model, batch, config, accelerator=Accelerator(), **more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 10])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
+    whole = Regression()
+    expected = run(whole)
+    file = tmp_path / "checkpoint.safetensors"
+    first = run(Regression(), checkpoint=file, until=stop)
+    second_model = Regression()
+    second = run(second_model, checkpoint=file)
+    assert bare(first + second) == bare(expected)
+    assert same(weights(second_model), weights(whole))
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_killed_run_goes_back_to_its_last_checkpoint(tmp_path: Path) -> None:
+    expected = [rounded(step) for step in run(Regression())]
+    file, record = tmp_path / "checkpoint.safetensors", tmp_path / "steps.jsonl"
+
+    def steps() -> Iterator[Step]:
+        made = fit(Regression(), batch, CONFIG, accelerator=Accelerator(), checkpoint=file)
+        return recorded(made, record, total=CONFIG.steps, title="test")
+
+    for step in steps():
+        if step.step == 7:  # the last checkpoint is of step 4
+            break
+    assert [step.step for step in read_steps(record)] == [1, 2, 3, 4, 5, 6, 7]
+    again = list(steps())
+    assert [step.step for step in again] == list(range(5, 12))
+    assert bare(read_steps(record)) == bare(expected)
+    assert list(steps()) == []  # a finished run has nothing left to do, and its record stays
+    assert bare(read_steps(record)) == bare(expected)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    whole = [step.loss for step in run(Regression())]
+    run(Regression(), checkpoint=path, until=4)
+    kept = path.read_bytes()
+
+    def full(tensors: object, file: Path, metadata: object) -> None:
+        file.write_bytes(b"the beginning")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlfseg.training.checkpoint.save_file", full)
+        with pytest.raises(OSError, match=r"checkpoint\.safetensors can't be written .*No space"):
+            run(Regression(), checkpoint=path)
+    assert path.read_bytes() == kept and list(tmp_path.iterdir()) == [path]
+    assert [step.loss for step in run(Regression(), checkpoint=path)] == whole[4:]
+
+
+def test_a_checkpoint_says_what_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    run(Regression(), checkpoint=path, until=3)
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+    assert meta["step"] == "3" and json.loads(meta["config"])["lr"] == CONFIG.lr
+    assert meta["commit"] == commit() and (meta["commit"] == "unknown" or len(commit()) == 40)
+
+
+def test_the_record_holds_what_happened(tmp_path: Path) -> None:
+    record = tmp_path / "steps.jsonl"
+    model = Regression()
+    with torch.no_grad():
+        losses = model(batch(1))
+    made = recorded(run(model), record, total=11, title="test")  # type: ignore[arg-type]
+    steps = list(made)
+    kept = read_steps(record)
+    assert kept == [rounded(step) for step in steps]
+    for step, line in zip(steps, kept, strict=True):
+        for name in ("step", "loss", "grad_norm", "lr", "seconds"):
+            assert getattr(line, name) == pytest.approx(getattr(step, name), rel=1e-5)
+        assert dict(line.values) == pytest.approx(dict(step.values), rel=1e-5)
+    assert steps[0].loss == pytest.approx(losses.loss.mean().item())
+    assert steps[0].values["large"] == pytest.approx((losses.loss > 1).float().mean().item())
+    assert [step.lr for step in steps] == [learning_rate(CONFIG, n) for n in range(1, 12)]
+    assert read_steps(tmp_path / "none.jsonl") == []
+
+
+def test_a_linear_layer_learns_a_known_value() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.zeros(2))
+
+        def forward(self, batch: Tensor) -> Losses:
+            return Losses((self.value - batch).square().sum(1))
+
+    model = Constant()
+    config = OptimiserConfig(steps=400, lr=0.05, schedule="cosine", weight_decay=0.0, clip=10.0)
+    target = torch.tensor([[3.0, -1.0], [1.0, 2.0]])  # least squares: the mean, (2, 0.5)
+    steps = list(fit(model, lambda step: target, config, accelerator=Accelerator()))
+    torch.testing.assert_close(model.value.data, torch.tensor([2.0, 0.5]), atol=1e-3, rtol=0)
+    assert steps[0].loss == pytest.approx(7.5) and steps[-1].loss == pytest.approx(3.25, abs=1e-4)
+    assert steps[0].grad_norm == pytest.approx(math.hypot(4, 1))  # before clipping
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_a_batch_in_parts_trains_as_one_in_a_piece(parts: int) -> None:
+    whole, cut = Regression(), Regression()
+    expected = run(whole)
+    steps = run(cut, replace(CONFIG, accumulate=parts))
+    for a, b in zip(steps, expected, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
+        assert a.values == pytest.approx(b.values, rel=1e-5)
+    for a, b in zip(weights(cut), weights(whole), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_cut_equally_is_refused() -> None:
+    with pytest.raises(ValueError, match="a batch of 6 can't be cut into 4 equal parts"):
+        run(Regression(), replace(CONFIG, accumulate=4))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    whole, second = Regression(), Regression()
+    expected = run(whole)
+    file, seen = tmp_path / "checkpoint.safetensors", []
+    before = signal.getsignal(number)
+
+    def warned(step: int) -> tuple[Tensor, Tensor]:
+        if step == 6:
+            os.kill(os.getpid(), number)
+        return batch(step)
+
+    with pytest.raises(StoppedError, match=f"{number.name} after step 6 of 11; run the same again"):
+        for step in fit(Regression(), warned, CONFIG, accelerator=Accelerator(), checkpoint=file):
+            seen.append(step)
+    assert signal.getsignal(number) is before
+    assert bare(seen + run(second, checkpoint=file)) == bare(expected)
+    assert len(seen) == 6 and same(weights(second), weights(whole))
+
+
+class Named(NamedTuple):
+    """A batch whose samples have names; the second is broken."""
+
+    x: Tensor
+    y: Tensor
+    names: tuple[str, ...]
+
+
+def test_a_loss_that_is_not_finite_names_its_samples() -> None:
+    class Pair(Regression):
+        def forward(self, batch: Named) -> Losses:
+            return super().forward((batch.x, batch.y))
+
+    def named(step: int) -> Named:
+        x, y = batch(step)
+        y[4] = float("nan")
+        return Named(x, y, tuple(f"image {k}" for k in range(6)))
+
+    for parts in (1, 3):
+        config = replace(CONFIG, accumulate=parts)
+        with pytest.raises(NonFiniteLossError, match=r"step 1: the loss is nan \(image 4\)"):
+            list(fit(Pair(), named, config, accelerator=Accelerator()))
+
+
+def test_only_what_requires_a_gradient_is_trained() -> None:
+    model = Regression()
+    codec, free = weights(model.codec), weights(model.free)
+    run(model)
+    assert same(weights(model.codec), codec) and not same(weights(model.free), free)
+    with pytest.raises(ValueError, match="nothing to train"):
+        run(Regression().requires_grad_(False))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(bad: float) -> None:
+    model = Regression()
+    before: list[list[Tensor]] = []
+
+    def spoilt(step: int) -> tuple[Tensor, Tensor]:
+        before.append(weights(model))
+        x, y = batch(step)
+        return x, y * bad if step == 3 else y
+
+    with pytest.raises(NonFiniteLossError, match="step 3"):
+        list(fit(model, spoilt, CONFIG, accelerator=Accelerator()))
+    assert len(before) == 3 and same(weights(model), before[2]) and not same(before[1], before[2])
+
+
+def test_a_checkpoint_of_other_settings_says_which(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    run(Regression(), checkpoint=file, until=2)
+    other = replace(CONFIG, lr=0.5, warmup=1)
+    with pytest.raises(ValueError, match=r"lr: 0.01 -> 0.5; warmup: 3 -> 1") as error:
+        run(Regression(), other, checkpoint=file)
+    assert str(file) in str(error.value) and "schedule" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    run(Regression(), checkpoint=file, until=2)
+    model = Regression()
+    model.more = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"more\.weight"):
+        run(model, checkpoint=file)
+    narrow = Regression()
+    narrow.free = nn.Linear(5, 1)  # the same names: weights would be broadcast or cut
+    with pytest.raises(ValueError, match=r"free\.weight"):
+        run(narrow, checkpoint=file)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.98])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, keep: float) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    run(Regression(), checkpoint=file, until=2)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not .*; delete it"):
+        run(Regression(), checkpoint=file)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    save_file({"x": torch.zeros(2)}, file)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not .*; delete it"):
+        run(Regression(), checkpoint=file)
+    save_file({"x": torch.zeros(2)}, file, metadata={"config": "{", "step": "3"})
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not .*; delete it"):
+        run(Regression(), checkpoint=file)
+
+
+def test_the_schedules_begin_and_end_where_they_should() -> None:
+    cosine = OptimiserConfig(steps=100, lr=2.0, warmup=10, schedule="cosine")
+    assert learning_rate(cosine, 1) == pytest.approx(0.2)
+    assert learning_rate(cosine, 10) == 2.0
+    assert learning_rate(cosine, 55) == pytest.approx(2 * (0.02 + 0.49))
+    assert learning_rate(cosine, 100) == pytest.approx(0.04)
+    falling = [learning_rate(cosine, n) for n in range(10, 101)]
+    assert falling == sorted(falling, reverse=True)
+    constant = OptimiserConfig(steps=100, lr=2.0, warmup=4)
+    assert [learning_rate(constant, n) for n in (1, 2, 4, 100)] == [0.5, 1.0, 2.0, 2.0]
+    assert learning_rate(OptimiserConfig(steps=5, lr=2.0), 1) == 2.0
+
+
+class Field(nn.Module):
+    """In a UNet's place: a field that depends on position, timestep and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.7))
+        self.dtype = torch.float32
+
+    def forward(self, z: Tensor, t: Tensor, c: Tensor) -> SimpleNamespace:
+        shift = (t / 999)[:, None, None, None] + c.mean((1, 2))[:, None, None, None]
+        return SimpleNamespace(sample=self.scale * z + shift)
+
+
+def flow_batch(*, refined: bool) -> FlowBatch:
+    t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])
+    other = latents(5, 3) * torch.tensor([0.1, 2, 0.1, 2, 1])[:, None, None, None]
+    return FlowBatch(latents(5, 1), latents(5, 2), texts(5), t, other if refined else None)
+
+
+def by_hand(batch: FlowBatch, z0: Tensor, scale: Tensor) -> Tensor:
+    """The loss of each sample, in a loop."""
+    losses = []
+    for k, t in enumerate(batch.t):
+        zt = t * batch.z1[k] + (1 - t) * z0[k]
+        v = scale * zt + t + batch.c[k].mean()
+        losses.append(rf_loss(v_pred=v[None], z0=z0[k][None], z1=batch.z1[k][None])[0])
+    return torch.stack(losses)
+
+
+def test_without_refined_labels_the_objective_is_equation_2() -> None:
+    batch = flow_batch(refined=False)
+    losses = RectifiedFlowObjective(Field())(batch)
+    torch.testing.assert_close(losses.loss, by_hand(batch, batch.z0, torch.tensor(0.7)))
+    assert not losses.values
+
+
+def objective_gradient(batch: FlowBatch, **how: object) -> Tensor:
+    objective = RectifiedFlowObjective(Field(), **how)  # type: ignore[arg-type]
+    objective(batch).loss.sum().backward()
+    return objective.unet.scale.grad
+
+
+def test_the_distance_in_the_place_of_its_square() -> None:
+    batch = flow_batch(refined=False)
+    losses = RectifiedFlowObjective(Field(), objective="l2")(batch).loss
+    zt = interpolate(z0=batch.z0, z1=batch.z1, t=batch.t)
+    v = 0.7 * zt + (batch.t + batch.c.mean((1, 2)))[:, None, None, None]
+    far = torch.linalg.vector_norm(v - (batch.z1 - batch.z0), dim=1)
+    torch.testing.assert_close(losses, far.mean((1, 2)))
+    torch.testing.assert_close(l2_loss(v_pred=v, z0=batch.z0, z1=batch.z1), losses)
+
+
+def test_the_reshaped_objective_is_equation_2_and_a_pull_to_black_or_white() -> None:
+    batch = flow_batch(refined=False)
+    mu = torch.stack([latents(1, 7)[0], latents(1, 8)[0]])
+    got = objective_gradient(batch, objective="reshaped", mu=mu)
+    field, t = Field(), batch.t[:, None, None, None]
+    zt = interpolate(z0=batch.z0, z1=batch.z1, t=batch.t)
+    v = field(zt, 999 * batch.t, batch.c).sample
+    z0_hat = zt - t * v
+    away = mu[1] - mu[0]
+    a = (((batch.z0 - mu[0]) * away).sum(1) / away.square().sum(0)).clamp(0, 1)
+    near = [-((z0_hat - m).square().sum(1) + 1e-2).log() for m in mu]
+    p = torch.stack(near).log_softmax(0)
+    phi = -((1 - a) * p[0] + a * p[1])
+    moved = torch.autograd.grad(phi.sum(), z0_hat, retain_graph=True)[0]
+    loss = rf_loss(v_pred=v, z0=(batch.z0 - moved).detach(), z1=batch.z1).sum()
+    loss.backward()
+    torch.testing.assert_close(got, field.scale.grad, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(got, objective_gradient(batch))
+    with pytest.raises(ValueError, match="needs mu, the black and the white latent"):
+        RectifiedFlowObjective(Field(), objective="reshaped")
+
+
+def test_at_one_both_labels_are_measured_by_the_objective_that_is_asked_for() -> None:
+    batch = flow_batch(refined=True)._replace(t=torch.ones(5))
+    mu = torch.stack([latents(1, 7)[0], latents(1, 8)[0]])
+    for name in ("plain", "l2", "reshaped"):
+        objective = RectifiedFlowObjective(Field(), objective=name, mu=mu)
+        each = [
+            objective(batch._replace(z0=z0, z0_refined=None)).loss
+            for z0 in (batch.z0, batch.z0_refined)
+        ]
+        torch.testing.assert_close(objective(batch).loss, torch.minimum(*each))
+
+
+@pytest.mark.parametrize(("t", "asked"), [(None, 2), (torch.ones(5), 1)])
+def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss(
+    t: Tensor | None, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = flow_batch(refined=True)
+    batch = batch if t is None else batch._replace(t=t)
+    assert batch.z0_refined is not None
+    objective = RectifiedFlowObjective(Field())
+    calls, forward = [], objective.unet.forward
+    monkeypatch.setattr(objective.unet, "forward", lambda *a: calls.append(a) or forward(*a))
+    losses = objective(batch)
+    assert [len(z) for z, *_ in calls] == [asked * 5]  # at t = 1 both labels ask the same of it
+    scale = torch.tensor(0.7, requires_grad=True)
+    both = [by_hand(batch, z0, scale) for z0 in (batch.z0, batch.z0_refined)]
+    wanted, picked = select(loss_original=both[0], loss_refined=both[1])
+    assert 0 < picked.sum() < 5  # the case decides something
+    assert torch.equal(losses.values["picked_original"], picked)
+    torch.testing.assert_close(losses.loss, wanted)
+    losses.loss.sum().backward()
+    wanted.sum().backward()
+    torch.testing.assert_close(objective.unet.scale.grad, scale.grad)
+
+
+def test_the_probe_chooses_as_the_exact_way_does_at_t_1() -> None:
+    batch = flow_batch(refined=True)
+    at_one = batch._replace(t=torch.ones(5))
+    probed = RectifiedFlowObjective(Field(), selection="probe")
+    chosen = probed.probe(batch)
+    assert 0 < chosen.sum() < 5  # the case decides something
+    exact = RectifiedFlowObjective(Field())(at_one)
+    assert torch.equal(exact.values["picked_original"], chosen)
+    torch.testing.assert_close(probed(at_one).loss, exact.loss)
+
+
+def test_the_probe_trains_its_winner_at_the_samples_own_t() -> None:
+    batch = flow_batch(refined=True)
+    assert batch.z0_refined is not None
+    objective = RectifiedFlowObjective(Field(), selection="probe")
+    losses = objective(batch)
+    scale = torch.tensor(0.7, requires_grad=True)
+    chosen = objective.probe(batch)
+    winner = torch.where(chosen[:, None, None, None], batch.z0, batch.z0_refined)
+    wanted = by_hand(batch, winner, scale)
+    torch.testing.assert_close(losses.loss, wanted)
+    losses.loss.sum().backward()
+    wanted.sum().backward()
+    torch.testing.assert_close(objective.unet.scale.grad, scale.grad)
+
+
+@pytest.mark.parametrize("selection", ["exact", "probe"])
+def test_choices_are_recorded_by_the_masks_size(selection: str) -> None:
+    area = torch.tensor([0.3, 0.01, 0.1, 0.5, 0.019])  # large, small, large, large, small
+    batch = flow_batch(refined=True)._replace(area=area)
+    values = RectifiedFlowObjective(Field(), selection=selection)(batch).values
+    picked = values["picked_original"]
+    assert torch.equal(values["picked_original_small"], picked[[1, 4]])
+    assert torch.equal(values["picked_original_large"], picked[[0, 2, 3]])
+    assert values["picked_original_medium"].numel() == 0  # nothing to record
+
+
+def test_a_value_that_is_given_for_no_sample_is_left_out_of_the_record() -> None:
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, step: int) -> Losses:
+            return Losses(self.weight.square()[None], {"even": torch.ones(1 - step % 2)})
+
+    steps = fit(Once(), lambda n: n, OptimiserConfig(steps=3, lr=0.1), accelerator=Accelerator())
+    assert [dict(step.values) for step in steps] == [{}, {"even": 1.0}, {}]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 99), st.integers(1, 200))
+def test_an_epoch_shows_each_item_at_most_once(count: int, size: int, seed: int, step: int) -> None:
+    if count < size:
+        with pytest.raises(ValueError, match=f"{count} items do not fill a batch of {size}"):
+            batch_items(count, size, seed=seed, step=step)
+        return
+    steps = count // size
+    start = (step - 1) // steps * steps + 1
+    epoch = [batch_items(count, size, seed=seed, step=start + k) for k in range(steps)]
+    seen = np.concatenate(epoch)
+    assert len(set(seen.tolist())) == len(seen) == steps * size
+    assert seen.min() >= 0 and seen.max() < count
+    again = batch_items(count, size, seed=seed, step=step)
+    assert np.array_equal(again, epoch[step - start])
+
+
+def test_seed_and_epoch_change_the_order() -> None:
+    def draw(seed: int, step: int) -> list[int]:
+        return batch_items(50, 50, seed=seed, step=step).tolist()
+
+    orders = [draw(0, 1), draw(0, 2), draw(1, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({json.dumps(order) for order in orders}) == 3
+
+
+def test_times_fill_the_unit_interval() -> None:
+    drawn = torch.cat([draw_times(500, kind="uniform", seed=1, step=step) for step in range(1, 9)])
+    assert drawn.dtype == torch.float32 and drawn.min() >= 0 and drawn.max() <= 1
+    for batch_times in drawn.split(500):  # one in each of 500 equal parts, in any order
+        places = (batch_times.double() * 500).floor().clamp(max=499)
+        assert places.unique().numel() >= 498 and not torch.equal(places, places.sort().values)
+    first = torch.stack([draw_times(8, kind="uniform", seed=1, step=k)[0] for k in range(1, 2001)])
+    counts = torch.histc(first, 10, 0, 1)  # each place of the batch is uniform by itself
+    assert counts.min() > 150 and counts.max() < 250  # 200 each on average, deviation 13
+    assert torch.equal(drawn[:500], draw_times(500, kind="uniform", seed=1, step=1))
+    assert not torch.equal(drawn[:500], drawn[500:1000])
+    assert draw_times(3, kind="one", seed=1, step=1).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="'often'"):
+        draw_times(3, kind="often", seed=1, step=1)

@@ -323,7 +323,7 @@ def test_refined_labels_are_cached_beside_the_annotations(pack: Pack, tmp_path: 
 
 
 class Lossless:
-    """In the place of `LatentCodec`: latents are pictures, and a caption is its place in `ITEMS`."""
+    """In place of a `LatentCodec`: latents are pictures, a caption is its place in `ITEMS`."""
 
     factor = 1
     identity = "lossless"

@@ -1,17 +1,29 @@
-"""Frozen settings, validated when made, and their round trip through JSON."""
+"""Settings: frozen values, checked when they are made, and read from YAML with every fault named."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""Of all settings: nothing is converted, nothing unknown passes, and numbers are finite."""
+
+Count = Annotated[int, Field(gt=0, le=10**12)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Positive = Annotated[float, Field(gt=0)]
+
+_T = TypeVar("_T")
+_FAULTS = 3  # that one message names
 
 
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if value <= 0:
-            raise ValueError(f"{name} must be positive, got {value!r}")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class OptimiserConfig:
     """AdamW and its schedule.
 
@@ -25,21 +37,21 @@ class OptimiserConfig:
         save_every: steps between checkpoints.
     """
 
-    steps: int
-    lr: float
-    warmup: int = 0
-    schedule: str = "constant"
-    weight_decay: float = 0.01
-    beta2: float = 0.999
-    clip: float = 1.0
-    accumulate: int = 1
-    save_every: int = 100
+    steps: Count
+    lr: Positive
+    warmup: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    clip: Positive = 1.0
+    accumulate: Count = 1
+    save_every: Count = 100
 
     @classmethod
     def from_scratch(
         cls, *, steps: int, lr: float, warmup: int, weight_decay: float = 0.01
     ) -> OptimiserConfig:
-        """What the mini models are trained with: cosine, quick second moments, a short warm-up."""
+        """Return what small models are trained with: cosine, quick moments, a short warm-up."""
         return cls(
             steps=steps,
             lr=lr,
@@ -49,22 +61,15 @@ class OptimiserConfig:
             beta2=0.99,
         )
 
-    def __post_init__(self) -> None:
-        _positive(steps=self.steps, lr=self.lr, clip=self.clip)
-        _positive(accumulate=self.accumulate, save_every=self.save_every)
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """Which data, and how large.
 
     Attributes:
         source: `mini` for drawn scenes, or the folder of the data set's own files, absolute or from
             the repository's root.
-        dataset: `phrasecut`, `refcoco`, `refcoco+`, `refcocog` or `cocostuff`, in whose own format
-            the files are.
+        dataset: in whose own format the files are.
         pixels: side of the packed images; of the drawn scenes too.
         train: scenes to draw in the training split (`mini` only, as the next three).
         val: scenes in the validation split.
@@ -72,19 +77,18 @@ class DataConfig:
         seed: of the drawing.
     """
 
-    source: str = "mini"
-    dataset: str = "phrasecut"
-    pixels: int = 128
-    train: int = 4000
-    val: int = 100
-    test: int = 300
-    seed: int = 0
+    UNHASHED: ClassVar = ("source", "dataset", "pixels", "train", "val", "test", "seed")
 
-    def __post_init__(self) -> None:
-        _positive(pixels=self.pixels, train=self.train, val=self.val, test=self.test)
+    source: Annotated[str, Field(min_length=1)] = "mini"
+    dataset: Literal["phrasecut", "refcoco", "refcoco+", "refcocog", "cocostuff"] = "phrasecut"
+    pixels: Annotated[int, Field(gt=0, le=8192)] = 128
+    train: Count = 4000
+    val: Count = 100
+    test: Count = 300
+    seed: Seed = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """A rectified flow run; the defaults are the paper's (Table 8), for one process.
 
@@ -101,38 +105,30 @@ class TrainConfig:
             (of all parameters only).
     """
 
-    steps: int
-    rank: int = 64
-    targets: str = "attention"
-    time: str = "uniform"
-    selection: str = "original"
-    batch: int = 64
-    lr: float = 1e-4
-    warmup: int = 0
-    schedule: str = "constant"
-    seed: int = 42
-    objective: str = "plain"
-    weights: str = "pretrained"
+    UNHASHED: ClassVar = (
+        *("rank", "targets", "time", "selection", "batch", "lr"),
+        *("warmup", "schedule", "seed", "objective", "weights"),
+    )
+
+    steps: Count
+    rank: Annotated[int, Field(ge=0, le=4096)] = 64
+    targets: Literal["attention", "everything"] = "attention"
+    time: Literal["uniform", "one"] = "uniform"
+    selection: Literal["original", "refined", "exact", "probe"] = "original"
+    batch: Count = 64
+    lr: Positive = 1e-4
+    warmup: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    seed: Seed = 42
+    objective: Literal["plain", "reshaped", "l2"] = "plain"
+    weights: Literal["pretrained", "random"] = "pretrained"
 
     def __post_init__(self) -> None:
-        _positive(steps=self.steps, batch=self.batch, lr=self.lr)
-        if self.rank < 0:
-            raise ValueError(f"rank must be 0 (all parameters) or more, got {self.rank}")
-        for name, value, choices in (
-            ("targets", self.targets, ("attention", "everything")),
-            ("time", self.time, ("uniform", "one")),
-            ("objective", self.objective, ("plain", "reshaped", "l2")),
-            ("selection", self.selection, ("original", "refined", "exact", "probe")),
-            ("schedule", self.schedule, ("constant", "cosine")),
-            ("weights", self.weights, ("pretrained", "random")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
         if self.weights == "random" and self.rank:
             raise ValueError(f"random weights need rank 0 (all parameters), got rank {self.rank}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MachineConfig:
     """How training uses a machine; what is trained doesn't depend on it, but for rounding.
 
@@ -145,18 +141,13 @@ class MachineConfig:
         tracker: `tensorboard` (its files lie beside the record), or nothing.
     """
 
-    processes: int = 1
+    processes: Count = 1
     compile: str = ""
     recompute: bool = False
-    tracker: str = ""
-
-    def __post_init__(self) -> None:
-        _positive(processes=self.processes)
-        if self.tracker not in ("", "tensorboard"):
-            raise ValueError(f"tracker must be 'tensorboard' or '', got {self.tracker!r}")
+    tracker: Literal["", "tensorboard"] = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SamplerConfig:
     """How a velocity field is turned into a mask latent.
 
@@ -166,18 +157,17 @@ class SamplerConfig:
         tol: the epsilon of Eqs. 6 and 9, in scaled latent units.
     """
 
-    name: str = "aos"
-    steps: int = 5
-    tol: float = 0.2
+    name: Literal["one", "steps", "aos", "hss", "aos_signed"] = "aos"
+    steps: Count = 5
+    tol: Positive = 0.2
 
-    def __post_init__(self) -> None:
-        _positive(steps=self.steps, tol=self.tol)
-        choices = ("one", "steps", "aos", "hss", "aos_signed")
-        if self.name not in choices:
-            raise ValueError(f"sampler must be one of {choices}, got {self.name!r}")
+    @property
+    def passes(self) -> int:
+        """How often it goes through the network; the reference of HSS is a walk."""
+        return {"steps": self.steps, "hss": 1 + self.steps}.get(self.name, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class RefineConfig:
     """Parameters of Eq. 3 and Algorithm 1.
 
@@ -191,13 +181,92 @@ class RefineConfig:
         seed: of k-means.
     """
 
-    anchors: int = 5
-    iterations: int = 5
-    tau: float = 0.95
-    logit: float = 6.0
-    seed: int = 0
+    anchors: Count = 5
+    iterations: Count = 5
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.95
+    logit: Positive = 6.0
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        _positive(anchors=self.anchors, iterations=self.iterations, logit=self.logit)
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau is an IoU above 0 and at most 1, got {self.tau!r}")
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of parameters.
+
+    Raises:
+        ValueError: in one line, if it is no YAML or no mapping of names.
+        FileNotFoundError: if it is not there.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file of parameters")
+    try:
+        given = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"{path} must hold names and their values, as in `profile: mini`")
+    return given
+
+
+def validated(kind: type[_T], values: Mapping[str, Any], *, where: str) -> _T:
+    """Make settings of plain values, as YAML or a notebook gives them.
+
+    Args:
+        kind: a dataclass of settings.
+        values: by field, nested as the settings are.
+        where: the file or parameter that they come from, for the message.
+
+    Raises:
+        ValueError: in one line: where, which key, its value, and what is allowed.
+    """
+    try:
+        text = json.dumps(values, default=str)
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        faults = [_said(kind, fault) for fault in error.errors(include_url=False)]
+        more = f"; and {len(faults) - _FAULTS} more" if len(faults) > _FAULTS else ""
+        raise ValueError(f"{where}: {'; '.join(faults[:_FAULTS])}{more}") from error
+    except (TypeError, ValueError, RecursionError) as error:  # no JSON can be made of it
+        raise ValueError(f"{where}: not plain values ({error})") from error
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with changes on top; what is a mapping in both is merged in turn."""
+    out = dict(values)
+    for name, change in changes.items():
+        both = isinstance(out.get(name), Mapping) and isinstance(change, Mapping)
+        out[name] = merged(out[name], change) if both else change
+    return out
+
+
+def _said(kind: type, fault: Any) -> str:
+    """One fault as `key is value: what is allowed`."""
+    path = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
+    key, wrong = ".".join(map(str, path)), repr(fault["input"])
+    wrong = wrong if len(wrong) <= 60 else wrong[:57] + "..."
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known(kind, path[:-1])
+        return f"{key} is unknown" + (f"; known are {', '.join(known)}" if known else "")
+    said = fault["msg"].removeprefix("Value error, ")
+    return f"{key} is {wrong}: {said}" if key else said
+
+
+def _known(kind: Any, path: tuple[Any, ...]) -> list[str]:
+    """The fields of the settings that a path of keys leads to."""
+    for name in path:
+        kind = _settings(kind)
+        here = {f.name: f.type for f in fields(kind)} if kind is not None else {}
+        kind = _resolved(kind, name) if name in here else None
+    kind = _settings(kind)
+    return [f.name for f in fields(kind)] if kind is not None else []
+
+
+def _resolved(kind: Any, name: str) -> Any:
+    return kind.__pydantic_fields__[name].annotation
+
+
+def _settings(kind: Any) -> Any:
+    """The dataclass within `X | None` or itself; None for anything else."""
+    if get_origin(kind) is Union or type(kind).__name__ == "UnionType":
+        return next((each for each in get_args(kind) if is_dataclass(each)), None)
+    return kind if is_dataclass(kind) else None

@@ -6,26 +6,27 @@ what is finished stays, whatever becomes of the run, and another number of proce
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+import traceback
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tqdm.auto import tqdm
 
-from rlfseg.stage import repository
+from rlfseg.stage import replaced
 
 
 @contextmanager
@@ -66,40 +67,54 @@ def joined() -> Iterator[None]:
     state.destroy_process_group()
 
 
-def launch(command: str, parameters: Mapping[str, Any], *, processes: int) -> None:
-    """Runs `python -m rlfseg COMMAND` in several processes of this machine and waits for them.
+def launch(verb: Callable[..., object], *arguments: object, processes: int) -> None:
+    """Call a function in several processes of this machine, as torchrun does, and wait for them.
 
     Args:
-        command: `train` or `evaluate`.
-        parameters: of a run, as `Description.parameters` gives them, and what else the command
-            reads.
+        verb: of a module, so that a process can import it; its own work is told by
+            `PartialState`, which it may ask from the first line.
+        arguments: of the call, the same in each process.
         processes: how many; one for each GPU. Without a GPU they share the CPU's cores.
 
     Raises:
         RuntimeError: if one fails; its last lines are in the message. What was checkpointed stays.
     """
-    environment = dict(os.environ)
-    if not torch.cuda.is_available():
-        threads = max(1, (os.cpu_count() or 1) // processes)
-        environment["OMP_NUM_THREADS"] = str(threads)
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "run.json"
-        file.write_text(json.dumps(parameters))
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        torchrun += ["--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [*torchrun, "-m", "rlfseg", command, str(file)],
-            cwd=repository(),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.2,
+            logs_specs=DefaultLogsSpecs(folder, redirects=Std.ALL),
         )
-    if done.returncode:
-        told = "\n".join(done.stdout.splitlines()[-_LAST:])
-        what = f"rlfseg {command} in {processes} processes"
-        raise RuntimeError(f"{what} failed ({done.returncode}):\n{told}")
+        try:
+            elastic_launch(config, _joined_call)(verb, arguments, processes)
+        except ChildFailedError as error:
+            what = f"{verb.__name__} in {processes} processes failed"
+            told = "\n".join(_last_lines(Path(folder)))
+            raise RuntimeError(f"{what}:\n{told}") from error
+
+
+def _joined_call(verb: Callable[..., object], arguments: Sequence[object], processes: int) -> None:
+    """One process of a launch."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    try:
+        with joined():
+            verb(*arguments)
+    except BaseException:
+        traceback.print_exc()  # into this process's log, whose end the error repeats
+        raise
+
+
+def _last_lines(folder: Path) -> list[str]:
+    """The end of what each process wrote, those that wrote to standard error last."""
+    files = [*sorted(folder.rglob("stdout.log")), *sorted(folder.rglob("stderr.log"))]
+    return [line for file in files for line in file.read_text().splitlines()[-_LAST:]]
 
 
 _POLL = 0.2  # seconds
@@ -151,10 +166,8 @@ def until(ready: Callable[[], bool]) -> None:
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    with draft.open("wb") as file:
+    with replaced(path) as draft, draft.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(draft, path)
 
 
 def _is_whole(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Content-addressed stages: a finished artefact with the same hash is found instead of made again.
 
 A stage's hash covers its name, a version number bumped by hand when its meaning changes, its
-configuration and its inputs' hashes; not its source text and not the machine. Artefacts shipped
+settings and its inputs' hashes; not its source text and not the machine. Artefacts shipped
 with the repository (`artefacts/<profile>`) are nothing but a cache filled beforehand: a folder of
 `runs/<profile>/stages`, moved.
 """
@@ -15,9 +15,9 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,14 +37,23 @@ class Stage:
     Attributes:
         name: begins the name of its folder; `-` instead of `/`.
         version: bumped by hand when the same configuration comes to mean something else.
-        config: JSON-able settings that determine the result.
+        config: JSON-able settings that determine the result, as they are hashed.
         inputs: the stages whose artefacts it reads, by role.
+        settings: all of them, defaults included, for the record.
     """
 
     name: str
     version: int
     config: Mapping[str, Any]
     inputs: Mapping[str, Stage] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(
+        cls, name: str, version: int, settings: Any, inputs: Mapping[str, Stage] | None = None
+    ) -> Stage:
+        """Make a stage of a dataclass of settings, hashed as `hashed` says."""
+        return cls(name, version, hashed(settings), inputs or {}, asdict(settings))
 
     @property
     def hash(self) -> str:
@@ -57,6 +66,30 @@ class Stage:
     def folder(self) -> str:
         """The name of its artefact's folder, among those that ship and those made here alike."""
         return f"{self.name}-{self.hash}"
+
+
+def hashed(settings: Any) -> dict[str, Any]:
+    """Return what of a dataclass of settings goes into a hash: this is the one policy.
+
+    All fields do, but for those that the class lists in `UNHASHED` while they have their default.
+    So a setting can be added later, listed, and what was made before stays current. A default that
+    is left out must then never change: a test pins them.
+    """
+    quiet = {f.name: f.default for f in fields(settings) if f.name in _unhashed(settings)}
+    values = asdict(settings)
+    return {name: v for name, v in values.items() if name not in quiet or v != quiet[name]}
+
+
+def _unhashed(settings: Any) -> tuple[str, ...]:
+    return tuple(getattr(settings, "UNHASHED", ()))
+
+
+_asked: dict[str, Stage] = {}
+
+
+def asked() -> dict[str, Stage]:
+    """Return the stages that this process has looked for or made until now, by their folder."""
+    return dict(_asked)
 
 
 def repository() -> Path:
@@ -100,6 +133,7 @@ def found(stage: Stage, *, profile: str) -> Path | None:
     It is looked for among the shipped artefacts (unless the environment says `FRESH=1`), then in
     `runs/<profile>/`.
     """
+    _asked[stage.folder] = stage
     kept = shipped(profile, stage)
     if os.environ.get("FRESH", "") in ("", "0") and is_current(kept, stage):
         return kept
@@ -109,6 +143,7 @@ def found(stage: Stage, *, profile: str) -> Path | None:
 
 def made_at(stage: Stage, *, profile: str) -> Path:
     """Where what is made for a stage lies, whether it is there or not."""
+    _asked[stage.folder] = stage
     return repository() / "runs" / profile / "stages" / stage.folder
 
 
@@ -164,6 +199,7 @@ def _make(
         "hash": stage.hash,
         "version": stage.version,
         "config": dict(stage.config),
+        "settings": dict(stage.settings or stage.config),
         "inputs": {role: s.hash for role, s in stage.inputs.items()},
         "figures": dict(figures or {}),
         "seconds": round(time.perf_counter() - started, 1),
@@ -202,3 +238,18 @@ def provenance() -> dict[str, Any]:
         "libraries": versions,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
     }
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a draft beside a file, to be written whole; it then takes the file's place, or goes.
+
+    Yields:
+        A path in the same folder; the file is as it was until the block has ended well.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

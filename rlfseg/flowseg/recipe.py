@@ -7,16 +7,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings
 
-from rlfseg.config import OptimiserConfig
+from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed, validated
 from rlfseg.evaluation.confusion import Confusion
 from rlfseg.evaluation.seeds import over_seeds
-from rlfseg.experiment.description import build
 from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
@@ -31,7 +32,7 @@ from rlfseg.training.steps import Step
 STEPS = (1, 10)
 
 
-@dataclass(frozen=True)
+@settings(frozen=True, config=STRICT)
 class FieldConfig:
     """One variant and how it is trained.
 
@@ -46,30 +47,24 @@ class FieldConfig:
         seeds: a run for each; of initial weights and batches, while the scenes are the same.
     """
 
-    objective: str = "plain"
-    time: str = "uniform"
-    steps: int = 700
-    batch: int = 16
-    lr: float = 4e-3
-    pixels: int = 16
-    scenes: int = 1500
-    test: int = 150
-    every: int = 100
-    seeds: tuple[int, ...] = (0, 1, 2)
+    objective: Literal[ARMS] = "plain"  # type: ignore[valid-type]
+    time: Literal["uniform", "one"] = "uniform"
+    steps: Count = 700
+    batch: Count = 16
+    lr: Positive = 4e-3
+    pixels: Annotated[int, Field(gt=0, le=8192)] = 16
+    scenes: Count = 1500
+    test: Count = 150
+    every: Count = 100
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "seeds", tuple(self.seeds))
-        if self.objective not in ARMS:
-            raise ValueError(f"objective must be one of {ARMS}, got {self.objective!r}")
-        if self.time not in ("uniform", "one"):
-            raise ValueError(f"time must be 'uniform' or 'one', got {self.time!r}")
-        if not self.seeds or self.steps < self.every:
-            raise ValueError("a variant needs a seed, and steps enough to be scored once")
+        if self.steps < self.every:
+            raise ValueError(f"{self.steps} steps, scored every {self.every}: never scored")
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any], changes: Mapping[str, Any]) -> Self:
-        """From a chapter's `field` and the changes of one variant; ValueError names a wrong key."""
-        return build(cls, "field", {**given, **changes})
+    def with_changes(self, changes: Mapping[str, Any]) -> Self:
+        """Return the same with some fields changed; ValueError names a wrong one."""
+        return validated(type(self), {**asdict(self), **changes}, where="field")
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ class Curves:
 
 def arm_stage(config: FieldConfig) -> Stage:
     """The stage that trains and scores a variant."""
-    return Stage(f"flowseg-{config.objective}-{config.time}", 1, asdict(config))
+    return Stage.of(f"flowseg-{config.objective}-{config.time}", 1, config)
 
 
 def arm(config: FieldConfig, *, profile: str) -> Curves:

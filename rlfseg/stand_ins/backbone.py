@@ -10,23 +10,25 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from rlfseg.config import OptimiserConfig
+from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed
 from rlfseg.data.images import to_unit
 from rlfseg.device import quick_dtype
 from rlfseg.models.weights import save_model
-from rlfseg.stage import Stage, run
+from rlfseg.stage import Stage, hashed, run
 from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
 from rlfseg.stand_ins.corpus import draw_corpus
 from rlfseg.stand_ins.text_to_image import (
@@ -44,30 +46,44 @@ from rlfseg.training.loop import fit_in_stage
 _SCALED = 1024  # scenes that the scaling factor is measured on
 
 
-@dataclass(frozen=True)
+RANDOM = "random-sd15"
+
+
+@dataclass(frozen=True, config=STRICT)
 class BackboneConfig:
-    """Settings of the recipe; the defaults are those of the shipped backbone.
+    """Which backbone, and the settings of the mini one's recipe.
+
+    The recipe's defaults are those of the shipped backbone.
 
     Attributes:
+        name: `mini`, `random-sd15`, a folder in the diffusers layout (absolute or from the
+            repository's root), or a hub id. The other settings are of `mini` alone.
         pixels: side of the drawn scenes.
         scenes: how many are drawn for pretraining.
         seed: of drawing, of the initial weights, and of every batch.
     """
 
-    pixels: int = 128
-    scenes: int = 20480
-    seed: int = 0
-    vae_steps: int = 4500
-    vae_batch: int = 16
-    vae_lr: float = 1.2e-3
-    kl_weight: float = 3e-4
-    unet_steps: int = 4600
-    unet_batch: int = 16
-    unet_lr: float = 1e-3
+    UNHASHED: ClassVar = ("name",)
+
+    name: Annotated[str, Field(min_length=1)] = "mini"
+    pixels: Annotated[int, Field(gt=0, le=8192)] = 128
+    scenes: Count = 20480
+    seed: Seed = 0
+    vae_steps: Count = 4500
+    vae_batch: Count = 16
+    vae_lr: Positive = 1.2e-3
+    kl_weight: Annotated[float, Field(ge=0)] = 3e-4
+    unet_steps: Count = 4600
+    unet_batch: Count = 16
+    unet_lr: Positive = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.name != "mini" and replace(self, name="mini") != BackboneConfig():
+            raise ValueError(f"backbone {self.name} has no recipe here: give its name alone")
 
     def autoencoder(self) -> dict[str, Any]:
         """The part of the settings that determines the autoencoder."""
-        return {k: v for k, v in asdict(self).items() if not k.startswith("unet_")}
+        return {k: v for k, v in hashed(self).items() if not k.startswith("unet_")}
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
@@ -85,7 +101,7 @@ def autoencoder_stage(config: BackboneConfig) -> Stage:
 def backbone_stage(config: BackboneConfig) -> Stage:
     """The stage that ends in the backbone's folder."""
     inputs = {"autoencoder": autoencoder_stage(config)}
-    return Stage("backbone", 3, asdict(config), inputs)
+    return Stage.of("backbone", 3, config, inputs)
 
 
 def autoencoder(config: BackboneConfig, *, profile: str) -> Path:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from rlfseg.config import OptimiserConfig, RefineConfig
+from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, RefineConfig, Seed
 from rlfseg.data.drawn.phrases import phrases
 from rlfseg.data.drawn.scene import draw_scene
 from rlfseg.data.drawn.write_phrasecut import annotate
@@ -32,11 +34,17 @@ _NO_MASK = 0.25  # share of the batches without a mask prompt
 _FOCAL = 20.0  # weight against the dice loss, as SAM's
 
 
-@dataclass(frozen=True)
+RANDOM = "random"
+
+
+@settings(frozen=True, config=STRICT)
 class SamConfig:
-    """Settings of the recipe.
+    """Which SAM refines labels, and the settings of the mini one's recipe.
 
     Attributes:
+        kind: `mini`, or segment-anything's `vit_b`, `vit_l` or `vit_h`.
+        checkpoint: the weights of the latter three, absolute or from the repository's root, or
+            `random`. The other settings are of `mini` alone.
         pixels: side of the drawn scenes.
         scenes: how many are drawn.
         seed: of drawing, of the initial weights, and of every batch.
@@ -44,13 +52,24 @@ class SamConfig:
         prompts: for each image of a batch.
     """
 
-    pixels: int = 128
-    scenes: int = 8192
-    seed: int = 0
-    steps: int = 7000
-    images: int = 8
-    prompts: int = 4
-    lr: float = 1e-3
+    UNHASHED: ClassVar = ("kind", "checkpoint")
+
+    kind: Literal["mini", "vit_b", "vit_l", "vit_h"] = "mini"
+    checkpoint: str = ""
+    pixels: Annotated[int, Field(gt=0, le=8192)] = 128
+    scenes: Count = 8192
+    seed: Seed = 0
+    steps: Count = 7000
+    images: Count = 8
+    prompts: Count = 4
+    lr: Positive = 1e-3
+
+    def __post_init__(self) -> None:
+        if (self.kind == "mini") == bool(self.checkpoint):
+            few = "no" if self.checkpoint else "a"
+            raise ValueError(f"sam {self.kind} needs {few} checkpoint")
+        if self.kind != "mini" and replace(self, kind="mini", checkpoint="") != SamConfig():
+            raise ValueError(f"sam {self.kind} has no recipe here: give kind and checkpoint alone")
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +218,7 @@ def _annotated(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 def sam_stage(config: SamConfig) -> Stage:
     """The stage that trains the mini SAM."""
-    return Stage("sam", 1, asdict(config))
+    return Stage.of("sam", 1, config)
 
 
 def trained_sam(config: SamConfig, *, profile: str) -> Path:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import nn
 
-from rlfseg.config import OptimiserConfig
+from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed
 from rlfseg.data.images import to_unit
 from rlfseg.method.flow import interpolate
 from rlfseg.method.types import Image, Latent
@@ -27,20 +28,24 @@ _BATCH = 64
 _FAR = 0.3  # how much of the picture may be left in a mask's latent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TinyConfig:
-    """Settings of the recipe.
+    """Which decoder of TAESD's class, and the settings of the mini one's recipe.
 
     Attributes:
+        name: `mini`, or a folder or hub id, of which the other settings say nothing.
         scenes: how many are drawn for it.
         seed: of drawing, of the initial weights, and of every batch.
     """
 
-    scenes: int = 1536
-    steps: int = 1500
-    batch: int = 16
-    lr: float = 2e-3
-    seed: int = 0
+    UNHASHED: ClassVar = ("name",)
+
+    name: Annotated[str, Field(min_length=1)] = "mini"
+    scenes: Count = 1536
+    steps: Count = 1500
+    batch: Count = 16
+    lr: Positive = 2e-3
+    seed: Seed = 0
 
 
 class Taught(NamedTuple):
@@ -75,7 +80,7 @@ def small_decoder() -> AutoencoderTiny:
 
 def tiny_stage(config: TinyConfig, recipe: BackboneConfig) -> Stage:
     """The stage that ends in the decoder."""
-    return Stage("tiny-decoder", 1, asdict(config), {"autoencoder": autoencoder_stage(recipe)})
+    return Stage.of("tiny-decoder", 1, config, {"autoencoder": autoencoder_stage(recipe)})
 
 
 def tiny_decoder(config: TinyConfig, recipe: BackboneConfig, *, profile: str) -> Path:

@@ -124,7 +124,7 @@ def boundaries(
 
 PART = 256  # phrases, about
 _NAMES = tuple(each.name for each in fields(Counts))
-_TRUTH = "truth."  # begins the names of the arrays that are counted against the truth
+_EXACT = "truth."  # begins the names of the arrays that are counted against the truth
 
 
 def scored_in_parts(
@@ -154,7 +154,7 @@ def scored_in_parts(
         found = score([items[number] for number in numbers])
         arrays = _arrays(found.annotation)
         if found.truth is not None:
-            arrays |= {_TRUTH + name: each for name, each in _arrays(found.truth).items()}
+            arrays |= {_EXACT + name: each for name, each in _arrays(found.truth).items()}
         return arrays
 
     in_parts(paths, ranges, make, title=title, unit="phrase")
@@ -162,8 +162,8 @@ def scored_in_parts(
     for path in paths:
         with np.load(path) as kept:
             annotation.append(Counts(**{name: kept[name] for name in _NAMES}))
-            if _TRUTH + _NAMES[0] in kept.files:
-                truth.append(Counts(**{name: kept[_TRUTH + name] for name in _NAMES}))
+            if _EXACT + _NAMES[0] in kept.files:
+                truth.append(Counts(**{name: kept[_EXACT + name] for name in _NAMES}))
     return Evaluation(Counts.concatenate(annotation), Counts.concatenate(truth) if truth else None)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.grid import BINS, EDGES
+from rlfseg.evaluation.score import Evaluation
 
 
 def scene(n: int = 12, size: int = 24, noise: float = 0.3) -> tuple[Tensor, Tensor, list[str]]:
@@ -198,3 +199,14 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     assert not zipfile.is_zipfile(path)
     with pytest.raises(ValueError, match=r"counts\.npz"):
         Counts.load(path)
+
+
+def test_an_evaluation_is_kept_under_the_names_that_shipped_ones_have(tmp_path: Path) -> None:
+    scores, masks, ids = scene(3)
+    whole, edges = count(scores, masks, ids), np.array([0.1, 0.2, 0.3], np.float32)
+    Evaluation(whole, whole.select(np.ones(3, bool)), edges).save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"counts.npz", "truth.npz", "boundary.npy"}
+    back = Evaluation.load(tmp_path)
+    assert same(back.annotation, whole) and back.boundary is not None
+    assert back.truth is not None and same(back.truth, whole)
+    assert np.array_equal(back.boundary, edges)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from rlfseg.evaluation import average_precision
 from rlfseg.evaluation.grid import BINS, EDGES, THRESHOLD_BINS, THRESHOLDS
+from rlfseg.stage import replaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,16 +155,11 @@ class Samples:
         Its arrays are compressed by bzip2, which makes of histograms little more than half of what
         NumPy's own `savez_compressed` makes; `np.load` reads it all the same.
         """
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-            with ZipFile(draft, "w", ZIP_BZIP2) as file:
-                for name, array in {"edges": EDGES, **arrays}.items():
-                    with file.open(f"{name}.npy", "w") as entry:
-                        np.lib.format.write_array(entry, array, allow_pickle=False)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        with replaced(path) as draft, ZipFile(draft, "w", ZIP_BZIP2) as file:
+            for name, array in {"edges": EDGES, **arrays}.items():
+                with file.open(f"{name}.npy", "w") as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
 
     @classmethod
     def load(cls, path: Path) -> Self:

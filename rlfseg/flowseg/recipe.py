@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
 from rlfseg.method.reshaping import kronecker
-from rlfseg.stage import Stage, run
+from rlfseg.stage import Stage, replaced, run
 from rlfseg.stand_ins.backbone import seeded
 from rlfseg.training.flow_batch import batch_items, draw_times
 from rlfseg.training.loop import fit_in_stage
@@ -154,9 +153,8 @@ class _Watch:
         self._losses.clear()
         known = json.loads(self._path.read_text()) if self._path.exists() else []
         rows = [each for each in known if each["step"] < step.step] + [row]
-        draft = self._path.with_suffix(".tmp")
-        draft.write_text(json.dumps(rows))
-        os.replace(draft, self._path)
+        with replaced(self._path) as draft:
+            draft.write_text(json.dumps(rows))
 
 
 def scored(objective: FieldObjective, test: Labelled) -> dict[str, float]:

@@ -9,7 +9,6 @@ in any number of processes; an interrupted one keeps what it had.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from rlfseg.data.packed.refined import refined_by
 from rlfseg.data.packed.schema import PackError
 from rlfseg.method.types import Latent, PerSample
 from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.stage import replaced
 
 _BATCH = 32
 
@@ -146,9 +146,8 @@ class _Rows:
 def _tie(path: Path, **made_of: str) -> None:
     """Writes down what latents are made of, or checks that it is the same."""
     if not path.exists():
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        draft.write_text(json.dumps(made_of, indent=1) + "\n")
-        os.replace(draft, path)
+        with replaced(path) as draft:
+            draft.write_text(json.dumps(made_of, indent=1) + "\n")
     then = json.loads(path.read_text())
     if differ := [name for name, value in made_of.items() if then.get(name) != value]:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from rlfseg.method.refinement import Predicted
 from rlfseg.models.weights import weights_hash
+from rlfseg.stage import replaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,9 +186,8 @@ def random_sam(kind: str, *, seed: int = 0) -> Sam:
 def save_sam(sam: Sam, path: Path) -> None:
     """Writes a SAM as safetensors in half precision, whole or not at all."""
     tensors = {name: t.detach().cpu().half().contiguous() for name, t in sam.state_dict().items()}
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, draft)
-    os.replace(draft, path)
+    with replaced(path) as draft:
+        save_file(tensors, draft)
 
 
 def load_sam(kind: str, checkpoint: Path | str, *, device: torch.device | str) -> PromptedSam:

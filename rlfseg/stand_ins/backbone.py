@@ -7,7 +7,6 @@ by the code that loads Stable Diffusion 1.5.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +27,7 @@ from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed
 from rlfseg.data.images import to_unit
 from rlfseg.device import quick_dtype
 from rlfseg.models.weights import save_model
-from rlfseg.stage import Stage, hashed, run
+from rlfseg.stage import Stage, hashed, replaced, run
 from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
 from rlfseg.stand_ins.corpus import draw_corpus
 from rlfseg.stand_ins.text_to_image import (
@@ -242,7 +241,6 @@ def _encode(vae: AutoencoderKL, images: torch.Tensor, *, kept: Path) -> torch.Te
     if kept.is_file():
         return torch.from_numpy(np.load(kept))
     latents = _modes(vae, images)
-    with kept.with_suffix(".tmp").open("wb") as file:
+    with replaced(kept) as draft, draft.open("wb") as file:
         np.save(file, latents.numpy())
-    os.replace(kept.with_suffix(".tmp"), kept)
     return latents

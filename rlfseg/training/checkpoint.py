@@ -7,7 +7,6 @@ moments and the step are the whole state; settings and git commit are kept besid
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlfseg.config import OptimiserConfig
-from rlfseg.stage import commit
+from rlfseg.stage import commit, replaced
 
 
 def save_checkpoint(
@@ -40,14 +39,12 @@ def save_checkpoint(
         for key, value in state.get(number, {}).items():
             tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value).cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     settings = json.dumps(asdict(config), sort_keys=True)
     meta = {"step": str(step), "config": settings, "commit": commit()}
     try:
-        save_file(tensors, temporary, metadata=meta)
-        os.replace(temporary, path)
+        with replaced(path) as draft:
+            save_file(tensors, draft, metadata=meta)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(
             f"checkpoint {path} can't be written ({error}): is the disk full, or the folder "
             "read-only? The one before it is whole; mend that and run the same again"

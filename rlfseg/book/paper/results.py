@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, Self
 from rlfseg.book.paper.lookup import paper_table
 from rlfseg.book.paper.tables import Cell
 from rlfseg.evaluation.counts import Counts
+from rlfseg.stage import replaced
 
 NOT_RUN = "not run on this profile"
 
@@ -186,13 +186,9 @@ def save_results(
             }
         cells.append({**entry, "provenance": dict(provenance)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        text = json.dumps(cells, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(cells, indent=1, ensure_ascii=False, allow_nan=False)
+    with replaced(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def load_results(path: Path | str) -> Saved:

@@ -7,7 +7,6 @@ colour and shape pairs of `HELD_OUT` appear in val and test only.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pycocotools import mask as coco
 from tqdm.auto import tqdm
 
 from rlfseg.data.drawn.scene import Scene, draw_scene
+from rlfseg.stage import replaced
 
 SPLITS = ("train", "val", "test")
 _CHUNK = 64
@@ -111,6 +111,5 @@ def box(mask: np.ndarray) -> list[int]:
 
 def write_json(path: Path, content: object) -> None:
     """Writes a file that is either complete or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
+    with replaced(path) as draft:
+        draft.write_text(json.dumps(content))

@@ -11,7 +11,6 @@ test set. Annotations are as coarse as PhraseCut's; those of small things are ke
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from rlfseg.data.drawn.expressions import expressions
 from rlfseg.data.drawn.scene import SHAPES, Scene, Thing
 from rlfseg.data.drawn.write_phrasecut import annotate
 from rlfseg.data.refer import IMAGE_FOLDERS, PARTITIONS
+from rlfseg.stage import replaced
 
 
 def write_refer(
@@ -65,9 +65,8 @@ def write_refer(
 
 def _write_pickle(path: Path, content: object) -> None:
     """Writes a pickle whose bytes depend on the content alone, not on which texts share memory."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(pickle.dumps(json.loads(json.dumps(content)), protocol=2))
-    os.replace(temporary, path)
+    with replaced(path) as draft:
+        draft.write_bytes(pickle.dumps(json.loads(json.dumps(content)), protocol=2))
 
 
 def _write(chunk: Chunk) -> list[dict[str, Any]]:

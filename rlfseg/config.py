@@ -1,4 +1,4 @@
-"""Settings: frozen values, checked when they are made, and read from YAML with every fault named."""
+"""Settings: frozen values, checked when they are made, read from YAML with every fault named."""
 
 from __future__ import annotations
 

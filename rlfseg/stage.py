@@ -111,7 +111,7 @@ def shipped(profile: str, stage: Stage) -> Path:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record that `run` wrote beside an artefact.
+    """The record that `made` wrote beside an artefact.
 
     Raises:
         FileNotFoundError: if the folder holds no finished artefact.
@@ -147,49 +147,49 @@ def made_at(stage: Stage, *, profile: str) -> Path:
     return repository() / "runs" / profile / "stages" / stage.folder
 
 
-def run(
+def made(
     stage: Stage,
-    make: Callable[[Path], Mapping[str, Any] | None],
+    fill: Callable[[Path], Mapping[str, Any] | None],
     *,
     profile: str,
     main: bool = True,
 ) -> Path:
-    """Returns the folder of a stage's artefact, making it only if it is not there.
+    """Return the folder of a stage's artefact, making it only if it is not there.
 
     It is looked for as by `found`. Where several programs want it at once, one makes it and the
-    others wait. `make(folder)` fills a folder that survives an interruption, so that it can resume
+    others wait. `fill(folder)` fills a folder that survives an interruption, so that it can resume
     from what it finds there, and returns figures to keep in the record.
 
     Args:
         stage: what is wanted.
-        make: writes the artefact into the folder it is given.
+        fill: writes the artefact into the folder it is given.
         profile: `smoke`, `mini`, `preflight` or `a100`.
-        main: False in the other processes of a launch that makes it together: they call `make`
+        main: False in the other processes of a launch that makes it together: they call `fill`
             too, and wait until the first has put the artefact into its place.
 
     Returns:
-        The folder, holding what `make` wrote and `stage.json`.
+        The folder, holding what `fill` wrote and `stage.json`.
     """
     if (there := found(stage, profile=profile)) is not None:
         return there
     final = made_at(stage, profile=profile)
     final.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{final}.lock") if main else nullcontext():
-        return found(stage, profile=profile) or _make(stage, make, final, main=main)
+        return found(stage, profile=profile) or _make(stage, fill, final, main=main)
 
 
 def _make(
     stage: Stage,
-    make: Callable[[Path], Mapping[str, Any] | None],
+    fill: Callable[[Path], Mapping[str, Any] | None],
     final: Path,
     *,
     main: bool,
 ) -> Path:
-    """Makes the artefact beside its place and puts it there, whole."""
+    """Make the artefact beside its place and puts it there, whole."""
     part = final.with_name(final.name + ".part")
     part.mkdir(exist_ok=True)
     started = time.perf_counter()
-    figures = make(part)
+    figures = fill(part)
     while not main:
         if is_current(final, stage):
             return final

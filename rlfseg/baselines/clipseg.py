@@ -10,10 +10,13 @@ in either case: prompts that are pictures, and prompt templates (the phrase is s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -23,14 +26,19 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from rlfseg.config import STRICT, Count, Positive, Seed
+from rlfseg.experiment import Run
 from rlfseg.method.types import Image
 from rlfseg.models.latent_cache import LatentCache
+from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.stage import Stage
+from rlfseg.stand_ins.backbone import seeded
 
 # ImageNet's, which the released model's processor takes
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ClipsegConfig:
     """Settings of the baseline.
 
@@ -45,15 +53,18 @@ class ClipsegConfig:
         seed: of the initial weights and every batch.
     """
 
+    UNHASHED: ClassVar = ("kind",)
+
+    kind: Literal["clipseg"] = "clipseg"
     checkpoint: str = ""
-    steps: int = 0
-    batch: int = 16
-    lr: float = 1e-3
-    pixels: int = 128
-    patch: int = 16
-    width: int = 128
-    layers: int = 6
-    seed: int = 42
+    steps: Annotated[int, Field(ge=0, le=10**9)] = 0
+    batch: Count = 16
+    lr: Positive = 1e-3
+    pixels: Annotated[int, Field(gt=0, le=4096)] = 128
+    patch: Annotated[int, Field(gt=0, multiple_of=4)] = 16
+    width: Annotated[int, Field(gt=0, le=4096, multiple_of=4)] = 128
+    layers: Annotated[int, Field(gt=0, le=64)] = 6
+    seed: Seed = 42
 
     def __post_init__(self) -> None:
         if bool(self.checkpoint) == bool(self.steps):
@@ -61,6 +72,34 @@ class ClipsegConfig:
                 "clipseg needs a checkpoint to be used as it is, or steps to train a small model, "
                 f"not both or neither: got checkpoint {self.checkpoint!r} and steps {self.steps}"
             )
+
+    @property
+    def outside(self) -> Stage | None:
+        """Identifies released weights, by the name of their checkpoint."""
+        if not self.checkpoint:
+            return None
+        return Stage("outside-clipseg", 1, {"name": self.checkpoint, "pixels": self.pixels})
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """Why its cells are not comparable, and what is said beside them."""
+        if self.checkpoint:
+            note = f"The released {self.checkpoint}, scored by us at its best threshold"
+            return "no: another checkpoint", note
+        note = "A small baseline of ours in its manner (`rlfseg.baselines.clipseg`)"
+        return "no: ours, after its idea", note
+
+    def model(self, run: Run, coder: LatentCodec) -> Clipseg:
+        """Return the model as it is before any training of ours."""
+        if self.checkpoint:
+            weights = CLIPSegForImageSegmentation.from_pretrained(
+                self.checkpoint, dtype=torch.float32, use_safetensors=True
+            )
+            tokenizer = CLIPTokenizer.from_pretrained(self.checkpoint)
+        else:
+            weights = seeded(self.seed, partial(small_clipseg, self, coder.text_encoder))
+            tokenizer = coder.tokenizer
+        return Clipseg(weights, tokenizer, pixels=self.pixels)
 
 
 class Clipseg(nn.Module):

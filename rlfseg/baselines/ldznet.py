@@ -10,22 +10,30 @@ the same for every picture; its resolution of 384, here the packed one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlfseg.config import STRICT, Count, Positive, Seed
+from rlfseg.experiment import Run, backbone_folder
 from rlfseg.method.types import Latent, Text
 from rlfseg.models.latent_cache import LatentCache
+from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.models.unet import load_unet
+from rlfseg.stage import Stage
+from rlfseg.stand_ins.backbone import seeded
 from rlfseg.stand_ins.text_to_image import noise_schedule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class LdznetConfig:
     """Settings of the baseline.
 
@@ -36,16 +44,25 @@ class LdznetConfig:
         seed: of the head's initial weights, the noise and every batch.
     """
 
-    steps: int
-    batch: int = 16
-    lr: float = 1e-3
-    width: int = 64
-    timestep: int = 200
-    seed: int = 42
+    UNHASHED: ClassVar = ("kind",)
+    outside: ClassVar[Stage | None] = None
+    source: ClassVar = (
+        "no: ours, after its idea",
+        "A small baseline of ours in its manner (`rlfseg.baselines.ldznet`)",
+    )
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.timestep < 1000:
-            raise ValueError(f"timestep must be 0 to 999, got {self.timestep}")
+    steps: Count
+    kind: Literal["ldznet"] = "ldznet"
+    batch: Count = 16
+    lr: Positive = 1e-3
+    width: Annotated[int, Field(gt=0, le=4096, multiple_of=4)] = 64
+    timestep: Annotated[int, Field(ge=0, le=999)] = 200
+    seed: Seed = 42
+
+    def model(self, run: Run, coder: LatentCodec) -> Ldznet:
+        """Return the model before any training, on the backbone's frozen UNet."""
+        unet, words = load_unet(backbone_folder(run)), coder.text_encoder.config.hidden_size
+        return seeded(self.seed, partial(Ldznet, unet, self, magnify=coder.factor, words=words))
 
 
 class Ldznet(nn.Module):

@@ -2,87 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
 from accelerate import PartialState
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file, save_file
-from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
-from rlfseg.baselines.clipseg import Clipseg, ClipsegConfig, small_clipseg
+from rlfseg.baselines.clipseg import Clipseg, ClipsegConfig
 from rlfseg.baselines.ldznet import Ldznet, LdznetConfig
 from rlfseg.baselines.segmenter import MaskObjective, evaluate_segmenter, phrase_batch
 from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
-from rlfseg.book.paper import Result, measured
-from rlfseg.config import OptimiserConfig
+from rlfseg.config import STRICT, Count, OptimiserConfig
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment.description import build
-from rlfseg.experiment.identity import Identity
-from rlfseg.experiment.setting import Setting
-from rlfseg.models.latent_codec import LatentCodec
-from rlfseg.models.unet import load_unet
-from rlfseg.stage import Stage, run
-from rlfseg.stand_ins.backbone import seeded
+from rlfseg.experiment import Run, codec, latent_cache
+from rlfseg.stage import Stage, made
 from rlfseg.training.loop import fit_in_stage
 
-Config = ClipsegConfig | LdznetConfig | UnetHeadConfig
-Model = Clipseg | Ldznet | UnetHead
-_KINDS: dict[str, type[ClipsegConfig] | type[LdznetConfig] | type[UnetHeadConfig]] = {
-    "clipseg": ClipsegConfig,
-    "ldznet": LdznetConfig,
-    "unethead": UnetHeadConfig,
-}
+Baseline = Annotated[ClipsegConfig | LdznetConfig | UnetHeadConfig, Field(discriminator="kind")]
 _WEIGHTS = "weights.safetensors"
 
 
-def phrase_config(choice: Mapping[str, Any]) -> Config:
-    """A baseline's settings, from a chapter's parameter: `kind` and that kind's fields.
+@dataclass(frozen=True, config=STRICT)
+class PhraseSet:
+    """Which phrases a baseline is scored on: evenly spaced ones of a split, all if there are fewer.
 
-    Raises:
-        ValueError: naming a kind or a field that is unknown.
+    Attributes:
+        split: of the packed data.
+        phrases: how many.
     """
-    kind = choice.get("kind")
-    if kind not in _KINDS:
-        raise ValueError(f"baselines: kind must be one of {', '.join(_KINDS)}, got {kind!r}")
-    rest = {name: value for name, value in choice.items() if name != "kind"}
-    return build(_KINDS[kind], f"baselines: {kind}", rest)
+
+    split: Annotated[str, Field(min_length=1)]
+    phrases: Count
 
 
-def train_stage(of: Identity, choice: Mapping[str, Any]) -> Stage:
-    """Identifies a trained baseline, or an outside one by the name of its checkpoint."""
-    config = phrase_config(choice)
-    if isinstance(config, ClipsegConfig) and config.checkpoint:
-        return Stage("outside-clipseg", 1, {"name": config.checkpoint, "pixels": config.pixels})
-    inputs = {"backbone": of.backbone_stage, "data": of.source_stage}
-    return Stage(str(choice["kind"]), 1, asdict(config), inputs)
+def train_stage(run: Run, baseline: Baseline) -> Stage:
+    """Identify a trained baseline, or an outside one by the name of its checkpoint."""
+    if baseline.outside is not None:
+        return baseline.outside
+    inputs = {"backbone": run.backbone_stage, "data": run.source_stage}
+    return Stage.of(baseline.kind, 1, baseline, inputs)
 
 
-def scores_stage(of: Identity, choice: Mapping[str, Any], *, split: str, phrases: int) -> Stage:
-    """Identifies a baseline's scores on evenly spaced phrases of a split."""
-    training = train_stage(of, choice)
-    inputs = {"training": training, "data": of.data_stage}
-    return Stage(f"scores-{training.name}", 1, {"split": split, "phrases": phrases}, inputs)
+def scores_stage(run: Run, baseline: Baseline, on: PhraseSet) -> Stage:
+    """Identify a baseline's scores."""
+    training = train_stage(run, baseline)
+    inputs = {"training": training, "data": run.data_stage}
+    return Stage.of(f"scores-{training.name}", 1, on, inputs)
 
 
-def trained(setting: Setting, choice: Mapping[str, Any]) -> Model:
-    """The trained baseline on this machine's device, frozen; trained, or found so."""
-    config, codec = phrase_config(choice), setting.codec()
-    model = _untrained(setting, config, codec)
-    if config.steps:
+def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
+    """Return the trained baseline on this machine's device, frozen; trained, or found so."""
+    coder = codec(run)
+    model = baseline.model(run, coder)
+    if baseline.steps:
 
-        def make(folder: Path) -> dict[str, Any]:
+        def train(folder: Path) -> dict[str, Any]:
             state = PartialState()
             batch = partial(
                 phrase_batch,
                 model,
-                setting.cache("train", codec),
-                size=config.batch,
-                seed=config.seed,
+                latent_cache(run, "train", coder),
+                size=baseline.batch,
+                seed=baseline.seed,
                 share=(state.process_index, state.num_processes),
             )
             free = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -91,70 +76,34 @@ def trained(setting: Setting, choice: Mapping[str, Any]) -> Model:
                 kept = {name: p.detach().cpu().contiguous() for name, p in free.items()}
                 save_file(kept, folder / _WEIGHTS)
 
-            optimiser = OptimiserConfig.from_scratch(steps=config.steps, lr=config.lr, warmup=100)
-            title = f"training {choice['kind']}"
+            optimiser = OptimiserConfig.from_scratch(
+                steps=baseline.steps, lr=baseline.lr, warmup=100
+            )
+            title = f"training {baseline.kind}"
             return fit_in_stage(
                 MaskObjective(model), batch, optimiser, folder, title=title, save=save
             )
 
-        folder = run(train_stage(setting, choice), make, profile=setting.profile)
+        folder = made(train_stage(run, baseline), train, profile=run.profile)
         model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
-    model.requires_grad_(False).eval().to(codec.device)
+    model.requires_grad_(False).eval().to(coder.device)
     return model
 
 
-def _untrained(setting: Setting, config: Config, codec: LatentCodec) -> Model:
-    if isinstance(config, UnetHeadConfig):
-        unet = load_unet(setting.backbone_location())
-        return seeded(config.seed, partial(UnetHead, unet, config, magnify=codec.factor))
-    if isinstance(config, LdznetConfig):
-        unet, words = load_unet(setting.backbone_location()), codec.text_encoder.config.hidden_size
-        make = partial(Ldznet, unet, config, magnify=codec.factor, words=words)
-        return seeded(config.seed, make)
-    if config.checkpoint:
-        weights = CLIPSegForImageSegmentation.from_pretrained(
-            config.checkpoint, dtype=torch.float32, use_safetensors=True
-        )
-        tokenizer = CLIPTokenizer.from_pretrained(config.checkpoint)
-    else:
-        weights = seeded(config.seed, partial(small_clipseg, config, codec.text_encoder))
-        tokenizer = codec.tokenizer
-    return Clipseg(weights, tokenizer, pixels=config.pixels)
-
-
-def scored(setting: Setting, choice: Mapping[str, Any], *, split: str, phrases: int) -> Counts:
-    """Scores a baseline against the annotations as ours is scored, or finds it scored.
+def scored(run: Run, baseline: Baseline, on: PhraseSet) -> Counts:
+    """Score a baseline against the annotations as ours is scored, or find it scored.
 
     Args:
-        setting: whose backbone and data it is given.
-        choice: the baseline, as for `phrase_config`.
-        split: of the packed data.
-        phrases: how many, evenly spaced; all if there are fewer.
+        run: whose backbone and data it is given.
+        baseline: which one, and its settings.
+        on: which phrases.
     """
-    stage = scores_stage(setting, choice, split=split, phrases=phrases)
 
-    def make(folder: Path) -> None:
-        model = trained(setting, choice)
-        cache = setting.cache(split, setting.codec())
-        scores = evaluate_segmenter(model, cache, spaced(len(cache.pack), phrases))
+    def score(folder: Path) -> None:
+        model = trained(run, baseline)
+        cache = latent_cache(run, on.split, codec(run))
+        scores = evaluate_segmenter(model, cache, spaced(len(cache.pack), on.phrases))
         scores.annotation.save(folder / "counts.npz")
 
-    return Counts.load(run(stage, make, profile=setting.profile) / "counts.npz")
-
-
-def baseline_cells(
-    counts: Counts, choice: Mapping[str, Any], *, data: str, profile: str
-) -> dict[str, Result]:
-    """The cells of a baseline's row, marked as ours and never as comparable with the paper's."""
-    config = phrase_config(choice)
-    if isinstance(config, ClipsegConfig) and config.checkpoint:
-        why = "no: another checkpoint"
-        note = f"The released {config.checkpoint}, scored by us at its best threshold"
-    else:
-        why = "no: ours, after its idea"
-        note = f"A small baseline of ours in its manner (`rlfseg.baselines.{choice['kind']}`)"
-    cells = measured(counts, data=data, profile=profile)
-    return {
-        column: replace(cell, comparable=why, note="; ".join(filter(None, (cell.note, note))))
-        for column, cell in cells.items()
-    }
+    folder = made(scores_stage(run, baseline, on), score, profile=run.profile)
+    return Counts.load(folder / "counts.npz")

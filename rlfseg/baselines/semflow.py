@@ -8,41 +8,38 @@ which colours stand for the classes, and what they are compared with (`spread`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from pydantic.dataclasses import dataclass as settings
 from safetensors.torch import load_file, save_file
 
 from rlfseg.baselines.palette import Palette, calibrated, spread
-from rlfseg.book.paper import Result
-from rlfseg.config import OptimiserConfig, SamplerConfig
+from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, SamplerConfig, Seed
 from rlfseg.evaluation.closed_set import confusions, true_classes
-from rlfseg.evaluation.confusion import Confusion, miou_interval, pooled
+from rlfseg.evaluation.confusion import Confusion
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment.description import build
-from rlfseg.experiment.identity import Identity
-from rlfseg.experiment.setting import Setting
+from rlfseg.experiment import Run, backbone_folder, codec, latent_cache
 from rlfseg.method.sampling import sample
 from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity, for_sampling, load_trained, load_unet, save_trained
-from rlfseg.stage import Stage, run
+from rlfseg.stage import Stage, hashed, made
 from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit_in_stage
 
 _COUNTED, _PALETTE = "confusions.npz", "palette.safetensors"
 _OF_SCORING = ("euler", "scenes")  # the second is in the data's identity
-_T = TypeVar("_T", bound=Identity)
 _CALIBRATED = 64  # training pictures that the returned colours are measured on
 
 
-@dataclass(frozen=True)
+@settings(frozen=True, config=STRICT)
 class SemflowConfig:
     """Settings of the baseline.
 
@@ -53,12 +50,12 @@ class SemflowConfig:
         seed: of every batch.
     """
 
-    steps: int
-    batch: int = 16
-    lr: float = 1e-3
-    scenes: int = 1
-    euler: int = 25
-    seed: int = 42
+    steps: Count
+    batch: Count = 16
+    lr: Positive = 1e-3
+    scenes: Count = 1
+    euler: Count = 25
+    seed: Seed = 42
 
 
 def semflow_batch(
@@ -112,41 +109,37 @@ def named_by_colour(
         yield palette.nearest(codec.decode_image(z0))[0]
 
 
-def train_stage(of: Identity, choice: Mapping[str, Any]) -> Stage:
-    """Identifies the trained baseline; `of` describes the closed set's data."""
-    config = build(SemflowConfig, "semflow", choice)
-    kept = {name: value for name, value in asdict(config).items() if name not in _OF_SCORING}
-    learned = _to_learn(of, config)
-    inputs = {"backbone": of.backbone_stage, "data": learned.source_stage}
+def train_stage(run: Run, config: SemflowConfig) -> Stage:
+    """Identify the trained baseline; the run's data are the closed set's."""
+    kept = {name: value for name, value in hashed(config).items() if name not in _OF_SCORING}
+    inputs = {"backbone": run.backbone_stage, "data": to_learn(run, config).source_stage}
     return Stage("semflow", 1, kept, inputs)
 
 
-def scores_stage(of: Identity, choice: Mapping[str, Any], *, images: int) -> Stage:
-    """Identifies its confusions on evenly spaced pictures of the validation split."""
-    config = build(SemflowConfig, "semflow", choice)
-    inputs = {"training": train_stage(of, choice), "data": of.data_stage}
+def scores_stage(run: Run, config: SemflowConfig, *, images: int) -> Stage:
+    """Identify its confusions on evenly spaced pictures of the validation split."""
+    inputs = {"training": train_stage(run, config), "data": run.data_stage}
     return Stage("scores-semflow", 1, {"images": images, "euler": config.euler}, inputs)
 
 
-def _to_learn(of: _T, config: SemflowConfig) -> _T:
-    """The same with as many scenes as training takes; an outside data set as it is."""
-    if of.data.source != "mini":
-        return of
-    return replace(of, data=replace(of.data, train=config.scenes, val=1))
+def to_learn(run: Run, config: SemflowConfig) -> Run:
+    """Return the same with as many scenes as training takes; an outside data set as it is."""
+    if run.data.source != "mini":
+        return run
+    return run.on(replace(run.data, train=config.scenes, val=1))
 
 
-def trained(setting: Setting, choice: Mapping[str, Any], names: Sequence[str]) -> Path:
-    """The folder of the trained UNet and its palette; trained, or found so."""
-    config = build(SemflowConfig, "semflow", choice)
+def trained(run: Run, config: SemflowConfig, names: Sequence[str]) -> Path:
+    """Return the folder of the trained UNet and its palette; trained, or found so."""
 
-    def make(folder: Path) -> dict[str, Any]:
-        codec, state = setting.codec(), PartialState()
-        cache = _to_learn(setting, config).cache("train", codec)
+    def train(folder: Path) -> dict[str, Any]:
+        coder, state = codec(run), PartialState()
+        cache = latent_cache(to_learn(run, config), "train", coder)
         some = spaced(len(cache.pack.image_ids), _CALIBRATED)
         ids = [cache.pack.image_ids[k] for k in some]
         maps = np.stack([true_classes(cache.pack, image_id, names) for image_id in ids])
-        palette = calibrated(codec, spread(codec, len(names) + 1), maps)
-        unet = load_unet(setting.backbone_location()).requires_grad_(True)
+        palette = calibrated(coder, spread(coder, len(names) + 1), maps)
+        unet = load_unet(backbone_folder(run)).requires_grad_(True)
 
         def save() -> None:
             save_trained(unet, folder)
@@ -170,7 +163,7 @@ def trained(setting: Setting, choice: Mapping[str, Any], names: Sequence[str]) -
             save=save,
         )
 
-    return run(train_stage(setting, choice), make, profile=setting.profile)
+    return made(train_stage(run, config), train, profile=run.profile)
 
 
 @dataclass(frozen=True)
@@ -184,50 +177,32 @@ class Named:
     carried: list[Confusion]
 
 
-def named(
-    setting: Setting, choice: Mapping[str, Any], names: Sequence[str], *, images: int
-) -> Named:
-    """Scores the baseline in the closed set, or finds it scored.
+def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int) -> Named:
+    """Score the baseline in the closed set, or find it scored.
 
     Args:
-        setting: of the closed set's data.
-        choice: fields of `SemflowConfig`.
+        run: on the closed set's data.
+        config: settings of the baseline.
         names: the closed set, in the order of the classes.
         images: how many pictures of the validation split, evenly spaced.
     """
-    config = build(SemflowConfig, "semflow", choice)
 
-    def make(folder: Path) -> None:
-        first, codec = trained(setting, choice, names), setting.codec()
-        unet = for_sampling(load_trained(setting.backbone_location(), first), codec.device)
-        palette, cache = Palette(**load_file(first / _PALETTE)), setting.cache("val", codec)
+    def count(folder: Path) -> None:
+        first, coder = trained(run, config, names), codec(run)
+        unet = for_sampling(load_trained(backbone_folder(run), first), coder.device)
+        palette, cache = Palette(**load_file(first / _PALETTE)), latent_cache(run, "val", coder)
         ids = cache.pack.image_ids
         chosen = [ids[k] for k in spaced(len(ids), images)]
         found = named_by_colour(as_velocity(unet), cache, palette, chosen, euler=config.euler)
         true = (true_classes(cache.pack, image_id, names)[None] for image_id in chosen)
-        coded = (codec.encode(palette.paint(classes)) for classes in true)
-        back = (palette.nearest(codec.decode_image(z0))[0] for z0 in coded)
+        coded = (coder.encode(palette.paint(classes)) for classes in true)
+        back = (palette.nearest(coder.decode_image(z0))[0] for z0 in coded)
         given, carried = (
             np.stack([c.pixels for c in confusions(maps, cache.pack, chosen, names)])
             for maps in (found, back)
         )
         np.savez_compressed(folder / _COUNTED, given=given, carried=carried)
 
-    stage = scores_stage(setting, choice, images=images)
-    with np.load(run(stage, make, profile=setting.profile) / _COUNTED) as kept:
+    stage = scores_stage(run, config, images=images)
+    with np.load(made(stage, count, profile=run.profile) / _COUNTED) as kept:
         return Named(*([Confusion(p) for p in kept[kind]] for kind in ("given", "carried")))
-
-
-def semflow_cell(pictures: Sequence[Confusion]) -> Result:
-    """The baseline's cell of Table 3, with a 95% interval over pictures, marked as ours.
-
-    It is never comparable with the paper's: it is trained far shorter, and on less.
-    """
-    return Result.percent(
-        pooled(pictures).miou(),
-        miou_interval(pictures, seed=0),
-        protocol="Closed set: every pixel gets one of all names; mIoU of the confusion matrix",
-        comparable="no: ours, after its idea",
-        data=f"{len(pictures)} pictures of val",
-        note="A small baseline of ours in its manner (`rlfseg.baselines.semflow`)",
-    )

@@ -8,19 +8,27 @@ is decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from rlfseg.config import STRICT, Count, Positive, Seed
+from rlfseg.experiment import Run, backbone_folder
 from rlfseg.method.types import Latent, Text
 from rlfseg.models.latent_cache import LatentCache
-from rlfseg.models.unet import add_lora, as_velocity
+from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.models.unet import add_lora, as_velocity, load_unet
+from rlfseg.stage import Stage
+from rlfseg.stand_ins.backbone import seeded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class UnetHeadConfig:
     """Settings of the yardstick; the defaults are those of a flow run, where there are such.
 
@@ -30,11 +38,24 @@ class UnetHeadConfig:
         seed: of the initial weights and every batch.
     """
 
-    steps: int
-    batch: int = 8
-    lr: float = 1.5e-3
-    rank: int = 64
-    seed: int = 42
+    UNHASHED: ClassVar = ("kind",)
+    outside: ClassVar[Stage | None] = None
+    source: ClassVar = (
+        "no: ours, after its idea",
+        "A small baseline of ours in its manner (`rlfseg.baselines.unethead`)",
+    )
+
+    steps: Count
+    kind: Literal["unethead"] = "unethead"
+    batch: Count = 8
+    lr: Positive = 1.5e-3
+    rank: Annotated[int, Field(gt=0, le=4096)] = 64
+    seed: Seed = 42
+
+    def model(self, run: Run, coder: LatentCodec) -> UnetHead:
+        """Return the model before any training, on the backbone's UNet."""
+        unet = load_unet(backbone_folder(run))
+        return seeded(self.seed, partial(UnetHead, unet, self, magnify=coder.factor))
 
 
 class UnetHead(nn.Module):

@@ -1,1 +1,68 @@
-"""A `Run`, what is trained on what, and the verbs that make or find what comes of it."""
+"""A `Run`, what is trained on what, and the verbs that find or make what comes of it.
+
+    run = read_run("mini", {"train": {"steps": 100}})
+    packed(run, "test")                                     a split's packed file
+    refined(run, "train")                                   the same with refined labels
+    trained(run)                                            the adapter or UNet
+    scored(run, Scoring(split="test", phrases=100))         its counts
+
+Several processes of a launch call the same function with the same `Run`.
+"""
+
+from __future__ import annotations
+
+from rlfseg.experiment.packing import (
+    class_names,
+    fill_latents,
+    latent_cache,
+    pack_report,
+    packed,
+    refined,
+    source_folder,
+)
+from rlfseg.experiment.run import ClosedSet, Run, Scoring, read_run
+from rlfseg.experiment.scoring import closed_set, field_and_data, pipeline, scored
+from rlfseg.experiment.training import (
+    base,
+    first_steps,
+    is_trained,
+    trained,
+    trained_unet,
+    untrained,
+)
+from rlfseg.experiment.weights import (
+    backbone_folder,
+    codec,
+    loaded_tiny_decoder,
+    located,
+    predictor,
+)
+
+__all__ = [
+    "ClosedSet",
+    "Run",
+    "Scoring",
+    "backbone_folder",
+    "base",
+    "class_names",
+    "closed_set",
+    "codec",
+    "field_and_data",
+    "fill_latents",
+    "first_steps",
+    "is_trained",
+    "latent_cache",
+    "loaded_tiny_decoder",
+    "located",
+    "pack_report",
+    "packed",
+    "pipeline",
+    "predictor",
+    "read_run",
+    "refined",
+    "scored",
+    "source_folder",
+    "trained",
+    "trained_unet",
+    "untrained",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rlfseg.config import SamplerConfig
 from rlfseg.evaluation.predict import predict
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity
+from rlfseg.stage import replaced
 from rlfseg.training.steps import Step
 
 
@@ -61,10 +61,8 @@ class Watch:
         self._unet.train()
         scores = torch.cat([prediction.scores.cpu() for prediction in found]).clamp(0, 1)
         self._folder.mkdir(exist_ok=True)
-        draft = self._folder / "draft.tmp"
-        with draft.open("wb") as file:
+        with replaced(self._folder / f"{step.step:08d}.npy") as draft, draft.open("wb") as file:
             np.save(file, (scores * 255).round().numpy().astype(np.uint8))
-        os.replace(draft, self._folder / f"{step.step:08d}.npy")
 
     def finish(self) -> None:
         """Puts all previews into one file beside the folder, which goes."""

@@ -2,7 +2,7 @@
 
 Images are refined in chunks, by `rlfseg.processes`, in any number of processes; a run may be
 killed at any point and goes on. What is finished lies in `parts/` of the output folder. Then the
-first process puts the refined masks into the packed file, and beside them, in the output folder,
+first process writes the packed file with refined masks, and beside them, in the output folder,
 
     records.jsonl    one line a mask: see `MaskRecord`
     report.json      see `RelabelReport`
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.refined import add_refined, refined_by
 from rlfseg.method.refinement import Predictor, Refined, refine
 from rlfseg.processes import cut, in_parts, until
+from rlfseg.stage import replaced
 
 _WORST = 12
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -150,6 +150,7 @@ class _Job:
     config: RefineConfig
     made_of: str
     out: Path
+    target: Path
 
     @property
     def chunks(self) -> list[range]:
@@ -165,18 +166,23 @@ class _Job:
     def finished(self) -> RelabelReport | None:
         """The report, if all is done."""
         path = self.out / "report.json"
-        if not path.is_file():
+        if not (path.is_file() and self.target.is_file()):
             return None
         told = json.loads(path.read_text())
-        if told["made_of"] != self.made_of or refined_by(self.pack.path) != self.made_of:
+        if told["made_of"] != self.made_of or refined_by(self.target) != self.made_of:
             return None
         return RelabelReport(**{**told, "worst": tuple(told["worst"])})
 
 
 def relabel(
-    path: Path | str, predictor: Predictor, config: RefineConfig, out: Path | str
+    path: Path | str,
+    predictor: Predictor,
+    config: RefineConfig,
+    out: Path | str,
+    *,
+    target: Path | None = None,
 ) -> RelabelReport:
-    """Refines every mask of a packed file and stores the result in it as `mask_refined`.
+    """Refine every mask of a packed file and store the result as `mask_refined`.
 
     Run it in every process of an Accelerate launch, or in one alone: the result is the same. It
     returns when all is done, in the other processes too; the launcher ends them if one fails.
@@ -186,6 +192,7 @@ def relabel(
         predictor: SAM, on this process's device.
         config: of Algorithm 1.
         out: folder for what is finished, the records and the report, the same in every process.
+        target: the packed file with refined masks, a copy; None for the packed file itself.
 
     Returns:
         The report. If the file has just these refined masks already, nothing is done.
@@ -196,7 +203,7 @@ def relabel(
     """
     pack = Pack(path)
     made_of = _hash(pack.content_hash, predictor.identity, config)
-    job = _Job(pack, config, made_of, Path(out))
+    job = _Job(pack, config, made_of, Path(out), target or pack.path)
     if job.finished() is None:
         work = partial(_arrays, job, predictor)
         in_parts(job.parts, job.chunks, work, title="refining", unit="img")
@@ -241,9 +248,9 @@ def _masks(part: Path) -> Iterator[np.ndarray]:
 
 def _put_together(job: _Job) -> None:
     """Writes masks, records and report, in this order, each whole or not at all."""
-    if refined_by(job.pack.path) != job.made_of:
+    if not job.target.is_file() or refined_by(job.target) != job.made_of:
         masks = (mask for part in job.parts for mask in _masks(part))
-        add_refined(job.pack, masks, made_of=job.made_of)
+        add_refined(job.pack, masks, made_of=job.made_of, target=job.target)
     records = [record for part in job.parts for record in _records(part)]
     lines = "".join(json.dumps(asdict(record)) + "\n" for record in records)
     _write(job.out / "records.jsonl", lines)
@@ -253,9 +260,8 @@ def _put_together(job: _Job) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text)
-    os.replace(draft, path)
+    with replaced(path) as draft:
+        draft.write_text(text)
 
 
 def _hash(content_hash: str, identity: str, config: RefineConfig) -> str:

@@ -21,7 +21,7 @@ from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
 from rlfseg.method.reshaping import kronecker
-from rlfseg.stage import Stage, replaced, run
+from rlfseg.stage import Stage, made, replaced
 from rlfseg.stand_ins.backbone import seeded
 from rlfseg.training.flow_batch import batch_items, draw_times
 from rlfseg.training.loop import fit_in_stage
@@ -117,7 +117,7 @@ def arm(config: FieldConfig, *, profile: str) -> Curves:
             empty.rmdir()
         return {f"miou_{n}": [rows[-1][f"miou_{n}"] for rows in kept.values()] for n in STEPS}
 
-    return Curves.load(run(arm_stage(config), make, profile=profile))
+    return Curves.load(made(arm_stage(config), make, profile=profile))
 
 
 def gains(

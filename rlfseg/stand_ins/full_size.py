@@ -12,7 +12,7 @@ from typing import Any
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from rlfseg.stage import Stage, run
+from rlfseg.stage import Stage, made
 from rlfseg.stand_ins.backbone import save_backbone, seeded
 from rlfseg.stand_ins.text_to_image import small_tokenizer
 
@@ -42,7 +42,7 @@ def random_stable_diffusion(*, profile: str) -> Path:
         save_backbone(folder, tokenizer, **parts)
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
-    return run(random_stage(), make, profile=profile)
+    return made(random_stage(), make, profile=profile)
 
 
 UNET: dict[str, Any] = {

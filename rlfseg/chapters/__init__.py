@@ -1,0 +1,80 @@
+"""The registry of the book's chapters: all that is known of one is said here, once.
+
+Notebooks, `evaluate`, the check of what ships, preflight's plan, the tables' "made by" and the
+Snakefile read it. This module is light; what a chapter asks for lies in the class of its
+parameters, which is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter.
+
+    Attributes:
+        kind: the class of its parameters, as `module.Class` of this package; its `asks()` says
+            which runs, scorings and baselines the chapter asks for.
+        minutes: that executing it takes with the `mini` profile on two CPU cores, about.
+        tables: the paper's tables that it fills.
+        figures: the paper's figures that it has a counterpart of.
+        needs: the chapters that make what it reads.
+        alone: whether it measures time, and so is executed when nothing else runs.
+    """
+
+    kind: str
+    minutes: float
+    tables: tuple[int, ...] = ()
+    figures: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ("03_train",)
+    alone: bool = False
+
+    @property
+    def parameters(self) -> Any:
+        """The class of its parameters."""
+        module, name = self.kind.split(".")
+        return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+CHAPTERS = {
+    "01_data": Chapter("method.Data", 0.6, needs=()),
+    "01b_datasets": Chapter("method.Datasets", 0.5, needs=()),
+    "02_refine": Chapter("method.Refinement", 1.5, figures=("2a",), needs=("01_data",)),
+    "03_train": Chapter("method.Training", 1.5, (8,), needs=("01_data",)),
+    "03b_labels": Chapter("method.Labels", 1.5, (5,), ("5", "7"), needs=("02_refine", "03_train")),
+    "04_sampling": Chapter("method.Sampling", 1.5, (7, 9), ("3", "6")),
+    "05_phrasecut": Chapter("results.PhraseCut", 1.5, (1,), ("4",)),
+    "05b_ask": Chapter("results.Ask", 0.7, needs=("05_phrasecut",)),
+    "06_refcoco": Chapter("results.Referring", 1.0, (2,)),
+    "07_cocostuff": Chapter("results.CocoStuff", 1.5, (3,)),
+    "08_speed": Chapter("results.Speed", 1.5, (4,), alone=True),
+    "09_ranks": Chapter("results.Ranks", 1.0, (6,)),
+    "10_protocols": Chapter("results.Protocols", 0.8),
+    "11_flowseg": Chapter("results.FlowSeg", 0.7, needs=()),
+    "11b_objectives": Chapter("results.Objectives", 0.8),
+    "A1_backbone": Chapter("method.Backbone", 1.0, needs=("02_refine",)),
+}
+
+
+def made_in(table: int) -> str:
+    """Return the chapter that fills one of the paper's tables."""
+    return next(name for name, chapter in CHAPTERS.items() if table in chapter.tables)
+
+
+def chapter(name: str, given: Any) -> Any:
+    """Check a chapter's parameters and return them, with the run that they are of.
+
+    Args:
+        name: of the chapter.
+        given: its parameters by name, among others, as `vars()` gives them in a notebook.
+
+    Raises:
+        ValueError: in one line, naming the parameter, its value and what is allowed.
+    """
+    from rlfseg.chapters.reading import checked
+
+    return checked(name, given)

@@ -1,0 +1,110 @@
+"""What a chapter asks for: runs to be trained and scored, baselines, and all stages on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rlfseg.baselines import phrases, semflow
+from rlfseg.experiment import ClosedSet, Run, Scoring
+from rlfseg.stage import Stage
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One baseline.
+
+    Attributes:
+        training: the stage that ends in its weights, or names outside ones.
+        scores: the stage that ends in its counts.
+        samples: that it sees in training.
+        scored: how often it is asked when it is scored, about.
+        data: runs whose data it reads.
+    """
+
+    training: Stage
+    scores: Stage
+    samples: int
+    scored: int
+    data: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Asks:
+    """What one chapter asks for.
+
+    Attributes:
+        runs: that are trained, each after what it goes on from.
+        scored: how each of which runs is scored.
+        closed: the same in a closed set.
+        rivals: the baselines.
+        data: runs whose data or latents are read besides.
+        refined: runs and the splits of them whose labels are refined besides.
+        also: other stages: SAM, a tiny decoder, pixel neural fields.
+        segmented: phrases that the page itself segments, beyond what is kept.
+    """
+
+    runs: tuple[Run, ...] = ()
+    scored: tuple[tuple[Run, Scoring], ...] = ()
+    closed: tuple[tuple[Run, ClosedSet], ...] = ()
+    rivals: tuple[Rival, ...] = ()
+    data: tuple[Run, ...] = ()
+    refined: tuple[tuple[Run, str], ...] = ()
+    also: tuple[Stage, ...] = ()
+    segmented: int = 0
+
+    @property
+    def trained(self) -> list[Run]:
+        """All runs that training is asked of, in order, each once."""
+        every = [*self.runs, *(run for run, _ in (*self.scored, *self.closed))]
+        first = [each for run in every for each in (run.first(), run) if each is not None]
+        return list({run.train_stage.hash: run for run in first}.values())
+
+    def stages(self) -> dict[str, Stage]:
+        """Return all stages that the chapter may look for, and what they are made of, by folder."""
+        found: dict[str, Stage] = {}
+
+        def add(stage: Stage) -> None:
+            found[stage.folder] = stage
+            for each in stage.inputs.values():
+                add(each)
+
+        for stage in self._asked():
+            add(stage)
+        return found
+
+    def _asked(self) -> Iterator[Stage]:
+        trained = self.trained
+        others = [run.on(how.on) for run, how in (*self.scored, *self.closed)]
+        rivals = [run for rival in self.rivals for run in rival.data]
+        for run in [*trained, *self.data, *others, *rivals]:
+            yield from (run.backbone_stage, run.data_stage)
+            yield from (run.latents_stage(split) for split in run.splits)
+        yield from (run.train_stage for run in trained)
+        yield from (run.scores_stage(scoring) for run, scoring in self.scored)
+        yield from (run.closed_stage(closed) for run, closed in self.closed)
+        yield from (stage for rival in self.rivals for stage in (rival.training, rival.scores))
+        yield from (run.refined_stage(split) for run, split in self.refined)
+        yield from self.also
+
+
+def phrase_rival(run: Run, baseline: phrases.Baseline, on: phrases.PhraseSet) -> Rival:
+    """Return what a phrase-by-phrase baseline asks for."""
+    return Rival(
+        phrases.train_stage(run, baseline),
+        phrases.scores_stage(run, baseline, on),
+        baseline.steps * baseline.batch,
+        on.phrases,
+        (run,),
+    )
+
+
+def semflow_rival(run: Run, config: semflow.SemflowConfig, *, images: int) -> Rival:
+    """Return what the baseline after SemFlow asks for."""
+    return Rival(
+        semflow.train_stage(run, config),
+        semflow.scores_stage(run, config, images=images),
+        config.steps * config.batch,
+        images * config.euler,
+        (run, semflow.to_learn(run, config)),
+    )

@@ -1,0 +1,206 @@
+"""The chapters on data, refinement, training and sampling: their parameters, what they ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from rlfseg.chapters.asks import Asks
+from rlfseg.config import STRICT, Count, DataConfig, Positive, SamplerConfig, TrainConfig, validated
+from rlfseg.experiment import Run, Scoring
+
+
+def _changes_of_train(given: dict[str, Any]) -> dict[str, Any]:
+    validated(TrainConfig, {"steps": 1, "rank": 0, **given}, where="train")
+    return given
+
+
+TrainChanges = Annotated[dict[str, Any], AfterValidator(_changes_of_train)]
+"""Fields of `TrainConfig` that a variant of a run changes."""
+
+Variants = dict[str, TrainChanges]
+Samplers = Annotated[dict[str, SamplerConfig], Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Data:
+    """Packed files; `shown` samples are drawn."""
+
+    run: Run
+    shown: Count
+
+    def asks(self) -> Asks:
+        """The run's data."""
+        return Asks(data=(self.run,))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Datasets:
+    """The data sets' own files: `data` says where each is, `shown` samples of each are drawn."""
+
+    run: Run
+    data: dict[str, DataConfig]
+    shown: Count
+
+    def asks(self) -> Asks:
+        """The files of each data set."""
+        return Asks(also=tuple(run.source_stage for run in self.runs.values()))
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The run on each data set, for its files alone."""
+        return {name: self.run.on(data) for name, data in self.data.items()}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Refinement:
+    """Algorithm 1 on `items` masks, and with each value of `sweep`; what is gained, `at_least`."""
+
+    run: Run
+    items: Count
+    sweep: dict[str, list[float | int]]
+    at_least: dict[str, float]
+
+    def asks(self) -> Asks:
+        """SAM, and the refined validation split."""
+        refined = ((self.run, "val"),)
+        return Asks(data=(self.run,), refined=refined, also=(self.run.sam_stage,))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """The run, its first `live_steps` trained in the page, whose losses agree up to `agreement`."""
+
+    run: Run
+    live_steps: Count
+    shown: Count
+    agreement: Positive
+
+    def asks(self) -> Asks:
+        """The trained run."""
+        return Asks(runs=(self.run,))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Labels:
+    """Table 5: runs that differ in their labels, by each sampler and with each seed.
+
+    Attributes:
+        run: which is changed by `variants`.
+        variants: the rows: `original`, `refined` and `exact`.
+        scored: how each is scored, by each of `samplers`.
+        samplers: `plain` and `AOS`.
+        shown: pictures of the figure.
+        at_least: that `exact` gains over `original`, best mIoU in [0, 1].
+    """
+
+    run: Run
+    variants: Variants
+    scored: Scoring
+    samplers: Samplers
+    shown: Count
+    at_least: float
+
+    @property
+    def runs(self) -> dict[tuple[str, int], Run]:
+        """Each variant with each seed."""
+        return self.run.seeded(self.variants)
+
+    def asks(self) -> Asks:
+        """All runs scored by all samplers, and where they start by AOS."""
+        runs, first = tuple(self.runs.values()), self.run.first()
+        scored = [(run, self.scored.by(way)) for run in runs for way in self.samplers.values()]
+        if first is not None:
+            scored.append((first, self.scored.by(self.samplers["AOS"])))
+        labels = ((self.run, "train"),) if any(run.uses_refined for run in runs) else ()
+        return Asks(
+            runs=runs,
+            scored=tuple(scored),
+            refined=labels,
+            segmented=_third(self.scored) * len(self.variants),
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
+class Sampling:
+    """Tables 7 and 9: the run with each seed, by each sampler; one step and more elsewhere.
+
+    Attributes:
+        run: whose seeds are compared.
+        scored: how each is scored, by each of `samplers`.
+        samplers: by name; those with `step` in it are Table 9's.
+        others: other data sets for Table 9.
+        shown: pictures of the figures.
+        tols: of AOS and its signed variant, compared.
+    """
+
+    run: Run
+    scored: Scoring
+    samplers: Samplers
+    others: dict[str, DataConfig]
+    shown: Count
+    tols: list[Positive]
+
+    @property
+    def runs(self) -> dict[int, Run]:
+        """The run with each seed."""
+        return {seed: self.run.variant({"seed": seed}) for seed in self.run.seeds}
+
+    @property
+    def stepped(self) -> list[str]:
+        """The samplers of Table 9."""
+        return [name for name in self.samplers if "step" in name]
+
+    def elsewhere(self, other: str, sampler: str) -> Scoring:
+        """Return how the run is scored on another data set."""
+        way = self.samplers[sampler]
+        return Scoring("val", self.scored.phrases, on=self.others[other], sampler=way)
+
+    def swept(self, name: str) -> list[Scoring]:
+        """Return how the run is scored by a sampler at each of `tols`."""
+        ways = [SamplerConfig(name=name, tol=tol) for tol in self.tols]  # type: ignore[arg-type]
+        return [self.scored.by(way) for way in ways]
+
+    def asks(self) -> Asks:
+        """All seeds by all samplers; the first on other data, and at each tolerance."""
+        runs = self.runs.values()
+        ways = [self.scored.by(way) for way in self.samplers.values()]
+        own = [self.elsewhere(other, name) for other in self.others for name in self.stepped]
+        own += [way for name in ("aos", "aos_signed") for way in self.swept(name)]
+        scored = [(run, way) for run in runs for way in ways] + [(self.run, way) for way in own]
+        return Asks(runs=(self.run, *runs), scored=tuple(scored), segmented=4 * self.shown)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Backbone:
+    """The backbone: `masks` go through its autoencoder, and it draws `captions` in `steps`."""
+
+    run: Run
+    masks: Count
+    steps: Count
+    captions: Annotated[list[str], Field(min_length=1)]
+    at_least: float
+
+    def asks(self) -> Asks:
+        """Backbone, data and SAM."""
+        return Asks(data=(self.run,), also=(self.run.sam_stage,))
+
+
+def _third(scored: Scoring) -> int:
+    return -(-(scored.phrases or 0) // 3)
+
+
+__all__ = [
+    "Backbone",
+    "Data",
+    "Datasets",
+    "Labels",
+    "Refinement",
+    "Samplers",
+    "Sampling",
+    "TrainChanges",
+    "Training",
+    "Variants",
+]

@@ -1,0 +1,88 @@
+"""From notebooks' variables and YAML files to checked parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from rlfseg.chapters import CHAPTERS
+from rlfseg.config import read_yaml, validated
+from rlfseg.experiment import Run, read_run
+from rlfseg.stage import repository
+
+_OF_THE_RUN = ("profile", "changes")
+
+
+def checked(name: str, given: Mapping[str, Any], *, where: str = "") -> Any:
+    """Return a chapter's checked parameters, whose `run` is the profile's with `changes`.
+
+    Args:
+        name: of the chapter.
+        given: its parameters, among others if `where` is empty.
+        where: the file that holds just them; empty for a notebook's variables.
+
+    Raises:
+        ValueError: in one line.
+    """
+    kind = CHAPTERS[name].parameters
+    own = [field.name for field in fields(kind) if field.name != "run"]
+    values = {key: given[key] for key in (given if where else own) if key in given}
+    run = run_of(given, where=where or f"chapter {name}")
+    values = {key: value for key, value in values.items() if key not in _OF_THE_RUN}
+    return validated(kind, {"run": asdict(run), **values}, where=where or f"chapter {name}")
+
+
+def run_of(given: Mapping[str, Any], *, where: str) -> Run:
+    """Return the run of parameters: the profile's, with their `changes`.
+
+    Raises:
+        ValueError: in one line, if they name no profile, or a change is wrong.
+    """
+    profile, changes = given.get("profile"), given.get("changes", {})
+    if not isinstance(profile, str):
+        raise ValueError(f"{where}: profile is {profile!r}: it must name a folder of params/")
+    if not isinstance(changes, Mapping):
+        raise ValueError(f"{where}: changes is {changes!r}: it must map parts of run.yml")
+    return read_run(profile, changes)
+
+
+def run_file(file: Path) -> Run:
+    """Return the run that a file is of: a chapter's, or `profile` and `changes` alone.
+
+    Raises:
+        ValueError: in one line, naming the file.
+    """
+    if file.stem in CHAPTERS:
+        return chapter_file(file).run
+    given = read_yaml(file)
+    if unknown := sorted(set(given) - set(_OF_THE_RUN)):
+        raise ValueError(
+            f"{file}: {unknown[0]} is unknown; a run's file says profile and changes, and a "
+            f"chapter's is named as the chapter"
+        )
+    return run_of(given, where=str(file))
+
+
+def chapter_file(file: Path) -> Any:
+    """Return the checked parameters of a chapter's YAML file, which is named as the chapter.
+
+    Raises:
+        ValueError: in one line, naming the file.
+    """
+    if file.stem not in CHAPTERS:
+        known = ", ".join(CHAPTERS)
+        raise ValueError(f"{file}: there is no chapter {file.stem!r}; they are {known}")
+    return checked(file.stem, read_yaml(file), where=str(file))
+
+
+def chapters_of(profile: str) -> dict[str, Any]:
+    """Return the checked parameters of all chapters of a profile, in the registry's order.
+
+    Raises:
+        ValueError: if there is no such profile, or a file is wrong.
+    """
+    read_run(profile)
+    folder = repository() / "params" / profile
+    return {name: chapter_file(folder / f"{name}.yml") for name in CHAPTERS}

@@ -1,0 +1,347 @@
+"""The chapters that compare: their parameters, and what they ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from rlfseg.baselines.phrases import Baseline, PhraseSet
+from rlfseg.baselines.semflow import SemflowConfig
+from rlfseg.chapters.asks import Asks, phrase_rival, semflow_rival
+from rlfseg.chapters.method import Samplers, TrainChanges, Variants
+from rlfseg.config import STRICT, Count, DataConfig, Positive
+from rlfseg.experiment import ClosedSet, Run, Scoring
+from rlfseg.flowseg import FieldConfig, arm_stage
+from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage
+
+Baselines = dict[str, Baseline]
+
+
+@dataclass(frozen=True, config=STRICT)
+class PhraseCounts:
+    """How many test phrases: `shown` in figures, `compared` in other words, by `baselines`."""
+
+    shown: Count
+    compared: Count
+    baselines: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class PhraseCut:
+    """Table 1: the run on the whole test split, beside baselines, other words and `variants`.
+
+    Attributes:
+        run: that is scored.
+        phrases: how many of the test split are looked at more closely.
+        variants: runs trained in another way, by name.
+        at_least: what is expected, in [0, 1], by name.
+        baselines: by the paper's row.
+    """
+
+    run: Run
+    phrases: PhraseCounts
+    variants: Variants
+    at_least: dict[str, float]
+    baselines: Baselines
+
+    @property
+    def scoring(self) -> Scoring:
+        """The headline: the whole test split, and against the truth where it is known."""
+        known = self.run.data.source == "mini"
+        return Scoring("test", truth=known, sampler=self.run.sampler)
+
+    @property
+    def baselines_on(self) -> PhraseSet:
+        """The phrases that baselines are scored on."""
+        return PhraseSet("test", self.phrases.baselines)
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The variants."""
+        return {name: self.run.variant(changes) for name, changes in self.variants.items()}
+
+    def asks(self) -> Asks:
+        """The run scored, the variants trained, the baselines scored."""
+        rivals = [phrase_rival(self.run, b, self.baselines_on) for b in self.baselines.values()]
+        return Asks(
+            runs=(self.run, *self.runs.values()),
+            scored=((self.run, self.scoring),),
+            rivals=tuple(rivals),
+            segmented=self.phrases.compared * (2 + 2 * len(self.variants)),
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
+class Ask:
+    """A page to ask: `shown` pictures with all their phrases, by the run and its `variants`."""
+
+    run: Run
+    variants: Variants
+    shown: Count
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The variants."""
+        return {name: self.run.variant(changes) for name, changes in self.variants.items()}
+
+    def asks(self) -> Asks:
+        """The runs, trained."""
+        runs = (self.run, *self.runs.values())
+        return Asks(runs=runs, segmented=4 * self.shown * (4 + len(self.variants)))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Referring:
+    """Table 2: the run on referring expressions, and runs that are trained on them.
+
+    Attributes:
+        run: trained on phrases, scored zero-shot.
+        others: the data sets, by name.
+        supervised: what of `train` changes when it is trained on one of them.
+        coco_ids: files whose images are counted among the training images.
+        shown: sentences of each that are printed.
+    """
+
+    run: Run
+    others: dict[str, DataConfig]
+    supervised: Variants
+    coco_ids: list[str]
+    shown: Count
+
+    def scorings(self, name: str) -> dict[str, Scoring]:
+        """Return how the run is scored on each split of a data set but the training one."""
+        on = self.others[name]
+        splits = [split for split in self.run.on(on).splits if split != "train"]
+        return {s: Scoring(s, on=on, sampler=self.run.sampler) for s in splits}
+
+    @property
+    def own(self) -> dict[str, tuple[Run, Scoring]]:
+        """The supervised runs, and how each is scored."""
+        way = Scoring("val", sampler=self.run.sampler)
+        return {
+            name: (self.run.on(self.others[name]).variant(changes), way)
+            for name, changes in self.supervised.items()
+        }
+
+    def asks(self) -> Asks:
+        """The run on every split, and the supervised runs."""
+        scored = [(self.run, way) for name in self.others for way in self.scorings(name).values()]
+        return Asks(runs=(self.run,), scored=(*scored, *self.own.values()))
+
+
+@dataclass(frozen=True, config=STRICT)
+class CocoStuff:
+    """Table 3: the run asked for classes, those present and all of them, beside SemFlow's idea.
+
+    Attributes:
+        run: that is scored.
+        other: COCO-Stuff.
+        images: of the closed set.
+        shown: pictures of the figure.
+        semflow: the baseline's settings.
+    """
+
+    run: Run
+    other: DataConfig
+    images: Count
+    shown: Count
+    semflow: SemflowConfig
+
+    @property
+    def present(self) -> Scoring:
+        """Asked for the classes that are there (protocol A)."""
+        return Scoring("val", on=self.other, sampler=self.run.sampler)
+
+    @property
+    def closed(self) -> ClosedSet:
+        """Asked for all classes (protocol C)."""
+        return ClosedSet(self.images, self.other, self.run.sampler)
+
+    def asks(self) -> Asks:
+        """Both scorings, and the baseline's."""
+        rival = semflow_rival(self.run.on(self.other), self.semflow, images=self.images)
+        return Asks(
+            runs=(self.run,),
+            scored=((self.run, self.present),),
+            closed=((self.run, self.closed),),
+            rivals=(rival,),
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
+class Speed:
+    """Table 4: the time of a segmentation, its parts, and decoders compared on `masks`.
+
+    Attributes:
+        run: whose model is timed.
+        dtypes: of the model.
+        batches: sizes.
+        rounds: how often each is timed.
+        walk: steps of the walk that one step is set beside.
+        tiny: a small decoder, or None.
+        masks: that the decoders are compared on.
+    """
+
+    run: Run
+    dtypes: list[str]
+    batches: list[Count]
+    rounds: Count
+    walk: Count
+    tiny: TinyConfig | None
+    masks: Count
+
+    def asks(self) -> Asks:
+        """The trained run, and the mini decoder if it is ours."""
+        ours = self.tiny is not None and self.tiny.name == "mini"
+        also = (tiny_stage(self.tiny, self.run.backbone),) if ours and self.tiny else ()
+        return Asks(runs=(self.run,), also=also, segmented=3 * self.masks)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Ranks:
+    """Table 6: LoRA's rank and all parameters, and longer runs beside them.
+
+    Attributes:
+        run: which is changed.
+        variants: the rows, each with each seed.
+        longer: other runs, by name, with the run's own seed.
+        scored: how each is scored.
+    """
+
+    run: Run
+    variants: Variants
+    longer: Variants
+    scored: Scoring
+
+    @property
+    def runs(self) -> dict[tuple[str, int], Run]:
+        """Each row with each seed."""
+        return self.run.seeded(self.variants)
+
+    @property
+    def longer_runs(self) -> dict[str, Run]:
+        """The other runs."""
+        return {name: self.run.variant(changes) for name, changes in self.longer.items()}
+
+    def asks(self) -> Asks:
+        """All of them, scored."""
+        runs = (*self.runs.values(), *self.longer_runs.values())
+        return Asks(runs=runs, scored=tuple((run, self.scored) for run in runs))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Protocols:
+    """What the tables compare: `phrases` of two splits under every reading.
+
+    Attributes:
+        run: whose scores are read.
+        phrases: of the validation and the test split.
+        sharpness: factors of the logits.
+        sides: at which masks are scored, in pixels.
+    """
+
+    run: Run
+    phrases: Count
+    sharpness: list[Positive]
+    sides: list[Annotated[int, Field(gt=0, le=4096)]]
+
+    def asks(self) -> Asks:
+        """The trained run."""
+        return Asks(runs=(self.run,), segmented=2 * self.phrases)
+
+
+@dataclass(frozen=True, config=STRICT)
+class FlowSeg:
+    """FlowSeg's field in every variant.
+
+    Attributes:
+        run: whose profile it is.
+        field: how a field is trained.
+        arms: what each variant changes.
+        early: what the short runs change, at each of `rates`.
+        rates: learning rates.
+        live: what the runs in the page change.
+    """
+
+    run: Run
+    field: FieldConfig
+    arms: dict[str, dict[str, Any]]
+    early: dict[str, Any]
+    rates: list[Positive]
+    live: dict[str, Any]
+
+    @property
+    def configs(self) -> dict[str, FieldConfig]:
+        """Every variant."""
+        return {name: self.field.with_changes(changes) for name, changes in self.arms.items()}
+
+    def early_configs(self, rate: float) -> dict[str, FieldConfig]:
+        """Return the two short variants at a learning rate."""
+        return self._two({**self.early, "lr": rate})
+
+    @property
+    def live_configs(self) -> dict[str, FieldConfig]:
+        """The two that are trained in the page."""
+        return self._two(self.live)
+
+    def _two(self, changes: dict[str, Any]) -> dict[str, FieldConfig]:
+        field = self.field.with_changes(changes)
+        return {name: field.with_changes(self.arms[name]) for name in ("vanilla", "reshaped")}
+
+    def __post_init__(self) -> None:
+        if missing := {"vanilla", "reshaped"} - set(self.arms):
+            raise ValueError(f"arms has no {' and no '.join(sorted(missing))}")
+        self.asks()  # each variant is checked
+
+    def asks(self) -> Asks:
+        """All fields."""
+        early = [each for rate in self.rates for each in self.early_configs(rate).values()]
+        every = [*self.configs.values(), *early, *self.live_configs.values()]
+        return Asks(also=tuple(arm_stage(config) for config in every))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Objectives:
+    """Which loss and which t, beside a discriminative head.
+
+    Attributes:
+        run: which is changed.
+        variants: with each seed.
+        once: with the run's own seed.
+        scored: how each is scored, by each of `samplers`.
+        samplers: `one` and `aos`.
+        baselines: heads, by name.
+        at_least: what is expected, in points, by name.
+    """
+
+    run: Run
+    variants: Variants
+    once: dict[str, TrainChanges]
+    scored: Scoring
+    samplers: Samplers
+    baselines: Baselines
+    at_least: dict[str, float]
+
+    @property
+    def runs(self) -> dict[str, list[Run]]:
+        """The runs of each variant, one for each seed, and those that are trained once."""
+        many = {
+            name: [self.run.variant({**changes, "seed": seed}) for seed in self.run.seeds]
+            for name, changes in self.variants.items()
+        }
+        return many | {name: [self.run.variant(changes)] for name, changes in self.once.items()}
+
+    @property
+    def baselines_on(self) -> PhraseSet:
+        """The phrases that heads are scored on: the runs'."""
+        return PhraseSet(self.scored.split, self.scored.phrases or 1)
+
+    def asks(self) -> Asks:
+        """All runs by all samplers, and the heads."""
+        runs = [run for each in self.runs.values() for run in each]
+        ways = [self.scored.by(way) for way in self.samplers.values()]
+        rivals = [phrase_rival(self.run, b, self.baselines_on) for b in self.baselines.values()]
+        scored = tuple((run, way) for run in runs for way in ways)
+        return Asks(runs=tuple(runs), scored=scored, rivals=tuple(rivals))

@@ -1,0 +1,150 @@
+"""The data of a run, found or made: files, packed splits, refined labels, latents."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from rlfseg.data.catalogue import DATASETS, read
+from rlfseg.data.cocostuff_names import COCO_STUFF, Label
+from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES, write_cocostuff
+from rlfseg.data.drawn.write_phrasecut import read_truth, write_phrasecut
+from rlfseg.data.drawn.write_refer import write_refer
+from rlfseg.data.masks import rasterise
+from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.read import Pack
+from rlfseg.data.packed.schema import index_path
+from rlfseg.data.packed.write import write_pack
+from rlfseg.data.sample import by_image
+from rlfseg.experiment.relabelling import relabel
+from rlfseg.experiment.run import Run
+from rlfseg.experiment.weights import codec, predictor
+from rlfseg.models.latent_cache import LatentCache
+from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.stage import made, made_at, read_record, replaced, repository
+
+_WORKERS = min(8, os.cpu_count() or 1)
+_NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a packed item keeps
+
+
+def source_folder(run: Run) -> Path:
+    """Return the folder in the data set's own format: the given one, or the drawn scenes.
+
+    Raises:
+        FileNotFoundError: if the given one is no folder.
+    """
+    data = run.data
+    if data.source != "mini":
+        folder = repository() / data.source
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"data source {folder} is no folder: give that of "
+                f"{DATASETS[data.dataset].title}'s files, or 'mini'"
+            )
+        return folder
+    write: dict[str, Callable[..., object]] = {"phrasecut": write_phrasecut}
+    write["cocostuff"] = write_cocostuff
+    names = ("train", "val") if data.dataset == "cocostuff" else ("train", "val", "test")
+    counts = {split: getattr(data, split) for split in names}
+
+    def draw(folder: Path) -> None:
+        write.get(data.dataset, write_refer)(
+            folder, seed=data.seed, counts=counts, pixels=data.pixels
+        )
+
+    return made(run.source_stage, draw, profile=run.profile)
+
+
+def packed(run: Run, split: str) -> Pack:
+    """Return a split's packed file (A.3.2), with exact masks where the world is ours."""
+    dataset, mini = run.data.dataset, run.data.source == "mini"
+    number = _NUMBERS.get(dataset, "sent_id")
+
+    def pack(folder: Path) -> dict[str, Any]:
+        root = source_folder(run)
+        exact = read_truth(root) if mini and dataset == "phrasecut" else {}
+        reports = {}
+        for name, theirs in run.splits.items():
+            records = (
+                Record(
+                    sample.image_id,
+                    sample.image_path,
+                    sample.caption,
+                    partial(rasterise, sample),
+                    exact[sample.ids[number]].mask if exact else None,
+                    (str(sample.ids[number]),),
+                )
+                for sample in by_image(read(dataset, root, theirs, classes=classes(run)))
+            )
+            path = folder / f"{name}.h5"
+            report = write_pack(records, path, size=run.data.pixels, workers=_WORKERS)
+            reports[name] = asdict(report)
+        return reports
+
+    return Pack(made(run.data_stage, pack, profile=run.profile) / f"{split}.h5")
+
+
+def pack_report(run: Run) -> dict[str, Any]:
+    """Return what packing counted, by split."""
+    return dict(read_record(packed(run, "val").path.parent)["figures"])
+
+
+def classes(run: Run) -> Mapping[int, Label]:
+    """Return COCO-Stuff's classes, or those of the drawn scenes in its format."""
+    return MINI_CLASSES if run.data.source == "mini" else COCO_STUFF
+
+
+def class_names(run: Run) -> list[str]:
+    """Return the closed set's names, in the order of the classes."""
+    return [label.prompt for _, label in sorted(classes(run).items())]
+
+
+def refined(run: Run, split: str) -> Path:
+    """Return a folder: the split's packed file with refined masks beside the annotations.
+
+    In `relabel/` lie the records and the report of `rlfseg.experiment.relabelling`.
+    """
+
+    def refine(folder: Path) -> dict[str, Any]:
+        annotated = packed(run, split)
+        target = folder / annotated.path.name
+        with replaced(index_path(target)) as draft:
+            shutil.copy(index_path(annotated.path), draft)
+        out = folder / "relabel"
+        report = relabel(annotated.path, predictor(run), run.refine, out, target=target)
+        return asdict(report)
+
+    return made(run.refined_stage(split), refine, profile=run.profile)
+
+
+def latent_cache(
+    run: Run, split: str, coder: LatentCodec, *, with_refined: bool = False
+) -> LatentCache:
+    """Return the latent cache of a split, over the file with refined masks if asked for."""
+    folder = made_at(run.latents_stage(split), profile=run.profile)
+    pack = Pack(refined(run, split) / f"{split}.h5") if with_refined else packed(run, split)
+    return LatentCache(folder, pack, coder)
+
+
+def fill_latents(run: Run) -> int:
+    """Encode what training reads, before it; return how many latents were missing here.
+
+    Training fills the cache too, as it goes. Done beforehand, in the processes of a launch or of
+    several, it keeps the autoencoder out of the training's time.
+    """
+    state, count = PartialState(), 0
+    coder, share = codec(run), (state.process_index, state.num_processes)
+    for split in ("train", "val"):
+        both = split == "train" and run.uses_refined
+        with state.main_process_first():  # which makes the cache's files
+            cache = latent_cache(run, split, coder, with_refined=both)
+        count += cache.fill(share=share)
+    state.wait_for_everyone()
+    return count

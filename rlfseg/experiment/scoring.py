@@ -1,0 +1,137 @@
+"""The scores of a run, found or made, and its model as people use it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from accelerate import PartialState
+
+from rlfseg.config import DataConfig
+from rlfseg.evaluation.closed_set import confusions_in_parts, given_classes
+from rlfseg.evaluation.confusion import Confusion, load_confusions, save_confusions
+from rlfseg.evaluation.predict import spaced
+from rlfseg.evaluation.score import (
+    Evaluation,
+    boundaries,
+    edges_in_parts,
+    evaluate,
+    scored_in_parts,
+)
+from rlfseg.experiment.packing import class_names, latent_cache, packed
+from rlfseg.experiment.run import ClosedSet, Run, Scoring
+from rlfseg.experiment.training import base, trained, trained_unet
+from rlfseg.experiment.weights import backbone_folder, codec
+from rlfseg.method.types import Velocity
+from rlfseg.models.latent_cache import LatentCache
+from rlfseg.models.unet import as_velocity
+from rlfseg.pipeline import RLFSegPipeline
+from rlfseg.processes import launch
+from rlfseg.stage import Stage, found, made
+
+_PARTS, _CLOSED = "parts", "confusions.npz"
+
+
+def scored(run: Run, scoring: Scoring) -> Evaluation:
+    """Score the trained model on evenly spaced phrases of a split, or find it scored.
+
+    The counts are kept, so that any number can be read off them later, without the weights. It is
+    scored by `machine.processes` processes, or, in a process of a launch, by those; what was scored
+    before an interruption stays.
+
+    Raises:
+        ValueError: if the truth is asked for and isn't known.
+        RuntimeError: if the processes fail.
+    """
+    stage = run.scores_stage(scoring)
+
+    def score(folder: Path) -> None:
+        v, cache = field_and_data(run, scoring.split, scoring.on)
+        items, parts = spaced(len(cache.pack), scoring.phrases), folder / _PARTS
+        work = partial(evaluate, v, cache, config=scoring.sampler)
+        scores = scored_in_parts(parts, cache.pack, items, work, title=stage.name)
+        if scoring.truth and scores.truth is None:
+            raise ValueError(f"{cache.pack.path} has no exact masks: leave truth away")
+        edges = None
+        if scoring.boundary:
+            level = scores.annotation.miou().threshold
+            measure = partial(boundaries, v, cache, config=scoring.sampler, threshold=level)
+            edges = edges_in_parts(parts, cache.pack, items, measure, title=stage.name)
+        kept = Evaluation(scores.annotation, scores.truth if scoring.truth else None, edges)
+        if PartialState().is_main_process:
+            kept.save(folder)
+
+    if _to_launch(run, stage, scoring.on):
+        launch(scored, run, scoring, processes=run.machine.processes)
+    return Evaluation.load(_shared(run, stage, score))
+
+
+def closed_set(run: Run, closed: ClosedSet) -> list[Confusion]:
+    """Find or count what the trained model makes of a closed set of names, picture by picture.
+
+    Processes share the pictures as those of `scored` do the phrases.
+
+    Raises:
+        RuntimeError: if the processes fail.
+    """
+    stage = run.closed_stage(closed)
+
+    def count(folder: Path) -> None:
+        v, cache = field_and_data(run, "val", closed.on)
+        ids, names = cache.pack.image_ids, class_names(run.on(closed.on))
+        chosen = [ids[k] for k in spaced(len(ids), closed.images)]
+        asking = partial(given_classes, v, cache, names=names, config=closed.sampler)
+        counted = confusions_in_parts(folder / _PARTS, cache.pack, chosen, names, asking)
+        if PartialState().is_main_process:
+            save_confusions(folder / _CLOSED, counted)
+
+    if _to_launch(run, stage, closed.on):
+        launch(closed_set, run, closed, processes=run.machine.processes)
+    return load_confusions(_shared(run, stage, count) / _CLOSED)
+
+
+def field_and_data(
+    run: Run, split: str, on: DataConfig | None = None
+) -> tuple[Velocity, LatentCache]:
+    """Return the trained field, and the latents of a split of its own data or of other data."""
+    coder = codec(run)
+    with PartialState().main_process_first():  # which makes the cache's files
+        cache = latent_cache(run.on(on), split, coder)
+    return as_velocity(trained_unet(run, coder.device)), cache
+
+
+def pipeline(run: Run, *, threshold: float, tol: float) -> RLFSegPipeline:
+    """Return the trained model as what people import, on this machine's device."""
+    return RLFSegPipeline.from_backbone(
+        backbone_folder(run),
+        trained(run),
+        base=base(run),
+        device=PartialState().device,
+        threshold=threshold,
+        tol=tol,
+    )
+
+
+def _to_launch(run: Run, stage: Stage, on: DataConfig | None) -> bool:
+    """Whether several processes are to be started for a stage; what they read is made then."""
+    alone = PartialState().num_processes == 1
+    if run.machine.processes == 1 or not alone or found(stage, profile=run.profile) is not None:
+        return False
+    trained(run)
+    packed(run.on(on), "val")
+    return True
+
+
+def _shared(run: Run, stage: Stage, work: Callable[[Path], None]) -> Path:
+    """Return the folder of a stage of scores, made by all processes that ask for it."""
+    state = PartialState()
+
+    def share(folder: Path) -> None:
+        work(folder)
+        state.wait_for_everyone()  # until the others have read the parts too
+        if state.is_main_process:
+            shutil.rmtree(folder / _PARTS)
+
+    return made(stage, share, profile=run.profile, main=state.is_main_process)

@@ -1,0 +1,156 @@
+"""The training of a run, found or made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from diffusers import UNet2DConditionModel
+
+from rlfseg.config import OptimiserConfig
+from rlfseg.device import quick_accelerator
+from rlfseg.experiment.packing import latent_cache, packed, refined
+from rlfseg.experiment.previews import Watch
+from rlfseg.experiment.run import Run
+from rlfseg.experiment.weights import backbone_folder, codec
+from rlfseg.models.unet import (
+    ATTENTION,
+    EVERYTHING,
+    add_lora,
+    for_sampling,
+    fresh_unet,
+    load_trained,
+    load_unet,
+    save_trained,
+)
+from rlfseg.processes import launch
+from rlfseg.stage import found, made
+from rlfseg.training.flow_batch import FlowBatch, flow_batch
+from rlfseg.training.flow_objective import RectifiedFlowObjective
+from rlfseg.training.loop import fit, fit_in_stage
+from rlfseg.training.steps import Step, Tracked
+
+_PREVIEWED, _PREVIEWS = 4, 8  # validation phrases, and how often they are looked at
+
+
+def base(run: Run) -> Path | str:
+    """Return where the UNet lies that training starts from: the backbone's, or the first run's."""
+    first = run.first()
+    return backbone_folder(run) if first is None else trained(first)
+
+
+def untrained(run: Run) -> UNet2DConditionModel:
+    """Return the UNet of `base`, ready to train: with adapters, or all parameters free.
+
+    With random weights it is of the same make.
+    """
+    unet, train = load_unet(base(run)), run.train
+    if train.weights == "random":
+        unet = fresh_unet(unet, seed=train.seed)
+    if train.rank == 0:
+        unet.requires_grad_(True)
+    else:
+        targets = ATTENTION if train.targets == "attention" else EVERYTHING
+        add_lora(unet, rank=train.rank, targets=targets, seed=train.seed)
+    if run.machine.recompute:
+        unet.enable_gradient_checkpointing()
+    if run.machine.compile:
+        unet.compile(backend=run.machine.compile)
+    return unet
+
+
+def first_steps(run: Run, unet: UNet2DConditionModel, *, until: int) -> Iterator[Step]:
+    """Train a UNet from `untrained` for the first steps of the run, one by one; nothing is kept."""
+    return fit(*_work(run, unet), accelerator=quick_accelerator(), until=until)
+
+
+def is_trained(run: Run) -> bool:
+    """Whether `trained` would find what it is asked for rather than train it."""
+    return found(run.train_stage, profile=run.profile) is not None
+
+
+def trained(run: Run) -> Path:
+    """Return the folder of the trained adapter or UNet, its `steps.jsonl` and its previews.
+
+    It is trained by `machine.processes` processes, or, in a process of a launch, by those.
+
+    Raises:
+        RuntimeError: if the processes fail.
+    """
+    alone = PartialState().num_processes == 1
+    if run.machine.processes > 1 and alone and not is_trained(run):
+        _prepare(run)
+        launch(trained, run, processes=run.machine.processes)
+
+    def train(folder: Path) -> dict[str, Any]:
+        unet = untrained(run)
+        with PartialState().main_process_first():  # which makes the cache's files
+            cache = latent_cache(run, "val", codec(run))
+        places = np.linspace(0, len(cache.pack) - 1, _PREVIEWED)
+        items = np.unique(places.round().astype(int)).tolist()
+        every = max(1, run.train.steps // _PREVIEWS)
+        watches: list[Watch | Tracked] = [Watch(folder, unet, cache, items, every=every)]
+        if run.machine.tracker:
+            watches.append(Tracked(folder))
+
+        def watch(step: Step) -> None:
+            for each in watches:
+                each(step)
+
+        def save() -> None:
+            for each in watches:
+                each.finish()
+            save_trained(unet, folder)
+
+        title = f"training {run.train_stage.name}"
+        return fit_in_stage(*_work(run, unet), folder, title=title, save=save, watch=watch)
+
+    main = PartialState().is_main_process
+    return made(run.train_stage, train, profile=run.profile, main=main)
+
+
+def trained_unet(run: Run, device: torch.device) -> UNet2DConditionModel:
+    """Return the trained UNet, as `for_sampling` puts it on a device."""
+    return for_sampling(load_trained(base(run), trained(run)), device)
+
+
+def _prepare(run: Run) -> None:
+    """Make what training reads, so that the processes of a launch find it."""
+    base(run)
+    for split in ("train", "val"):
+        packed(run, split)
+    if run.uses_refined:
+        refined(run, "train")
+
+
+def _work(
+    run: Run, unet: UNet2DConditionModel
+) -> tuple[RectifiedFlowObjective, Callable[[int], FlowBatch], OptimiserConfig]:
+    """Objective, batches and optimiser of the training."""
+    train, state, coder = run.train, PartialState(), codec(run)
+    with state.main_process_first():  # which makes the cache's files
+        cache = latent_cache(run, "train", coder, with_refined=run.uses_refined)
+    optimiser = OptimiserConfig(
+        steps=train.steps, lr=train.lr, warmup=train.warmup, schedule=train.schedule
+    )
+    batch = partial(
+        flow_batch,
+        cache,
+        size=train.batch,
+        time=train.time,
+        selection=train.selection,
+        seed=train.seed,
+        share=(state.process_index, state.num_processes),
+    )
+    mu = None
+    if train.objective == "reshaped":
+        mu = torch.cat([coder.black(cache.pixels), coder.white(cache.pixels)])
+    objective = RectifiedFlowObjective(
+        unet, selection=train.selection, objective=train.objective, mu=mu
+    )
+    return objective, batch, optimiser

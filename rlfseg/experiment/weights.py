@@ -1,0 +1,72 @@
+"""The models that a run starts from, found or made: backbone, SAM, tiny decoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from diffusers import AutoencoderTiny
+
+from rlfseg.device import quick_dtype
+from rlfseg.experiment.run import Run
+from rlfseg.models.latent_codec import LatentCodec, load_codec
+from rlfseg.models.sam import PromptedSam, load_sam, random_sam, save_sam
+from rlfseg.stage import made, repository
+from rlfseg.stand_ins.backbone import RANDOM, backbone
+from rlfseg.stand_ins.full_size import random_stable_diffusion
+from rlfseg.stand_ins.mini_sam import RANDOM as RANDOM_SAM
+from rlfseg.stand_ins.mini_sam import trained_sam
+from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_decoder
+
+
+def located(name: str) -> Path | str:
+    """Return where outside weights lie: a folder from the repository's root or in its `weights/`.
+
+    A hub id for which there is no such folder is left to the hub's client.
+    """
+    for folder in (repository() / name, repository() / "weights" / name):
+        if folder.is_dir():
+            return folder
+    return name
+
+
+def backbone_folder(run: Run) -> Path | str:
+    """Return the backbone's folder, trained or built if it is ours and missing, or its hub id."""
+    if run.backbone.name == "mini":
+        return backbone(run.backbone, profile=run.profile)
+    if run.backbone.name == RANDOM:
+        return random_stable_diffusion(profile=run.profile)
+    return located(run.backbone.name)
+
+
+def codec(run: Run) -> LatentCodec:
+    """Return autoencoder and text encoder on this machine's device."""
+    loaded = load_codec(backbone_folder(run), device=PartialState().device)
+    return replace(loaded, decoding=quick_dtype(loaded.device))
+
+
+def predictor(run: Run) -> PromptedSam:
+    """Return the SAM that refines labels, on this machine's device; trained if ours is missing."""
+    if run.sam.kind == "mini":
+        checkpoint = trained_sam(run.sam, profile=run.profile)
+    elif run.sam.checkpoint == RANDOM_SAM:
+
+        def save(folder: Path) -> None:
+            save_sam(random_sam(run.sam.kind), folder / "sam.safetensors")
+
+        checkpoint = made(run.sam_stage, save, profile=run.profile) / "sam.safetensors"
+    else:
+        checkpoint = repository() / run.sam.checkpoint
+    return load_sam(run.sam.kind, checkpoint, device=PartialState().device)
+
+
+def loaded_tiny_decoder(run: Run, config: TinyConfig) -> AutoencoderTiny:
+    """Return a decoder of TAESD's class on this machine's device; trained if ours is missing."""
+    mini = config.name == "mini"
+    where = (
+        tiny_decoder(config, run.backbone, profile=run.profile) if mini else located(config.name)
+    )
+    tiny = AutoencoderTiny.from_pretrained(where, torch_dtype=torch.float32)
+    return tiny.requires_grad_(False).eval().to(PartialState().device)

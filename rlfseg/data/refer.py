@@ -56,7 +56,7 @@ def read(
     Raises:
         FileNotFoundError: if a folder, a file or an image is missing.
         ValueError: if the data set, partition or split is unknown, if a file is incomplete or not
-            of the expected form, if the pickle is refused (see `unpickle.load`), if refs and
+            of the expected form, if the pickle is refused (see `safe_pickle.load`), if refs and
             annotations don't fit each other, or if a file name leaves the folder of images.
     """
     root = Path(root)

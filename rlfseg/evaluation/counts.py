@@ -18,12 +18,27 @@ from rlfseg.evaluation.grid import BINS, EDGES, THRESHOLD_BINS, THRESHOLDS
 from rlfseg.stage import replaced
 
 
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Pixels of n samples by score; `+` puts the samples of two sets together.
+@dataclass(frozen=True)
+class BestIoU:
+    """An IoU at the threshold that makes it largest, chosen on the very set it is read from.
 
-    Everything is kept for each sample, so that any subset and any resample can be read like the
-    whole. Rows of several batches, processes or nodes add up in any order.
+    Attributes:
+        value: In [0, 1].
+        threshold: The lowest of the best thresholds.
+    """
+
+    value: float
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Pixels of n scored samples by score, and every reading of them.
+
+    `+` puts the samples of two sets together. Everything is kept for each sample, so that any
+    subset and any resample can be read like the whole; rows of several batches, processes or nodes
+    add up in any order. The readings are fractions in [0, 1]; they raise ValueError if there is no
+    sample, and where a threshold is asked for, if it is not one of THRESHOLDS.
 
     Attributes:
         image_id: Image of each sample [n], str.
@@ -179,27 +194,6 @@ class Samples:
         if not np.array_equal(edges, EDGES):
             raise ValueError(f"{path} was counted on other bins than this version's; count again")
         return rows
-
-
-@dataclass(frozen=True)
-class BestIoU:
-    """An IoU at the threshold that makes it largest, chosen on the very set it is read from.
-
-    Attributes:
-        value: In [0, 1].
-        threshold: The lowest of the best thresholds.
-    """
-
-    value: float
-    threshold: float
-
-
-class Counts(Samples):
-    """Counts of scored samples with every reading of them.
-
-    The readings are fractions in [0, 1]; they raise ValueError if there is no sample, and where a
-    threshold is asked for, if it is not one of THRESHOLDS.
-    """
 
     def miou(self) -> BestIoU:
         """Best mIoU of the CLIPSeg protocol: max over t of mean TP / (1 + TP + FP + FN)."""

@@ -1,4 +1,7 @@
-"""How polygonal an outline is (the paper's A.1 and Figure 7): its corners, counted."""
+"""How good labels are: against the truth where it is known, and how polygonal their outlines are.
+
+Corners of an outline are counted for the paper's A.1 and Figure 7.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,13 @@ from rlfseg.config import RefineConfig
 from rlfseg.data.packed.read import Pack
 from rlfseg.evaluation.boundary import boundary_f
 from rlfseg.method.refinement import Predictor, Refined, refine
+
+_POINTS = 240  # that an outline is resampled to
+_SMOOTH = 0.008  # of the outline's length, against the steps of pixels,
+_PIXELS = 1.2  # and at least so many pixels
+_ARM = 0.04  # of the outline's length, on either side of a point
+_TURN = np.deg2rad(28.0)  # a circle turns by 360 degrees * _ARM, 14, everywhere
+_SHORTEST = 40.0  # pixels; a shorter outline is all pixel steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +80,6 @@ def quality(pack: Pack, items: Sequence[int], results: Sequence[Refined]) -> Qua
         np.array(boundaries),
         np.array([result.iterations for result in results]),
     )
-
-
-_POINTS = 240  # that an outline is resampled to
-_SMOOTH = 0.008  # of the outline's length, against the steps of pixels,
-_PIXELS = 1.2  # and at least so many pixels
-_ARM = 0.04  # of the outline's length, on either side of a point
-_TURN = np.deg2rad(28.0)  # a circle turns by 360 degrees * _ARM, 14, everywhere
-_SHORTEST = 40.0  # pixels; a shorter outline is all pixel steps
 
 
 def corners(mask: np.ndarray) -> int:

@@ -1,7 +1,8 @@
-"""Scoring in parts, which the processes of a launch share; see `rlfseg.processes`.
+"""From decoded masks to counts against the packed ones, in any number of processes.
 
-No image's phrases are cut apart, so that no two processes encode it; a batch never spans two parts,
-so that counts do not depend on how many processes there were.
+Scoring in parts is shared by the processes of a launch: see `rlfseg.processes`. No image's phrases
+are cut apart, so that no two processes encode it; a batch never spans two parts, so that counts do
+not depend on how many processes there were.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from rlfseg.method.types import Score, Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.processes import in_parts
 
+PART = 256  # phrases, about
 _COUNTS, _TRUTH, _BOUNDARY = "counts.npz", "truth.npz", "boundary.npy"
+_NAMES = tuple(each.name for each in fields(Counts))
+_EXACT = "truth."  # begins the names of the arrays that are counted against the truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +124,6 @@ def boundaries(
             true = annotation if exact is None else exact
             values.append(boundary_f((found > threshold).numpy(), true))
     return np.array(values)
-
-
-PART = 256  # phrases, about
-_NAMES = tuple(each.name for each in fields(Counts))
-_EXACT = "truth."  # begins the names of the arrays that are counted against the truth
 
 
 def scored_in_parts(

@@ -1,4 +1,8 @@
-"""Algorithm 1 for all phrases of an image at once, over any predictor of SAM's kind."""
+"""Label refinement (section 3.3): anchors, and Algorithm 1 over any predictor of SAM's kind.
+
+Anchors are the points inside a mask that stay fixed while SAM redraws its boundary. All phrases of
+an image are refined at once.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,9 @@ from rlfseg.config import RefineConfig
 
 #: Starts of k-means, by k-means++; scikit-learn's own choice. The best of ten differs little.
 STARTS = 1
+#: Why an annotation was kept: it marks nothing, or everything; it is one pixel, or too thin to be
+#: seen in SAM's low-resolution map; SAM returned a mask in which nothing is marked.
+Reason = Literal["empty", "full", "tiny", "nothing"]
 
 
 def anchors(mask: np.ndarray, *, n: int, seed: int) -> np.ndarray:
@@ -67,11 +74,6 @@ def _nearest(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _threads() -> ThreadpoolController:
     return ThreadpoolController()
-
-
-#: Why an annotation was kept: it marks nothing, or everything; it is one pixel, or too thin to be
-#: seen in SAM's low-resolution map; SAM returned a mask in which nothing is marked.
-Reason = Literal["empty", "full", "tiny", "nothing"]
 
 
 @dataclass(frozen=True, eq=False)

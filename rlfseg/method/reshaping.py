@@ -1,4 +1,14 @@
-"""The potential, its gradient and the reshaped target; equations and source: see `reshape`."""
+"""FlowSeg's answer to a discrete question: centroids, their potential, and the reshaped field.
+
+Equations are those of "Rethinking Vector Field Learning for Generative Segmentation" (FlowSeg,
+arXiv 2603.19218) as a third party's note on it reports them (ahangchen/spatial_agi,
+`papers/2026-03-23_04_Rethinking_Vector_Field.md`): the paper's own text could not be had. What the
+note leaves open is marked `Ours`.
+
+Orientation as everywhere: `z1` is the image at t = 1, `z0` the answer at t = 0. FlowSeg runs the
+other way; its t is 1 - t here, its x0 our z1, its x1 our z0 and its velocity the negative of ours.
+Centroids are `mu` [k, c, h, w], where h and w may be 1; shares of the classes are `y` [b, k, h, w].
+"""
 
 from __future__ import annotations
 
@@ -11,6 +21,11 @@ from torch import Tensor
 from rlfseg.method.types import Latent, Time
 
 Centroids = Float[Tensor, "k c h w"]
+Shares = Float[Tensor, "b k h w"]
+
+#: Ours: the note gives neither. At tau = 1 the force near a centroid grows linearly.
+EPS, TAU = 1e-2, 1.0
+PARTS = ("both", "attraction", "repulsion")
 
 
 def kronecker(count: int) -> Centroids:
@@ -75,14 +90,6 @@ def _additive(count: int, steps: tuple[float, float, float]) -> Centroids:
 def _enough(count: int) -> None:
     if count < 2:
         raise ValueError(f"centroids tell classes apart, so at least 2 are needed, got {count}")
-
-
-#: Ours: the note gives neither. At tau = 1 the force near a centroid grows linearly.
-EPS, TAU = 1e-2, 1.0
-PARTS = ("both", "attraction", "repulsion")
-
-
-Shares = Float[Tensor, "b k h w"]
 
 
 def nearest(z0: Latent, mu: Centroids) -> Int[Tensor, "b h w"]:

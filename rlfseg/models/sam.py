@@ -1,4 +1,8 @@
-"""SAM models made, written and read: the mini SAM, random ones at full size, checkpoints."""
+"""SAM as Algorithm 1 asks it, and its models made, written and read.
+
+Models are of the segment-anything package's own classes: the mini SAM, random ones at full size,
+and those of checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,12 @@ from torch import Tensor, nn
 from rlfseg.method.refinement import Predicted
 from rlfseg.models.weights import weights_hash
 from rlfseg.stage import replaced
+
+#: Types of SAM and the width of their image encoder, by which a checkpoint is told.
+KINDS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280, "mini": 96}
+_PATCH = 8  # of the mini SAM, in pixels
+_PATCHES = "image_encoder.patch_embed.proj.weight"
+_POSITIONS = "image_encoder.pos_embed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +136,6 @@ def decode(
         multimask_output=False,
     )
     return low, scores[:, 0]
-
-
-#: Types of SAM and the width of their image encoder, by which a checkpoint is told.
-KINDS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280, "mini": 96}
-_PATCH = 8  # of the mini SAM, in pixels
-_PATCHES = "image_encoder.patch_embed.proj.weight"
-_POSITIONS = "image_encoder.pos_embed"
 
 
 def mini_sam(*, pixels: int = 128, seed: int = 0) -> Sam:

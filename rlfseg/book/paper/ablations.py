@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from rlfseg.book.paper.comparisons import AP_OF_FULL_METHOD, PHRASECUT_TEST
-from rlfseg.book.paper.protocols import OURS, SETTING
-from rlfseg.book.paper.tables import Column, Row, Table, flag, paired
+from rlfseg.book.paper.tables import OURS, SETTING, Column, Row, Table, flag, paired
 
 _AP_ONE_STEP = "One step without AOS: AP 77.1 in Table 9, 76.9 in Table 5"
 _SAME_PAIR = (

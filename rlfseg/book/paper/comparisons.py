@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlfseg.book.paper.protocols import (
+from rlfseg.book.paper.tables import (
     ADDP,
     CLIPSEG,
     LATENCY,
@@ -12,8 +12,12 @@ from rlfseg.book.paper.protocols import (
     PHRASECUT,
     SEMFLOW,
     VPD,
+    Column,
+    Row,
+    Table,
+    flag,
+    paired,
 )
-from rlfseg.book.paper.tables import Column, Row, Table, flag, paired
 
 AP_OF_FULL_METHOD = (
     "One setting in four tables: AP 77.3 in Tables 1 and 5, 77.2 in Table 7, 77.0 in Table 6"

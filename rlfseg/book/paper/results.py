@@ -1,4 +1,4 @@
-"""Counts as the two cells that most of the paper's tables have."""
+"""What a run puts beside the paper's cells, and the JSON file that keeps it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rlfseg.evaluation.counts import Counts
 from rlfseg.stage import replaced
 
 NOT_RUN = "not run on this profile"
+_PROTOCOL = "CLIPSeg / LD-ZNet"
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -220,10 +222,6 @@ def _result(cell: Mapping[str, Any]) -> Result | Missing:
     low, high = cell["interval"] or (None, None)
     rest = {k: cell[k] for k in ("protocol", "comparable", "data", "threshold", "note")}
     return Result(cell["value"], low, high, seeds=tuple(cell["seeds"]), **rest)
-
-
-_PROTOCOL = "CLIPSeg / LD-ZNet"
-_RESAMPLES = 1000
 
 
 def measured(

@@ -11,11 +11,11 @@ from typing import Any
 from rlfseg.data import files
 from rlfseg.data.check import findings
 from rlfseg.data.check.images import Survey, survey
-from rlfseg.data.check.overlap import shared_lines
 from rlfseg.data.check.report import Line
 from rlfseg.data.drawn.write_phrasecut import TRUTH_FILE
 from rlfseg.data.files import ImageFile, load_json
 from rlfseg.data.phrasecut import CLIPSEG_LEFT_OUT, IMAGE_TABLES
+from rlfseg.data.safe_pickle import load
 
 #: Images and phrases by split. The second of val is without the images of miniv, of which the
 #: authors say both that they are part of val and that val's file lacks them.
@@ -78,7 +78,7 @@ def lines(root: Path, *, official: bool | None, coco_ids: Sequence[Path]) -> Ite
             name: {table.coco[i] for i in split.first if i in table.coco}
             for name, split in splits.items()
         }
-        yield from shared_lines(path, in_split)
+        yield from _shared(path, in_split)
 
 
 def _table(root: Path) -> Generator[Line, None, _Table | None]:
@@ -226,3 +226,39 @@ def _honesty(splits: Mapping[str, _Split], table: _Table, official: bool) -> Ite
     advice = "Images that are COCO's too: say so beside a zero-shot number on COCO's data sets."
     expected = "test 0" if official and "test" in counts else ""
     yield Line("note", what, f"with a coco_id: {found}", expected, (), advice)
+
+
+def _shared(path: Path, in_split: Mapping[str, set[int]]) -> Iterator[Line]:
+    """Counts the images that a file shares with each split.
+
+    Args:
+        path: JSON with COCO's `images`, or REFER's refs (`*.p`), of which each split counts by
+            itself.
+        in_split: COCO's ids of the images of each split.
+    """
+    groups = findings.attempt(_coco_ids_of_refs if path.suffix == ".p" else _coco_ids, path)
+    if isinstance(groups, Line):
+        yield groups
+        return
+    for group, ids in groups.items():
+        counts = ", ".join(f"{name} {len(own & ids):,}" for name, own in in_split.items())
+        what = f"shared with {path.name} {group}".rstrip()
+        yield Line("note", what, f"of its {len(ids):,} images: {counts or 'no split'}")
+
+
+def _coco_ids(path: Path) -> dict[str, set[int]]:
+    entries = files.field(load_json(path, dict), "images", list, str(path))
+    ids = {files.field(e, "id", int, f"{path}, image number {n}") for n, e in enumerate(entries)}
+    return {"": ids}
+
+
+def _coco_ids_of_refs(path: Path) -> dict[str, set[int]]:
+    refs = load(path)
+    if not isinstance(refs, list):
+        raise ValueError(f"{path} holds a {type(refs).__name__}, not a list")
+    found: dict[str, set[int]] = {}
+    for number, ref in enumerate(refs):
+        where = f"{path}, ref number {number}"
+        split = files.field(ref, "split", str, where)
+        found.setdefault(split, set()).add(files.field(ref, "image_id", int, where))
+    return found

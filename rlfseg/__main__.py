@@ -3,8 +3,9 @@
     python -m rlfseg segment PICTURE PHRASE what the phrase means, as a mask and an overlay
     python -m rlfseg check DATASET ROOT     what of a data set is on disk
     python -m rlfseg preflight              whether a profile can run here, and how long it takes
+    python -m rlfseg artefacts              whether what ships is what the chapters ask for
     python -m rlfseg latents PARAMS         encodes what that training reads, before it
-    python -m rlfseg train PARAMS           the training run of a chapter's parameters
+    python -m rlfseg train PARAMS           the training run of a file of parameters
     python -m rlfseg evaluate PARAMS        the scores that a chapter's parameters ask for
 
 The last three are what a launcher starts, on as many GPUs and nodes as it is told:
@@ -18,16 +19,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import yaml
+from typing import NoReturn
 
 from rlfseg.data.check import DATASETS, check
-
-if TYPE_CHECKING:
-    from rlfseg.experiment.setting import Setting
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
+    """Run a command.
 
     Args:
         arguments: what follows the program's name; None takes them from the command line.
@@ -67,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flying.add_argument(
         "--seconds", type=float, default=60, help="how long each kind of work is measured (60)"
     )
+    about = "say which shipped artefacts no chapter asks for any more"
+    keeping = commands.add_parser("artefacts", help=about, description=about)
+    keeping.add_argument("--profile", default="mini", help="a folder of artefacts/ (mini)")
     about = "segment what a phrase means in a picture"
     asking = commands.add_parser("segment", help=about, description=about)
     asking.add_argument("picture", help="a picture file")
@@ -74,20 +73,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asking.add_argument(
         "-o", "--out", default="segmented.png", help="the overlay; the mask lies beside it"
     )
-    asking.add_argument("--model", help="a saved pipeline's folder, or a YAML of chapter 05")
+    asking.add_argument("--model", help="a saved pipeline's folder, or a file of parameters")
     asking.add_argument("--sampler", default="aos", help="aos, one, hss, steps or aos_signed")
     asking.add_argument("--threshold", type=float, help="of the scores, as in 0.5")
-    runs = {
-        "latents": "encode the pictures and masks that the training of a chapter reads",
-        "train": "train what a chapter's parameters describe, or find it trained",
-        "evaluate": "score each run of a chapter as its `scored` says, or find it scored",
+    works = {
+        "latents": ("encode the pictures and masks that the training of a file reads", _latents),
+        "train": ("train what a file of parameters describes, or find it trained", _train),
+        "evaluate": ("score what a chapter's file asks for, or find it scored", _evaluate),
     }
-    for name, about in runs.items():
+    for name, (about, work) in works.items():
         command = commands.add_parser(name, help=about, description=about)
-        command.add_argument("parameters", help="a chapter's YAML file, or JSON of the same form")
-        command.set_defaults(work=_run)
+        command.add_argument("parameters", help="a chapter's YAML, or one of profile and changes")
+        command.set_defaults(work=work)
     checking.set_defaults(work=_check)
     flying.set_defaults(work=_preflight)
+    keeping.set_defaults(work=_artefacts)
     asking.set_defaults(work=_segment)
     given = parser.parse_args(arguments)
     try:
@@ -110,10 +110,21 @@ def _preflight(given: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+def _artefacts(given: argparse.Namespace) -> int:
+    from rlfseg.chapters.shipped import shipped_folders, stale
+
+    messages = stale(given.profile)
+    count = len(shipped_folders(given.profile))
+    print("\n".join(messages) or f"{count} shipped artefacts, none stale")
+    return 1 if messages else 0
+
+
 def _segment(given: argparse.Namespace) -> int:
     from PIL import Image
 
+    from rlfseg.chapters.reading import run_file
     from rlfseg.data.images import as_rgb, overlay, read_picture
+    from rlfseg.experiment import is_trained, pipeline
     from rlfseg.pipeline import RLFSegPipeline
     from rlfseg.stage import repository
 
@@ -122,19 +133,16 @@ def _segment(given: argparse.Namespace) -> int:
         raise ValueError(f"the overlay is written as PNG: give -o a name that ends so, not {out}")
     model = Path(given.model or repository() / "params" / "mini" / "05_phrasecut.yml")
     if model.is_dir():
-        pipeline = RLFSegPipeline.from_pretrained(model)
+        segmenter = RLFSegPipeline.from_pretrained(model)
     else:
-        parameters = _parameters(model, "sampler", "threshold")
-        setting = _setting(parameters)
-        if not setting.is_trained:
+        run = run_file(model)
+        if not is_trained(run):
             raise ValueError(
                 f"what {model} describes isn't trained: python -m rlfseg train {model}"
             )
-        pipeline = setting.pipeline(
-            threshold=parameters["threshold"], tol=parameters["sampler"]["tol"]
-        )
-    pipeline.set_progress_bar_config(disable=True)
-    done = pipeline(picture, given.phrase, sampler=given.sampler, threshold=given.threshold)
+        segmenter = pipeline(run)
+    segmenter.set_progress_bar_config(disable=True)
+    done = segmenter(picture, given.phrase, sampler=given.sampler, threshold=given.threshold)
     mask = out.with_name(f"{out.stem}_mask.png")
     Image.fromarray(overlay(picture, done.masks[0])).save(out)
     Image.fromarray(done.masks[0]).save(mask)
@@ -142,59 +150,44 @@ def _segment(given: argparse.Namespace) -> int:
     return 0
 
 
-def _run(given: argparse.Namespace) -> int:
-    from rlfseg.processes import joined  # here, so that a check need not wait for torch
+def _latents(given: argparse.Namespace) -> int:
+    from rlfseg.chapters.reading import run_file
+    from rlfseg.experiment import fill_latents
+    from rlfseg.processes import joined
 
     with joined():
-        if given.command == "evaluate":
-            return _evaluate(Path(given.parameters))
-        setting = _setting(_parameters(Path(given.parameters)))
-        if given.command == "latents":
-            print(f"{setting.fill_latents()} latents were missing here and are encoded")
-        else:
-            print(setting.trained())
+        missing = fill_latents(run_file(Path(given.parameters)))
+        print(f"{missing} latents were missing here and are encoded")
     return 0
 
 
-def _evaluate(file: Path) -> int:
-    from rlfseg.chapter import beside, runs, scorings
+def _train(given: argparse.Namespace) -> int:
+    from rlfseg.chapters.reading import run_file
+    from rlfseg.experiment import trained
+    from rlfseg.processes import joined
 
-    parameters = _parameters(file)
-    alone = beside(parameters)
-    if not alone and not {"scored", "closed"} & set(parameters):
-        raise ValueError(f"{file} has no `scored`: give a chapter's file that says what is scored")
-    for run in runs(parameters):
-        setting = _setting(run.parameters())
-        for way in scorings(parameters):
-            best = setting.scored(**way).annotation.miou().value
-            print(f"{run.train_stage.name} {way}: best mIoU {100 * best:.1f}")
-        if "closed" in parameters:
-            setting.closed(**parameters["closed"])
-    own = _setting(parameters)
-    for way in alone:
-        best = own.scored(**way).annotation.miou().value
-        print(f"{way}: best mIoU {100 * best:.1f}")
+    with joined():
+        print(trained(run_file(Path(given.parameters))))
     return 0
 
 
-def _parameters(file: Path, *more: str) -> dict[str, Any]:
-    """A chapter's parameters, which must say what a run is, and what else is named."""
-    try:
-        parameters = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {error}") from error
-    wanted = ("profile", "backbone", "data", "train", *more)
-    missing = [name for name in wanted if name not in (parameters or ())]
-    if missing or not isinstance(parameters, dict):
-        raise ValueError(f"{file} has no {', '.join(missing or wanted)}: give a chapter's file")
-    return parameters
+def _evaluate(given: argparse.Namespace) -> int:
+    from rlfseg.chapters.reading import chapter_file
+    from rlfseg.experiment import closed_set, scored
+    from rlfseg.processes import joined
 
-
-def _setting(parameters: Mapping[str, Any]) -> Setting:
-    from rlfseg.chapter import run_parameters
-    from rlfseg.experiment.setting import Setting
-
-    return Setting.from_parameters(**run_parameters(parameters))
+    with joined():
+        asks = chapter_file(Path(given.parameters)).asks()
+        if not (asks.scored or asks.closed):
+            raise ValueError(f"{given.parameters}: this chapter scores no run")
+        for run, scoring in asks.scored:
+            best = scored(run, scoring).annotation.miou().value
+            where = scoring.on.dataset if scoring.on else run.data.dataset
+            told = f"{run.train_stage.name}, {where} {scoring.split}, {scoring.sampler.name}"
+            print(f"{told}: best mIoU {100 * best:.1f}")
+        for run, closed in asks.closed:
+            print(f"{run.train_stage.name}: {len(closed_set(run, closed))} pictures counted")
+    return 0
 
 
 if __name__ == "__main__":

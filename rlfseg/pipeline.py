@@ -19,7 +19,7 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from rlfseg.config import SamplerConfig
+from rlfseg.config import SamplerConfig, validated
 from rlfseg.data.images import Picture, paired, scaled, to_unit
 from rlfseg.method.sampling import sample
 from rlfseg.method.types import Latent, Score, Text, Time
@@ -155,7 +155,12 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Raises:
             ValueError: naming the picture or phrase that can't be taken, or the unknown option.
         """
-        config = SamplerConfig(sampler, num_steps, self.config.tol if tol is None else tol)
+        asked = {
+            "name": sampler,
+            "steps": num_steps,
+            "tol": self.config.tol if tol is None else tol,
+        }
+        config = validated(SamplerConfig, asked, where="sampler")
         level = self.config.threshold if threshold is None else threshold
         if decoder not in ("vae", "taesd") or (decoder == "taesd" and self.tiny_vae is None):
             known = "'vae'" + (" or 'taesd'" if self.tiny_vae is not None else "")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rlfseg
-from rlfseg.stage import Stage, commit, is_current, read_record, repository, run, shipped
+from rlfseg.stage import Stage, commit, is_current, made, read_record, repository, shipped
 
 STAGE = Stage("thing", 1, {"a": 1, "b": {"c": [1, 2], "d": None}}, {"x": Stage("x", 1, {})})
 
@@ -43,10 +43,10 @@ class Maker:
 
 def ship(stage: Stage, text: str) -> Path:
     """Puts an artefact where the repository keeps those of the profile `mini`."""
-    made = run(stage, Maker(text), profile="elsewhere")
+    there = made(stage, Maker(text), profile="elsewhere")
     kept = shipped("mini", stage)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    return made.rename(kept)
+    return there.rename(kept)
 
 
 _json = st.recursive(
@@ -92,17 +92,17 @@ def test_the_hash_is_the_same_on_every_day() -> None:
 
 def test_what_was_made_is_found(repo: Path) -> None:
     make = Maker()
-    first, second = (run(STAGE, make, profile="mini") for _ in range(2))
+    first, second = (made(STAGE, make, profile="mini") for _ in range(2))
     assert make.calls == 1 and first == second
     assert first == repo / "runs" / "mini" / "stages" / f"thing-{STAGE.hash}"
     assert (first / "result.txt").read_text() == "made"
-    run(replace(STAGE, version=2), make, profile="mini")
-    run(STAGE, make, profile="smoke")
+    made(replace(STAGE, version=2), make, profile="mini")
+    made(STAGE, make, profile="smoke")
     assert make.calls == 3
 
 
 def test_the_record_says_what_it_is_and_where_it_comes_from() -> None:
-    record = read_record(run(STAGE, Maker(), profile="mini"))
+    record = read_record(made(STAGE, Maker(), profile="mini"))
     assert record["name"] == "thing" and record["hash"] == STAGE.hash and record["version"] == 1
     assert record["config"] == STAGE.config
     assert record["inputs"] == {"x": STAGE.inputs["x"].hash}
@@ -115,13 +115,13 @@ def test_the_record_says_what_it_is_and_where_it_comes_from() -> None:
 def test_a_shipped_artefact_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = ship(STAGE, "shipped")
     make = Maker("made here")
-    assert run(STAGE, make, profile="mini") == kept and make.calls == 0
+    assert made(STAGE, make, profile="mini") == kept and make.calls == 0
     monkeypatch.setenv("FRESH", "0")
-    assert run(STAGE, make, profile="mini") == kept and make.calls == 0
+    assert made(STAGE, make, profile="mini") == kept and make.calls == 0
     monkeypatch.setenv("FRESH", "1")
-    fresh = run(STAGE, make, profile="mini")
+    fresh = made(STAGE, make, profile="mini")
     assert fresh != kept and (fresh / "result.txt").read_text() == "made here"
-    assert run(STAGE, make, profile="mini") == fresh and make.calls == 1
+    assert made(STAGE, make, profile="mini") == fresh and make.calls == 1
     assert (kept / "result.txt").read_text() == "shipped"
 
 
@@ -130,7 +130,7 @@ def test_a_stale_shipped_artefact_is_not_used() -> None:
     newer = replace(STAGE, version=2)
     assert is_current(kept, STAGE) and not is_current(kept, newer)
     make = Maker()
-    assert run(newer, make, profile="mini") != kept and make.calls == 1
+    assert made(newer, make, profile="mini") != kept and make.calls == 1
 
 
 def test_an_interrupted_make_resumes_in_its_folder() -> None:
@@ -139,23 +139,23 @@ def test_an_interrupted_make_resumes_in_its_folder() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(STAGE, interrupted, profile="mini")
+        made(STAGE, interrupted, profile="mini")
 
     def rest(folder: Path) -> None:
         (folder / "result.txt").write_text((folder / "half.txt").read_text() + " and half")
 
-    made = run(STAGE, rest, profile="mini")
-    assert (made / "result.txt").read_text() == "half and half"
-    assert [path.name for path in made.parent.iterdir() if path.is_dir()] == [made.name]
+    there = made(STAGE, rest, profile="mini")
+    assert (there / "result.txt").read_text() == "half and half"
+    assert [path.name for path in there.parent.iterdir() if path.is_dir()] == [there.name]
 
 
 def test_a_folder_without_its_record_is_no_artefact() -> None:
-    made = run(STAGE, Maker("old"), profile="mini")
-    (made / "stage.json").unlink()
+    there = made(STAGE, Maker("old"), profile="mini")
+    (there / "stage.json").unlink()
     with pytest.raises(FileNotFoundError, match="no finished artefact"):
-        read_record(made)
-    again = run(STAGE, Maker("new"), profile="mini")
-    assert again == made and (made / "result.txt").read_text() == "new"
+        read_record(there)
+    again = made(STAGE, Maker("new"), profile="mini")
+    assert again == there and (there / "result.txt").read_text() == "new"
 
 
 def test_the_repository_is_found_from_inside_it_only(
@@ -186,9 +186,9 @@ def test_of_programs_that_want_the_same_at_once_one_makes_it(repo: Path) -> None
         (folder / "result.txt").write_text("first")
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(run, STAGE, slow, profile="mini")
+        first = pool.submit(made, STAGE, slow, profile="mini")
         assert begun.wait(20)
-        second = pool.submit(run, STAGE, other, profile="mini")
+        second = pool.submit(made, STAGE, other, profile="mini")
         with pytest.raises(TimeoutError):
             second.result(timeout=0.3)
         may_end.set()

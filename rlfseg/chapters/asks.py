@@ -75,7 +75,8 @@ class Asks:
 
     def _asked(self) -> Iterator[Stage]:
         trained = self.trained
-        others = [run.on(how.on) for run, how in (*self.scored, *self.closed)]
+        others = [run.on(scoring.on) for run, scoring in self.scored]
+        others += [run.on(closed.on) for run, closed in self.closed]
         rivals = [run for rival in self.rivals for run in rival.data]
         for run in [*trained, *self.data, *others, *rivals]:
             yield from (run.backbone_stage, run.data_stage)

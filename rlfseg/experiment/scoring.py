@@ -102,15 +102,18 @@ def field_and_data(
     return as_velocity(trained_unet(run, coder.device)), cache
 
 
-def pipeline(run: Run, *, threshold: float, tol: float) -> RLFSegPipeline:
-    """Return the trained model as what people import, on this machine's device."""
+def pipeline(run: Run) -> RLFSegPipeline:
+    """Return the trained model as what people import, on this machine's device.
+
+    Its threshold and its tolerance are the run's.
+    """
     return RLFSegPipeline.from_backbone(
         backbone_folder(run),
         trained(run),
         base=base(run),
         device=PartialState().device,
-        threshold=threshold,
-        tol=tol,
+        threshold=run.threshold,
+        tol=run.sampler.tol,
     )
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from rlfseg.book.paper.ablations import ENVIRONMENT
+from rlfseg.book.paper.cells import baseline_cells, keep_results, semflow_cell
 from rlfseg.book.paper.lookup import TABLES, cell, paper_table
 from rlfseg.book.paper.render import render
 from rlfseg.book.paper.results import (
@@ -35,11 +36,14 @@ __all__ = [
     "Saved",
     "Table",
     "UnknownCellError",
+    "baseline_cells",
     "cell",
     "difference",
+    "keep_results",
     "load_results",
     "measured",
     "paper_table",
     "render",
     "save_results",
+    "semflow_cell",
 ]

@@ -9,6 +9,7 @@ from IPython.display import Markdown
 from rlfseg.book.paper.lookup import paper_table
 from rlfseg.book.paper.results import Missing, Result, Results, complete, difference
 from rlfseg.book.paper.tables import UNREPORTED, Cell
+from rlfseg.chapters import made_in
 from rlfseg.evaluation.seeds import over_seeds
 from rlfseg.stage import commit
 
@@ -18,19 +19,6 @@ DRAWN_PROFILES = {
     "preflight": "drawn scenes and the full-size model with random weights",
 }
 """Profiles whose scores are no evidence about the paper's numbers, and what they run."""
-
-MADE_IN = {
-    1: "05_phrasecut",
-    2: "06_refcoco",
-    3: "07_cocostuff",
-    4: "08_speed",
-    5: "03b_labels",
-    6: "09_ranks",
-    7: "04_sampling",
-    8: "03_train",
-    9: "04_sampling",
-}
-"""The chapter that fills each table."""
 
 _DASH = "–"
 
@@ -181,7 +169,7 @@ def _this_run(filled: Results, profile: str) -> str:
 
 def _made_by(table: int, profile: str) -> str:
     """Where every cell comes from: chapter, parameters, commit, and the file that says so."""
-    chapter = MADE_IN[table]
+    chapter = made_in(table)
     file = f"table_{table}.json"
     return (
         f"Made by {{doc}}`{chapter}` with `params/{profile}/{chapter}.yml` at commit "

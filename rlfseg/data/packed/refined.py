@@ -16,7 +16,9 @@ from rlfseg.data.packed.store import compress, created, writing
 _MADE_OF = "refined_by"
 
 
-def add_refined(pack: Pack, masks: Iterable[np.ndarray], *, made_of: str) -> None:
+def add_refined(
+    pack: Pack, masks: Iterable[np.ndarray], *, made_of: str, target: Path | None = None
+) -> None:
     """Writes `mask_refined` beside `mask`, with the same keys, for every item.
 
     The file is copied and the copy put in its place, so that an interruption at any point leaves
@@ -28,12 +30,14 @@ def add_refined(pack: Pack, masks: Iterable[np.ndarray], *, made_of: str) -> Non
         pack: the packed file.
         masks: bool (H, W), one for each item, in the items' order.
         made_of: identifies how they were made; `refined_by` returns it.
+        target: the file that the copy becomes; None for the packed file itself.
 
     Raises:
         PackError: if the file can't be read, the copy not be written, or masks and items don't
             agree in number or size.
     """
-    draft = pack.path.with_name(f".{pack.path.name}.refined.tmp")
+    target = target or pack.path
+    draft = target.with_name(f".{target.name}.refined.tmp")
     coming = iter(masks)
     with h5py.File(pack.path, "r", locking="best-effort") as source, created(draft) as file:
         file.attrs.update(source.attrs)
@@ -52,8 +56,8 @@ def add_refined(pack: Pack, masks: Iterable[np.ndarray], *, made_of: str) -> Non
                     _store(group[REFINED], caption, mask)
         if next(coming, None) is not None:
             raise PackError(f"{pack.path} has {len(pack)} items, and there are more refined masks")
-    with writing(pack.path):
-        os.replace(draft, pack.path)
+    with writing(target):
+        os.replace(draft, target)
     pack.close()
 
 

@@ -7,7 +7,7 @@ from accelerate import Accelerator, PartialState
 
 
 def quick_dtype(device: torch.device | str) -> torch.dtype:
-    """bfloat16 on a GPU and on a CPU that computes in it, float32 on any other CPU.
+    """Return bfloat16 for a GPU and for a CPU that computes in it, float32 for any other CPU.
 
     Without instructions for bfloat16 a CPU emulates them, and convolutions take another path
     altogether: a training step of the mini UNet on latents of 32 x 32 then takes twenty times as
@@ -19,7 +19,7 @@ def quick_dtype(device: torch.device | str) -> torch.dtype:
 
 
 def quick_accelerator() -> Accelerator:
-    """What all training runs in: bfloat16 where this machine computes in it, else float32.
+    """Make what all training runs in: bfloat16 where this machine computes in it, else float32.
 
     Parameters, gradients and the optimiser's moments are float32 in both. On a GPU attention is
     left to kernels other than cuDNN's, for the whole process: on an H200 (PyTorch 2.11) both runs

@@ -45,7 +45,7 @@ DATASETS = {
 def read(
     dataset: str, root: Path | str, split: str, *, classes: Mapping[int, Label] = COCO_STUFF
 ) -> Iterator[Sample]:
-    """Reads one split of any data set, in the partition and form that papers report.
+    """Read one split of any data set, in the partition and form that papers report.
 
     These are UNC's partition of RefCOCO and RefCOCO+, UMD's of G-Ref, and COCO-Stuff's pixel maps.
 

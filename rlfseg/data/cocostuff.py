@@ -28,7 +28,7 @@ _CONVERTED = "_labelTrainIds.png"  # what a well-known toolbox puts beside the m
 
 
 def train_id(raw: int, classes: Mapping[int, Label] = COCO_STUFF) -> int:
-    """The number of a class among the classes, 0-170 for COCO-Stuff; 255 for what is no class.
+    """Return the number of a class among the classes, 0-170 for COCO-Stuff; 255 for no class.
 
     Args:
         raw: the value in a pixel map, COCO's category id less one.
@@ -45,7 +45,7 @@ def train_id(raw: int, classes: Mapping[int, Label] = COCO_STUFF) -> int:
 def read_maps(
     root: Path | str, split: str, *, classes: Mapping[int, Label] = COCO_STUFF
 ) -> Iterator[Sample]:
-    """Reads the pixel maps of a split, a sample for each class in a picture.
+    """Read the pixel maps of a split, a sample for each class in a picture.
 
     Images come in the order of their names, classes by rising id. Pixels of 255 and of the 11
     ids that COCO gave up belong to nothing. The caption is the class's prompt (see
@@ -75,7 +75,7 @@ def read_maps(
 def read_json(
     root: Path | str, split: str, *, classes: Mapping[int, Label] = COCO_STUFF
 ) -> Iterator[Sample]:
-    """Reads the stuff annotations of a split, a sample for each class in a picture.
+    """Read the stuff annotations of a split, a sample for each class in a picture.
 
     Images come in the order of their first annotation, classes by rising id. The class "other",
     which lumps all things together, is left out: it names nothing.
@@ -169,7 +169,7 @@ def _sample(
 
 
 def _others(content: dict[str, Any], classes: Mapping[int, Label], path: Path) -> set[int]:
-    """Checks the file's names against the table; returns the category ids to leave out."""
+    """Check the file's names against the table; return the category ids to leave out."""
     others = set()
     for number, entry in enumerate(field(content, "categories", list, str(path))):
         where = f"{path}, category number {number}"
@@ -185,7 +185,7 @@ def _others(content: dict[str, Any], classes: Mapping[int, Label], path: Path) -
 
 
 def _folder(root: Path, split: str, names: tuple[str, ...]) -> Path:
-    """The first of `root/{name}/{split}` that is there."""
+    """Return the first of `root/{name}/{split}` that is there."""
     for name in names:
         if (root / name / split).is_dir():
             return root / name / split

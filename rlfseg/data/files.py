@@ -18,7 +18,7 @@ class ImageFile:
 
 
 def load_json(path: Path, kind: type) -> Any:
-    """Reads a JSON file.
+    """Read a JSON file.
 
     Args:
         path: the file.
@@ -41,7 +41,7 @@ def load_json(path: Path, kind: type) -> Any:
 
 
 def field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """Takes one value out of a dictionary; a ValueError names the place and the key."""
+    """Take one value out of a dictionary; a ValueError names the place and the key."""
     if not isinstance(entry, dict) or key not in entry:
         raise ValueError(f"{where}: the key {key!r} is missing")
     value = entry[key]
@@ -51,7 +51,7 @@ def field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> An
 
 
 def image_file(entry: Any, key: str, *, folder: Path, suffix: str, where: str) -> ImageFile:
-    """What an entry with `width` and `height` says of an image.
+    """Return what an entry with `width` and `height` says of an image.
 
     Args:
         entry: the dictionary.
@@ -76,7 +76,7 @@ def image_file(entry: Any, key: str, *, folder: Path, suffix: str, where: str) -
 
 
 def coco_images(content: dict[str, Any], *, folder: Path, where: str) -> dict[int, ImageFile]:
-    """The `images` of a file in COCO's format, by image id."""
+    """Return the `images` of a file in COCO's format, by image id."""
     images = {}
     for number, entry in enumerate(field(content, "images", list, where)):
         at = f"{where}, image number {number}"
@@ -86,7 +86,7 @@ def coco_images(content: dict[str, Any], *, folder: Path, where: str) -> dict[in
 
 
 def check_there(path: Path, seen: set[Path], where: str) -> None:
-    """Looks an image file up, once; `seen` holds those found before.
+    """Look an image file up, once; `seen` holds those found before.
 
     Raises:
         FileNotFoundError: if it is missing; names the file and what refers to it.

@@ -15,7 +15,7 @@ _TINT = (38, 115, 235)
 
 
 def read_picture(path: Path | str) -> Image.Image:
-    """Opens a picture file, turned upright as its camera noted.
+    """Open a picture file, turned upright as its camera noted.
 
     Raises:
         OSError: if there is no such file, or it can't be read whole; with what to do.
@@ -33,14 +33,14 @@ def read_picture(path: Path | str) -> Image.Image:
 
 
 def as_rgb(picture: Picture) -> np.ndarray:
-    """Makes a picture uint8 (H, W, 3).
+    """Make a picture uint8 [H, W, 3].
 
     Of PIL's modes, transparent pixels are laid on white, 16 bits and more are scaled by their
     range, and all others are converted by PIL (grey, palette, CMYK, ...).
 
     Args:
-        picture: a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or
-            float in [0, 1]; or a tensor (3, H, W), (1, H, W) or (1, 3, H, W), uint8 or float in
+        picture: a PIL image; an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], uint8, uint16 or
+            float in [0, 1]; or a tensor [3, H, W], [1, H, W] or [1, 3, H, W], uint8 or float in
             [0, 1].
 
     Raises:
@@ -104,7 +104,7 @@ def _converted(image: Image.Image) -> np.ndarray:
 def paired(
     image: Picture | Sequence[Picture], phrases: str | Sequence[str] | Sequence[Sequence[str]]
 ) -> tuple[list[np.ndarray], list[tuple[int, str]]]:
-    """Pictures as uint8 (H, W, 3), and (number of the picture, phrase) in order.
+    """Return pictures as uint8 [H, W, 3], and (number of the picture, phrase) in order.
 
     Args:
         image: one picture, or several.
@@ -139,17 +139,17 @@ def paired(
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A picture, uint8 (H, W, 3), with the mask, bool (H, W), tinted blue and the rest paler."""
+    """Tint a picture, uint8 [H, W, 3], blue where the mask, bool [H, W], is; pale the rest."""
     tinted = 0.45 * image + 0.55 * np.array(_TINT)
     paler = 0.75 * image + 0.25 * 255
     return np.where(mask[..., None], tinted, paler).round().astype(np.uint8)
 
 
 def scaled(image: np.ndarray, side: int, how: Image.Resampling) -> np.ndarray:
-    """An image (H, W) or (H, W, 3) at side x side, without regard to its aspect."""
+    """Scale an image [H, W] or [H, W, 3] to side x side, without regard to its aspect."""
     return np.asarray(Image.fromarray(image).resize((side, side), how))
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 (b, H, W, 3) to (b, 3, H, W) in [-1, 1]."""
+    """Turn uint8 [b, H, W, 3] into [b, 3, H, W] in [-1, 1]."""
     return images.permute(0, 3, 1, 2) / 127.5 - 1

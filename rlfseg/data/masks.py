@@ -1,4 +1,4 @@
-"""Draws a sample's region: the one place where annotations of any kind become pixels.
+"""Draw a sample's region: the one place where annotations of any kind become pixels.
 
 Polygons by PhraseCut's own rule or CLIPSeg's, segments by pycocotools, pixel maps by their values.
 """
@@ -26,7 +26,7 @@ _LONGEST = 12  # characters of one compressed run length; more would not fit 64 
 def rasterise(
     sample: Sample, *, polygon_rule: PolygonRule = "pillow", overlap: Overlap = "union"
 ) -> np.ndarray:
-    """Draws the mask of a sample; it may be empty.
+    """Draw the mask of a sample; it may be empty.
 
     `Polygons`, the union of all, by one of two rules:
 
@@ -53,7 +53,7 @@ def rasterise(
         overlap: "union" or "legacy"; only `Segments` ask for it.
 
     Returns:
-        The mask, bool, (height, width).
+        The mask, bool [height, width].
 
     Raises:
         FileNotFoundError: if the file of a pixel map is missing.
@@ -83,10 +83,10 @@ def rasterise(
 
 
 def pixel_map(path: Path) -> np.ndarray:
-    """Reads a pixel map; the last two are kept, as an image's classes come one after another.
+    """Read a pixel map; the last two are kept, as an image's classes come one after another.
 
     Returns:
-        The values, uint8 (height, width), read-only.
+        The values, uint8 [height, width], read-only.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -150,7 +150,7 @@ def _by_skimage(polygons: Sequence[np.ndarray], width: int, height: int) -> np.n
 
 
 def _covered(region: Segments, width: int, height: int) -> np.ndarray:
-    """How many polygons or RLEs cover each pixel, (height, width)."""
+    """Count how many polygons or RLEs cover each pixel, [height, width]."""
     covered = np.zeros((height, width), np.uint16, order="F")  # as pycocotools' masks are
     for number, segmentation in enumerate(region.objects):
         where = f"segmentation of object {number}"
@@ -168,7 +168,7 @@ def _covered(region: Segments, width: int, height: int) -> np.ndarray:
 
 
 def _flat(polygon: Any, where: str) -> list[float]:
-    """Checks a polygon of COCO's: pycocotools takes one of 4 numbers for a box."""
+    """Check a polygon of COCO's: pycocotools takes one of 4 numbers for a box."""
     if not isinstance(polygon, list) or any(type(n) not in (int, float) for n in polygon):
         raise ValueError(f"{where} is not a list of numbers [x0, y0, x1, y1, ...]")
     if len(polygon) < 6 or len(polygon) % 2:
@@ -179,7 +179,7 @@ def _flat(polygon: Any, where: str) -> list[float]:
 
 
 def _run_lengths(rle: dict[str, Any], width: int, height: int, where: str) -> np.ndarray:
-    """The lengths of an RLE's runs, checked: pycocotools leaves what they miss uninitialised."""
+    """Check an RLE's run lengths: pycocotools leaves what they miss uninitialised."""
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise ValueError(f"{where}: size is {size}, the annotated image's is [{height}, {width}]")
@@ -198,7 +198,7 @@ def _run_lengths(rle: dict[str, Any], width: int, height: int, where: str) -> np
 
 
 def _decompress(text: bytes, where: str) -> np.ndarray:
-    """Reads COCO's compressed counts: 5 bits a character, differences from the last but one."""
+    """Read COCO's compressed counts: 5 bits a character, differences from the last but one."""
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(codes & 32 == 0)
     if not len(ends) or ends[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63:

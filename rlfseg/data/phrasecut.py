@@ -43,7 +43,7 @@ class SizeMismatch:
 
 
 def read(root: Path | str, split: str, *, leave_out: Collection[str] = ()) -> Iterator[Sample]:
-    """Reads one split, in the order of its file.
+    """Read one split, in the order of its file.
 
     The files that belong to the split are opened at once, so that a missing or broken one is
     reported by this call; image files are looked up one by one as the samples are drawn. The
@@ -67,7 +67,7 @@ def read(root: Path | str, split: str, *, leave_out: Collection[str] = ()) -> It
 
 
 def size_mismatches(root: Path | str, split: str) -> list[SizeMismatch]:
-    """Finds the images of a split whose file has another size than its annotation says.
+    """Find the images of a split whose file has another size than its annotation says.
 
     Masks drawn in the annotated size would not lie on such an image; this is why CLIPSeg and
     LD-ZNet leave out `CLIPSEG_LEFT_OUT`. Only the headers of the image files are read.
@@ -100,7 +100,7 @@ def size_mismatches(root: Path | str, split: str) -> list[SizeMismatch]:
 
 
 def _open(root: Path, split: str) -> tuple[Path, list[Any], dict[str, ImageFile]]:
-    """The split's file, its tasks, and the table of images."""
+    """Return the split's file, its tasks, and the table of images."""
     if not root.is_dir():
         raise FileNotFoundError(
             f"PhraseCut's folder {root} is not there: pass the folder that holds refer_{split}.json"
@@ -165,7 +165,7 @@ def _entry(images: Mapping[str, ImageFile], image_id: str, where: str) -> ImageF
 
 
 def _image_table(root: Path) -> dict[str, ImageFile]:
-    """Reads the size of each image, keyed by image id."""
+    """Read the size of each image, keyed by image id."""
     path = next((root / name for name in IMAGE_TABLES if (root / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{root} holds no table of images: {' or '.join(IMAGE_TABLES)}")

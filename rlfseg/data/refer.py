@@ -34,7 +34,7 @@ def read(
     partition: str | None = None,
     images: Path | str | None = None,
 ) -> Iterator[Sample]:
-    """Reads one split, a sample for each sentence, in the order of the refs file.
+    """Read one split, a sample for each sentence, in the order of the refs file.
 
     The caption is the sentence as REFER cleaned it (`sent`). The image file is the one that
     `instances.json` names: a ref's own `file_name` carries the annotation's id. Refs and

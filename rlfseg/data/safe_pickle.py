@@ -1,4 +1,4 @@
-"""Reads a pickle that can hold data only: REFER's `refs(*.p)` are pickles, mostly of Python 2."""
+"""Read a pickle that can hold data only: REFER's `refs(*.p)` are pickles, mostly of Python 2."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Plain(pickle.Unpickler):
 
 
 def load(path: Path) -> Any:
-    """Reads a pickle of lists, tuples, dicts, sets, str, bytes, numbers, bools and None.
+    """Read a pickle of lists, tuples, dicts, sets, str, bytes, numbers, bools and None.
 
     All protocols are read. A `str` of Python 2 comes out as `str`, taken as UTF-8: REFER's are
     ASCII, and other bytes are reported, not guessed at. What a protocol can only write by naming

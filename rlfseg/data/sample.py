@@ -15,7 +15,7 @@ class Polygons:
     """Outlines, as PhraseCut keeps them.
 
     Attributes:
-        instances: `[instance][polygon]`, each a float array (n, 2) of x, y in pixels, y downwards.
+        instances: `[instance][polygon]`, each a float array [n, 2] of x, y in pixels, y downwards.
     """
 
     instances: tuple[tuple[np.ndarray, ...], ...]
@@ -75,7 +75,7 @@ class Sample:
 
 
 def by_image(samples: Iterable[Sample]) -> Iterator[Sample]:
-    """Puts the samples of an image next to each other, as a packed file needs them.
+    """Put the samples of an image next to each other, as a packed file needs them.
 
     Images keep the order of their first sample, and the samples of an image keep their own. A
     data set's file need not be in such an order, so all samples (not their pixels) are held.

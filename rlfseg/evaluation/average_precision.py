@@ -18,7 +18,7 @@ def exact(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     for one more bit, which says whether the pixel is foreground.
 
     Args:
-        scores: Finite [n].
+        scores: finite [n].
         mask: True on the foreground [n].
 
     Returns:
@@ -41,7 +41,7 @@ def exact(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
 
 
 def _keys(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.signedinteger]:
-    """Whole numbers in the order of the scores, and the mask in their lowest bit [n].
+    """Return whole numbers in the order of the scores, with the mask in their lowest bit [n].
 
     Scores between -2 and 2 leave a bit of their 32 free; any others take 64.
     """
@@ -62,13 +62,13 @@ def binned(histogram: NDArray[np.float64]) -> float:
     `grid`, steps of 0.001; for smooth scores it lies within 0.0005 of the unrounded one.
 
     Args:
-        histogram: Pixels [2, BINS]; row 0 background, row 1 foreground, bins ascending.
+        histogram: pixels [2, BINS]; row 0 background, row 1 foreground, bins ascending.
 
     Returns:
         AP in [0, 1]; nan if there is no foreground.
 
     Raises:
-        ValueError: Wrong shape.
+        ValueError: if the shape is wrong.
     """
     if histogram.shape != (2, BINS):
         raise ValueError(f"the histogram must be (2, {BINS}), got {histogram.shape}")
@@ -93,9 +93,9 @@ def clipseg(tp: NDArray[np.float64], fp: NDArray[np.float64], positives: float) 
     the protocol leaves it to chance. A set without any prediction has AP 0 rather than an error.
 
     Args:
-        tp: True positives [49] at the ascending thresholds.
-        fp: False positives [49].
-        positives: Foreground pixels of the set.
+        tp: true positives [49] at the ascending thresholds.
+        fp: false positives [49].
+        positives: foreground pixels of the set.
 
     Returns:
         AP; 0 if there are fewer than two points.
@@ -119,8 +119,8 @@ def simpson(y: NDArray[np.float64], x: NDArray[np.float64]) -> float:
     - A pair with an interval of no width has no parabola; both its intervals are trapezoids.
 
     Args:
-        y: Values [n].
-        x: Positions [n], ascending, repeats allowed.
+        y: values [n].
+        x: positions [n], ascending, repeats allowed.
 
     Returns:
         The integral.

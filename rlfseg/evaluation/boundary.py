@@ -7,7 +7,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 
 def boundary_f(found: np.ndarray, true: np.ndarray, *, tolerance: float = 0.008) -> float:
-    """F-measure of a mask's boundary.
+    """Return the F-measure of a mask's boundary.
 
         F = 2 P R / (P + R),    P (R) = share of the found (true) boundary within the tolerance
                                         of the other
@@ -18,8 +18,8 @@ def boundary_f(found: np.ndarray, true: np.ndarray, *, tolerance: float = 0.008)
     same as the distance measured here.
 
     Args:
-        found: bool (H, W).
-        true: bool (H, W).
+        found: bool [H, W].
+        true: bool [H, W].
         tolerance: of the picture's diagonal, rounded up to whole pixels.
 
     Returns:

@@ -20,7 +20,7 @@ PART = 8  # pictures
 
 
 def true_classes(pack: Pack, image_id: str, names: Sequence[str]) -> np.ndarray:
-    """A picture's classes (H, W), uint8: numbers into `names`, or `IGNORED` where none is.
+    """Return a picture's classes, uint8 [H, W]: numbers into `names`, or `IGNORED` for none.
 
     Raises:
         ValueError: if the picture has a mask of another name.
@@ -45,7 +45,7 @@ def given_classes(
     *,
     batch: int = 32,
 ) -> Iterator[np.ndarray]:
-    """Asks each picture for every name and gives a pixel the one of the highest score.
+    """Ask each picture for every name and give a pixel the one of the highest score.
 
     A picture is encoded once, and so is a name. Scores are compared as they are decoded, not
     clamped.
@@ -59,7 +59,7 @@ def given_classes(
         batch: names at a time.
 
     Yields:
-        For each picture, class numbers (H, W), int64.
+        For each picture, class numbers [H, W], int64.
     """
     codec, pack = cache.codec, cache.pack
     zb = codec.black(cache.pixels)
@@ -80,7 +80,7 @@ def confusions_in_parts(
     names: Sequence[str],
     asking: Callable[[Sequence[str]], Iterable[np.ndarray]],
 ) -> list[Confusion]:
-    """Counts given classes against the packed masks, shared by the processes of a launch.
+    """Count given classes against the packed masks, shared by the processes of a launch.
 
     Args:
         folder: where the parts are kept, the same in every process.
@@ -107,7 +107,7 @@ def confusions_in_parts(
 def confusions(
     given: Iterable[np.ndarray], pack: Pack, images: Sequence[str], names: Sequence[str]
 ) -> list[Confusion]:
-    """Counts given classes against the packed masks, picture by picture.
+    """Count given classes against the packed masks, picture by picture.
 
     Args:
         given: for each picture its classes, as `given_classes` yields them.

@@ -26,7 +26,7 @@ class Confusion:
 
     @classmethod
     def of(cls, given: NDArray[np.integer], truth: NDArray[np.integer], *, classes: int) -> Self:
-        """Counts the pixels of one picture or of many.
+        """Count the pixels of one picture or of many.
 
         Args:
             given: class numbers, 0 to classes - 1, of any shape.
@@ -51,32 +51,32 @@ class Confusion:
         return type(self)(self.pixels + other.pixels)
 
     def iou(self) -> NDArray[np.float64]:
-        """IoU of each class [k], pooled over all pixels; NaN for one neither true nor given."""
+        """Return the IoU of each class [k], pooled over all pixels; NaN if it occurs nowhere."""
         shared = np.diag(self.pixels)
         union = self.pixels.sum(0) + self.pixels.sum(1) - shared
         return np.divide(shared, union, out=np.full(len(shared), np.nan), where=union > 0)
 
     def miou(self) -> float:
-        """Mean IoU over the classes that are true or given somewhere (protocol C)."""
+        """Return the mean IoU over the classes that are true or given somewhere (protocol C)."""
         return float(np.nanmean(self.iou()))
 
     def accuracy(self) -> float:
-        """Share of the pixels that got their true name."""
+        """Return the share of the pixels that got their true name."""
         return float(np.trace(self.pixels) / self.pixels.sum())
 
 
 def pooled(pictures: Sequence[Confusion]) -> Confusion:
-    """One confusion of several pictures, which must be at least one."""
+    """Add up the confusions of several pictures, which must be at least one."""
     return sum(pictures[1:], start=pictures[0])
 
 
 def save_confusions(path: Path, pictures: Sequence[Confusion]) -> None:
-    """Writes the confusions of several pictures, of the same classes, as one .npz."""
+    """Write the confusions of several pictures, of the same classes, as one .npz."""
     np.savez_compressed(path, pixels=np.stack([each.pixels for each in pictures]))
 
 
 def load_confusions(path: Path) -> list[Confusion]:
-    """Reads what `save_confusions` wrote."""
+    """Read what `save_confusions` wrote."""
     with np.load(path) as kept:
         return [Confusion(pixels) for pixels in kept["pixels"]]
 
@@ -84,7 +84,7 @@ def load_confusions(path: Path) -> list[Confusion]:
 def miou_interval(
     pictures: Sequence[Confusion], *, n: int = 1000, seed: int
 ) -> tuple[float, float]:
-    """The 95% interval of the pooled mIoU over pictures drawn with replacement.
+    """Return the 95% interval of the pooled mIoU over pictures drawn with replacement.
 
     Args:
         pictures: one confusion each.

@@ -47,7 +47,7 @@ class Part:
 
 
 def parts(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, Part]:
-    """Measures the parts of an AOS segmentation side by side.
+    """Measure the parts of an AOS segmentation side by side.
 
     Args:
         pipe: on the device and in the precision that are to be measured.
@@ -89,7 +89,7 @@ def parts(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, Par
 def in_turns(
     works: Mapping[str, Callable[[], Any]], *, rounds: int, device: torch.device
 ) -> dict[str, float]:
-    """Times several pieces of work in turns, after a warm-up; returns median seconds of each.
+    """Time several pieces of work in turns, after a warm-up; return median seconds of each.
 
     Raises:
         ValueError: if there is no round.
@@ -109,7 +109,7 @@ def in_turns(
 
 
 def count_flop(work: Callable[[], Any]) -> int:
-    """FLOPs of a piece of work, as torch's counter knows them.
+    """Count the FLOPs of a piece of work, as torch's counter knows them.
 
     It can't see into what is compiled, so that is run as it was before; torch 2.5 has no way to
     ask for that, and counts nothing there.
@@ -123,7 +123,7 @@ def count_flop(work: Callable[[], Any]) -> int:
 def matrix_rate(
     device: torch.device | str, dtype: torch.dtype, *, side: int | None = None, rounds: int = 5
 ) -> float:
-    """FLOP a second of a large matrix product: the roof under which every part stays.
+    """Measure the FLOP a second of a large matrix product: the roof under which all work stays.
 
     Args:
         device: where it is measured.
@@ -140,7 +140,7 @@ def matrix_rate(
 
 
 def copy_rate(device: torch.device | str, *, megabytes: int = 256, rounds: int = 5) -> float:
-    """Bytes a second that a large copy reads and writes: the slope of the roofline."""
+    """Measure the bytes a second that a large copy reads and writes: the slope of the roofline."""
     place = torch.device(device)
     source = torch.zeros(megabytes * 2**20, dtype=torch.uint8, device=place)
     target = torch.empty_like(source)

@@ -31,17 +31,17 @@ def count(scores: Score, masks: Mask, image_ids: Sequence[str]) -> Counts:
     faster than torch's on a CPU. The counts are the same.
 
     Args:
-        scores: Decoded masks [b, H, W]; 0 background, 1 foreground, not clamped. Compared in
+        scores: decoded masks [b, H, W]; 0 background, 1 foreground, not clamped. Compared in
             float32, as the protocols do.
-        masks: True masks [b, H, W], bool, at the same size.
-        image_ids: The image of each sample [b]; samples of one image share it, so that intervals
+        masks: true masks [b, H, W], bool, at the same size.
+        image_ids: the image of each sample [b]; samples of one image share it, so that intervals
             are drawn over images.
 
     Returns:
         Counts of b samples.
 
     Raises:
-        ValueError: Shapes or lengths disagree, masks are not bool, or a score is not finite.
+        ValueError: if shapes or lengths disagree, masks are not bool, or a score is not finite.
     """
     if scores.ndim != 3 or scores.shape != masks.shape:
         shapes = f"{tuple(scores.shape)} and {tuple(masks.shape)}"
@@ -83,7 +83,7 @@ def histogram(scores: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[
     thousandth of an edge alone: there the score is compared with the edge itself.
 
     Args:
-        scores: Finite [b, n].
+        scores: finite [b, n].
         masks: True on the foreground [b, n].
 
     Returns:
@@ -106,7 +106,7 @@ def _numbered(
     floats: NDArray[np.float32],
     numbers: NDArray[np.int32],
 ) -> NDArray[np.int32]:
-    """The bin of each score, + _SIDE on the foreground; written into the arrays given."""
+    """Write the bin of each score, + _SIDE on the foreground, into the arrays given."""
     scaled, apart = floats[:, : len(score)]
     number, side = numbers[:, : len(score)]
     np.multiply(score, _PER_UNIT, out=scaled)

@@ -12,7 +12,7 @@ def histogram(scores: Tensor, masks: Tensor) -> Tensor:
     """Count the background's and the foreground's pixels in each bin, exactly.
 
     Args:
-        scores: Finite float32 [b, n].
+        scores: finite float32 [b, n].
         masks: True on the foreground [b, n], on the same device.
 
     Returns:
@@ -35,7 +35,7 @@ def average_precision(scores: Tensor, masks: Tensor) -> Tensor:
     together, so each has the precision of the last of them.
 
     Args:
-        scores: Finite float32 [b, n].
+        scores: finite float32 [b, n].
         masks: True on the foreground [b, n], on the same device.
 
     Returns:

@@ -23,8 +23,8 @@ class BestIoU:
     """An IoU at the threshold that makes it largest, chosen on the very set it is read from.
 
     Attributes:
-        value: In [0, 1].
-        threshold: The lowest of the best thresholds.
+        value: in [0, 1].
+        threshold: the lowest of the best thresholds.
     """
 
     value: float
@@ -41,11 +41,11 @@ class Counts:
     sample, and where a threshold is asked for, if it is not one of THRESHOLDS.
 
     Attributes:
-        image_id: Image of each sample [n], str.
-        histogram: Pixels of each sample by score [n, 2, BINS], int32; [:, 0] background, [:, 1]
+        image_id: image of each sample [n], str.
+        histogram: pixels of each sample by score [n, 2, BINS], int32; [:, 0] background, [:, 1]
             foreground. 16 kB a sample.
-        ap: Exact step-wise average precision of each sample [n]; nan without foreground.
-        weight: How often each sample counts [n], int64; 1, except within `bootstrap`.
+        ap: exact step-wise average precision of each sample [n]; nan without foreground.
+        weight: how often each sample counts [n], int64; 1, except within `bootstrap`.
     """
 
     image_id: NDArray[np.str_]
@@ -101,7 +101,7 @@ class Counts:
         """Split the samples by their foreground's share of the image.
 
         Args:
-            limits: Ascending shares; a sample at a limit goes to the larger class.
+            limits: ascending shares; a sample at a limit goes to the larger class.
 
         Returns:
             len(limits) + 1 sets, small masks first; samples without foreground are in the first.
@@ -154,7 +154,7 @@ class Counts:
         """Return the weighted sum of rows [n, ...] over the samples; exact for whole numbers.
 
         Raises:
-            ValueError: There is no sample.
+            ValueError: if there is no sample.
         """
         if not len(self):
             raise ValueError("no sample was counted, so there is nothing to read")
@@ -181,7 +181,7 @@ class Counts:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: The file is not such a file, or was counted on other bins.
+            ValueError: if the file is not such a file, or was counted on other bins.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -196,19 +196,19 @@ class Counts:
         return rows
 
     def miou(self) -> BestIoU:
-        """Best mIoU of the CLIPSeg protocol: max over t of mean TP / (1 + TP + FP + FN)."""
+        """Return the CLIPSeg protocol's best mIoU: max over t of mean TP / (1 + TP + FP + FN)."""
         return _best(self.mean(self.iou_clipseg))
 
     def miou_at(self, threshold: float) -> float:
-        """mIoU of the CLIPSeg protocol at one of THRESHOLDS."""
+        """Return the mIoU of the CLIPSeg protocol at one of THRESHOLDS."""
         return float(self.mean(self.iou_clipseg[:, _index(threshold)]))
 
     def iou_fg(self) -> BestIoU:
-        """Best IoU of the pooled foreground: max over t of sum TP / (1 + sum (TP + FP + FN))."""
+        """Return the best pooled IoU: max over t of sum TP / (1 + sum (TP + FP + FN))."""
         return _best(self.total(self.tp) / (1 + self.total(self.union)))
 
     def iou_bin(self) -> BestIoU:
-        """Best mean of `iou_fg` and the same for the background, at one threshold."""
+        """Return the best mean of `iou_fg` and the same for the background, at one threshold."""
         union = self.total(self.union)
         wrong = union - self.total(self.tp)
         true_negatives = self.total(self.pixels) - union
@@ -216,37 +216,37 @@ class Counts:
         return _best((foreground + true_negatives / (1 + true_negatives + wrong)) / 2)
 
     def oiou(self, threshold: float) -> float:
-        """Overall IoU at a threshold: sum of intersections / sum of unions; 0 if all are empty."""
+        """Return the overall IoU at a threshold: sum of intersections / sum of unions, or 0."""
         at = _index(threshold)
         return float(self.total(self.tp[:, at]) / np.maximum(self.total(self.union[:, at]), 1))
 
     def miou_lavt(self, threshold: float) -> float:
-        """Mean over samples of I / U at a threshold, without the + 1; 0 where U = 0."""
+        """Return the mean over samples of I / U at a threshold, without the + 1; 0 where U = 0."""
         return float(self.mean(self.iou[:, _index(threshold)]))
 
     def pr_at(self, threshold: float, k: float, *, strict: bool = False) -> float:
-        """Share of samples with I / U >= k at a threshold.
+        """Return the share of samples with I / U >= k at a threshold.
 
         Args:
-            threshold: One of THRESHOLDS.
-            k: The IoU to reach, such as 0.5.
-            strict: Ask for I / U > k, as PhraseCut's evaluator does; LAVT's takes >=.
+            threshold: one of THRESHOLDS.
+            k: the IoU to reach, such as 0.5.
+            strict: ask for I / U > k, as PhraseCut's evaluator does; LAVT's takes >=.
         """
         iou = self.iou[:, _index(threshold)]
         return float(self.mean(iou > k if strict else iou >= k))
 
     def ap_clipseg(self) -> float:
-        """Average precision of the CLIPSeg protocol, pooled; see `average_precision.clipseg`."""
+        """Return the CLIPSeg protocol's AP, pooled; see `average_precision.clipseg`."""
         positives = float(self.total(self.positives))
         return average_precision.clipseg(self.total(self.tp), self.total(self.fp), positives)
 
     def ap_pooled(self) -> float:
-        """Step-wise average precision over all pixels of the set, scores rounded to their bin."""
+        """Return the step-wise AP of all the set's pixels, scores rounded to their bin."""
         pooled = self.total(self.histogram.reshape(len(self), -1))
         return average_precision.binned(pooled.reshape(2, BINS))
 
     def ap_mean(self) -> float:
-        """Mean of the samples' exact average precisions.
+        """Return the mean of the samples' exact average precisions.
 
         Samples without foreground have none and are left out; nan if that leaves nothing.
         """
@@ -263,9 +263,9 @@ class Counts:
         resamples, so that one of them costs a weighted sum.
 
         Args:
-            read: For example `lambda c: c.miou().value`.
-            n: Resamples, at least 1.
-            seed: Of NumPy's default generator; the same seed gives the same interval.
+            read: for example `lambda c: c.miou().value`.
+            n: resamples, at least 1.
+            seed: of NumPy's default generator; the same seed gives the same interval.
 
         Returns:
             The 2.5% and 97.5% quantiles of the reading.
@@ -280,7 +280,7 @@ class Counts:
     def gain_over(
         self, base: Counts, read: Callable[[Counts], float], *, n: int = 1000, seed: int
     ) -> tuple[float, tuple[float, float]]:
-        """By how much a reading exceeds that of other counts of the same samples.
+        """Return by how much a reading exceeds that of other counts of the same samples.
 
         Both are resampled alike, so that what makes a sample hard for both drops out.
 
@@ -305,7 +305,7 @@ class Counts:
         return read(self) - read(base), (float(low), float(high))
 
     def _resampled(self, read: Callable[[Counts], float], n: int, seed: int) -> Iterator[Counts]:
-        """Counts over images drawn with replacement; `read` fills the tables that they share."""
+        """Yield counts over images drawn with replacement; `read` fills the tables they share."""
         if n < 1:
             raise ValueError(f"n must be at least 1 resample, got {n}")
         read(self)

@@ -31,9 +31,9 @@ class Quality:
 
     Attributes:
         items: numbers in the packed file.
-        iou: (n, 2), of the annotation and of the refined mask.
-        boundary: (n, 2), boundary F of both.
-        iterations: (n), how often SAM was asked.
+        iou: [n, 2], of the annotation and of the refined mask.
+        boundary: [n, 2], boundary F of both.
+        iterations: [n], how often SAM was asked.
     """
 
     items: np.ndarray
@@ -43,14 +43,14 @@ class Quality:
 
     @property
     def worse(self) -> np.ndarray:
-        """Which refined masks have a lower IoU with the truth than their annotations (n)."""
+        """Which refined masks have a lower IoU with the truth than their annotations [n]."""
         return self.iou[:, 1] < self.iou[:, 0]
 
 
 def refine_items(
     pack: Pack, items: Sequence[int], predictor: Predictor, config: RefineConfig
 ) -> list[Refined]:
-    """Refines some items' masks, those of an image together; nothing is written."""
+    """Refine some items' masks, those of an image together; nothing is written."""
     results: dict[int, Refined] = {}
     for image in dict.fromkeys(pack.item_image[list(items)].tolist()):
         own = [item for item in items if pack.item_image[item] == image]
@@ -61,7 +61,7 @@ def refine_items(
 
 
 def quality(pack: Pack, items: Sequence[int], results: Sequence[Refined]) -> Quality:
-    """Scores annotations and refined masks of some items against their exact masks.
+    """Score annotations and refined masks of some items against their exact masks.
 
     Raises:
         ValueError: if the packed file has no exact masks.
@@ -83,7 +83,7 @@ def quality(pack: Pack, items: Sequence[int], results: Sequence[Refined]) -> Qua
 
 
 def corners(mask: np.ndarray) -> int:
-    """Counts the corners of a mask's outlines: places where they turn by 28 degrees or more.
+    """Count the corners of a mask's outlines: places where they turn by 28 degrees or more.
 
     The turn at a point is the angle between the two chords that lead 4% of the outline's length
     back and ahead; a corner is where it is largest within such a stretch. So size doesn't matter,
@@ -93,7 +93,7 @@ def corners(mask: np.ndarray) -> int:
     Deviation: Figure 7 shows polygon-like masks and counts nothing; the measure is ours.
 
     Args:
-        mask: bool (H, W).
+        mask: bool [H, W].
 
     Raises:
         ValueError: if the mask is not a boolean image.

@@ -14,13 +14,13 @@ from rlfseg.models.latent_cache import LatentCache
 
 
 def spaced(count: int, most: int | None) -> list[int]:
-    """Numbers of `most` of `count` items, evenly spaced; of all if they are fewer, or for None."""
+    """Return the numbers of `most` of `count` items, evenly spaced; of all if fewer or for None."""
     chosen = count if most is None else min(count, most)
     return [k * count // chosen for k in range(chosen)]
 
 
 def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int], list[str]]:
-    """For each item whose image has one, the next caption whose mask differs from its own.
+    """Find for each item whose image has one the next caption whose mask differs from its own.
 
     Returns:
         The items that have such a caption, and the captions.
@@ -42,7 +42,7 @@ def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int],
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A batch of decoded masks: item numbers, scores (b, H, W), and gamma (b)."""
+    """A batch of decoded masks: item numbers, scores [b, H, W], and gamma [b]."""
 
     items: np.ndarray
     scores: Score
@@ -58,7 +58,7 @@ def predict(
     captions: Sequence[str] | None = None,
     batch: int = 32,
 ) -> Iterator[Prediction]:
-    """Samples and decodes masks; every image is encoded once, whatever the number of phrases.
+    """Sample and decode masks; every image is encoded once, whatever the number of phrases.
 
     Args:
         v: the field.

@@ -37,7 +37,7 @@ _EXACT = "truth."  # begins the names of the arrays that are counted against the
 class Evaluation:
     """Counts against the annotation and, where it is known, against the exact mask.
 
-    `boundary` is each sample's boundary F in [0, 1], (n,), where it was asked for.
+    `boundary` is each sample's boundary F in [0, 1], [n], where it was asked for.
     """
 
     annotation: Counts
@@ -45,7 +45,7 @@ class Evaluation:
     boundary: np.ndarray | None = None
 
     def save(self, folder: Path) -> None:
-        """Writes what there is into a folder."""
+        """Write what there is into a folder."""
         self.annotation.save(folder / _COUNTS)
         if self.truth is not None:
             self.truth.save(folder / _TRUTH)
@@ -54,7 +54,7 @@ class Evaluation:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads what `save` wrote; ValueError if a file holds no counts."""
+        """Read what `save` wrote; ValueError if a file holds no counts."""
         truth, boundary = folder / _TRUTH, folder / _BOUNDARY
         return cls(
             Counts.load(folder / _COUNTS),
@@ -71,7 +71,7 @@ def evaluate(
     *,
     captions: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Scores predictions against the packed masks; arguments as for `predict`."""
+    """Score predictions against the packed masks; arguments as for `predict`."""
     found = predict(v, cache, items, config, captions=captions)
     pairs = ((each.items, each.scores) for each in found)
     return tally(pairs, cache.pack, total=len(items), title=f"scoring {config.name}")
@@ -80,10 +80,10 @@ def evaluate(
 def tally(
     found: Iterable[tuple[np.ndarray, Score]], pack: Pack, *, total: int, title: str = "scoring"
 ) -> Evaluation:
-    """Counts scores, whatever they come from, against the packed masks.
+    """Count scores, whatever they come from, against the packed masks.
 
     Args:
-        found: item numbers and scores (b, H, W), batch by batch.
+        found: item numbers and scores [b, H, W], batch by batch.
         pack: the packed file.
         total: how many items there are in all.
         title: of the progress bar.
@@ -116,7 +116,7 @@ def boundaries(
     *,
     threshold: float,
 ) -> np.ndarray:
-    """Boundary F of each item's mask at a threshold, (n,); against the exact mask where known."""
+    """Measure each item's boundary F at a threshold [n], against the exact mask where known."""
     values = []
     for prediction in predict(v, cache, items, config):
         for item, found in zip(prediction.items, prediction.scores.cpu(), strict=True):
@@ -134,7 +134,7 @@ def scored_in_parts(
     *,
     title: str,
 ) -> Evaluation:
-    """Scores items in the processes of a launch, or finds parts scored.
+    """Score items in the processes of a launch, or find parts scored.
 
     Args:
         folder: where the parts are kept, the same in every process.
@@ -174,7 +174,7 @@ def edges_in_parts(
     *,
     title: str,
 ) -> np.ndarray:
-    """Boundary F of items (n,), as `scored_in_parts` counts; `measure` is for some of them."""
+    """Measure the boundary F of items [n] as `scored_in_parts` counts; `measure` takes some."""
     ranges = by_image(pack, items)
     paths = [folder / f"edges-{each.start}-{each.stop}.npz" for each in ranges]
 
@@ -190,7 +190,7 @@ def edges_in_parts(
 
 
 def by_image(pack: Pack, items: Sequence[int], *, size: int | None = None) -> list[range]:
-    """Places in `items` in consecutive ranges that cut no image's items apart.
+    """Cut the places in `items` into consecutive ranges that cut no image's items apart.
 
     Args:
         pack: the packed file.

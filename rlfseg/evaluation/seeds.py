@@ -14,13 +14,13 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float]:
         mean +- t(0.975, n - 1) s / sqrt(n)
 
     Args:
-        values: One for each of n seeds; s is their standard deviation, with n - 1.
+        values: one for each of n seeds; s is their standard deviation, with n - 1.
 
     Returns:
         The mean, and half of the interval's width; nan for one seed, which says nothing of it.
 
     Raises:
-        ValueError: There is no value.
+        ValueError: if there is no value.
     """
     n = len(values)
     if not n:

@@ -42,7 +42,7 @@ class PixelField(nn.Module):
         hidden: int = 32,
         out: int = 3,
     ) -> None:
-        """Builds it with random weights.
+        """Build it with random weights.
 
         Args:
             pixels: side of the pictures, a multiple of `patch`.
@@ -85,7 +85,7 @@ class PixelField(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, zt: Latent, t: Time) -> Latent:
-        """The velocity (or the classes' scores) [b, out, H, W] at zt [b, 3, H, W] and t [b]."""
+        """Return the velocity (or classes' scores) [b, out, H, W] at zt [b, 3, H, W] and t [b]."""
         b, _, height, width = zt.shape
         rows, columns = height // self.patch, width // self.patch
         into, back = self.patch_weights(zt, t)
@@ -100,7 +100,7 @@ class PixelField(nn.Module):
     def patch_weights(
         self, zt: Latent, t: Time
     ) -> tuple[Float[Tensor, "b n features hidden"], Float[Tensor, "b n hidden features"]]:
-        """The two matrices of each patch's MLP; every column (an output's weights) has length 1."""
+        """Return the two matrices of each patch's MLP; columns are of length 1."""
         x = self.embed(zt)
         modulation, _ = self.time(timestep(t), batch_size=len(zt), hidden_dtype=x.dtype)
         for block in self.blocks:
@@ -113,7 +113,7 @@ class PixelField(nn.Module):
 
 
 def cosine_features(patch: int) -> Float[Tensor, "pixels features"]:
-    """A patch's discrete cosine transform: row p holds all products of cosines at pixel p.
+    """Return a patch's discrete cosine transform: row p holds all products of cosines at pixel p.
 
         f_uv(x, y) = a_u a_v cos(pi (x + 1/2) u / P) cos(pi (y + 1/2) v / P)
 

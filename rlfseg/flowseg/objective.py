@@ -40,7 +40,7 @@ class FieldObjective(nn.Module):
     mu: Centroids
 
     def __init__(self, field: nn.Module, mu: Centroids, *, arm: str) -> None:
-        """Takes a network, the classes' centroids, and which variant.
+        """Take a network, the classes' centroids, and which variant.
 
         Raises:
             ValueError: if there is no such variant.
@@ -52,7 +52,7 @@ class FieldObjective(nn.Module):
         self.register_buffer("mu", mu, persistent=False)
 
     def forward(self, batch: FieldBatch) -> Losses:
-        """Per-sample losses of a batch."""
+        """Return the per-sample losses of a batch."""
         if self.arm == "classes":
             scores = self.field(batch.image, torch.ones_like(batch.t)).float()
             return Losses(cross_entropy(scores, batch.classes, reduction="none").mean((1, 2)))
@@ -80,7 +80,7 @@ class FieldObjective(nn.Module):
 
     @torch.no_grad()
     def name(self, image: Image, *, steps: int) -> Int[Tensor, "b H W"]:
-        """Gives every pixel a class, by Euler steps and the nearest centroid, or by its scores."""
+        """Give every pixel a class, by Euler steps and the nearest centroid, or by its scores."""
         if self.arm == "classes":
             return self.field(image, image.new_ones(len(image))).argmax(1)
 

@@ -1,4 +1,4 @@
-"""Trains the pixel neural field in one variant with several seeds, and keeps how it went."""
+"""Train the pixel neural field in one variant with several seeds, and keep how it went."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ class Curves:
     """What was measured while a variant trained, by seed.
 
     Attributes:
-        step: numbers of the steps at which it was scored (n).
-        loss: mean loss since the last of them (seeds, n).
-        miou: by the number of Euler steps, % (seeds, n); pooled over the test scenes' pixels.
+        step: numbers of the steps at which it was scored [n].
+        loss: mean loss since the last of them [seeds, n].
+        miou: by the number of Euler steps, % [seeds, n]; pooled over the test scenes' pixels.
         stray: % of pixels that got a class which is nowhere in their picture, in one Euler step.
     """
 
@@ -84,7 +84,7 @@ class Curves:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads what `arm` kept."""
+        """Read what `arm` kept."""
         kept = list(json.loads((folder / "curves.json").read_text()).values())
         rows = {key: np.array([[row[key] for row in run] for run in kept]) for key in kept[0][0]}
         miou = {steps: rows[f"miou_{steps}"] for steps in STEPS}
@@ -92,12 +92,12 @@ class Curves:
 
 
 def arm_stage(config: FieldConfig) -> Stage:
-    """The stage that trains and scores a variant."""
+    """Return the stage that trains and scores a variant."""
     return Stage.of(f"flowseg-{config.objective}-{config.time}", 1, config)
 
 
 def arm(config: FieldConfig, *, profile: str) -> Curves:
-    """Finds or trains a variant with each seed; only what was measured is kept, no weights."""
+    """Find or train a variant with each seed; only what was measured is kept, no weights."""
 
     def make(folder: Path) -> dict[str, Any]:
         train, test = (
@@ -123,7 +123,7 @@ def arm(config: FieldConfig, *, profile: str) -> Curves:
 def gains(
     curves: Mapping[str, Curves], base: str, *, steps: int
 ) -> dict[str, tuple[float, tuple[float, float]]]:
-    """By how much each variant's last mIoU exceeds that of `base`, seed by seed.
+    """Return by how much each variant's last mIoU exceeds that of `base`, seed by seed.
 
     Returns:
         By name, the mean and the ends of its 95 % interval over seeds; nan for one seed alone.
@@ -158,7 +158,7 @@ class _Watch:
 
 
 def scored(objective: FieldObjective, test: Labelled) -> dict[str, float]:
-    """mIoU by the number of Euler steps, and the share of stray pixels (see `Curves`), in %."""
+    """Measure mIoU by the number of Euler steps and the share of stray pixels (`Curves`), in %."""
     values = {}
     image = test.image.to(objective.mu.device)
     truth = test.classes.numpy()
@@ -174,7 +174,7 @@ def scored(objective: FieldObjective, test: Labelled) -> dict[str, float]:
 
 
 def _train(config: FieldConfig, train: Labelled, test: Labelled, folder: Path) -> None:
-    """Trains one seed's field in a folder, unless it is done already."""
+    """Train one seed's field in a folder, unless it is done already."""
     (seed,), count = config.seeds, len(NAMES)
     path = folder / "curve.json"
     if path.exists() and json.loads(path.read_text())[-1]["step"] == config.steps:

@@ -29,7 +29,7 @@ class Labelled(NamedTuple):
 
 
 def draw_labelled(*, seed: int, split: int, count: int, pixels: int) -> Labelled:
-    """Draws scenes with two to four things; scene number i depends on seed, split and i alone.
+    """Draw scenes with two to four things; scene number i depends on seed, split and i alone.
 
     Args:
         seed: of the drawing.

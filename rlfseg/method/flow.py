@@ -31,15 +31,15 @@ def interpolate(*, z0: Latent, z1: Latent, t: Time) -> Latent:
         zt = t * z1 + (1 - t) * z0
 
     Args:
-        z0: Mask latents [b, c, h, w], scaled units.
-        z1: Image latents [b, c, h, w], scaled units.
-        t: Time [b] in [0, 1]; 1 is the image, 0 the mask.
+        z0: mask latents [b, c, h, w], scaled units.
+        z1: image latents [b, c, h, w], scaled units.
+        t: time [b] in [0, 1]; 1 is the image, 0 the mask.
 
     Returns:
         zt [b, c, h, w].
 
     Raises:
-        ValueError: Shapes of z0 and z1 differ, or t is not one time a sample.
+        ValueError: if shapes of z0 and z1 differ, or t is not one time a sample.
     """
     _same_shape(z0=z0, z1=z1)
     if t.shape != z1.shape[:1]:
@@ -54,14 +54,14 @@ def velocity(*, z0: Latent, z1: Latent) -> Latent:
         v = d zt / dt = z1 - z0
 
     Args:
-        z0: Mask latents [b, c, h, w], scaled units.
-        z1: Image latents [b, c, h, w], scaled units.
+        z0: mask latents [b, c, h, w], scaled units.
+        z1: image latents [b, c, h, w], scaled units.
 
     Returns:
         v [b, c, h, w].
 
     Raises:
-        ValueError: Shapes differ.
+        ValueError: if shapes differ.
     """
     _same_shape(z0=z0, z1=z1)
     return z1 - z0
@@ -77,15 +77,15 @@ def rf_loss(*, v_pred: Latent, z0: Latent, z1: Latent) -> PerSample:
     batch is left to the caller, because the choice between two labels is made per sample.
 
     Args:
-        v_pred: Predicted velocity [b, c, h, w] at (zt, t, c).
-        z0: Mask latents [b, c, h, w], scaled units.
-        z1: Image latents [b, c, h, w], scaled units.
+        v_pred: predicted velocity [b, c, h, w] at (zt, t, c).
+        z0: mask latents [b, c, h, w], scaled units.
+        z1: image latents [b, c, h, w], scaled units.
 
     Returns:
         Loss [b], in squared latent units.
 
     Raises:
-        ValueError: Shapes differ.
+        ValueError: if shapes differ.
     """
     _same_shape(v_pred=v_pred, z0=z0, z1=z1)
     return (velocity(z0=z0, z1=z1) - v_pred).square().mean(dim=(1, 2, 3))
@@ -102,15 +102,15 @@ def l2_loss(*, v_pred: Latent, z0: Latent, z1: Latent) -> PerSample:
     Deviation: ours, to be compared with the paper's loss and with the reshaped field.
 
     Args:
-        v_pred: Predicted velocity [b, c, h, w] at (zt, t, c).
-        z0: Mask latents [b, c, h, w], scaled units.
-        z1: Image latents [b, c, h, w], scaled units.
+        v_pred: predicted velocity [b, c, h, w] at (zt, t, c).
+        z0: mask latents [b, c, h, w], scaled units.
+        z1: image latents [b, c, h, w], scaled units.
 
     Returns:
         Loss [b], in latent units.
 
     Raises:
-        ValueError: Shapes differ.
+        ValueError: if shapes differ.
     """
     _same_shape(v_pred=v_pred, z0=z0, z1=z1)
     square = (velocity(z0=z0, z1=z1) - v_pred).square().sum(dim=1)
@@ -129,14 +129,14 @@ def select(*, loss_original: PerSample, loss_refined: PerSample) -> tuple[PerSam
     inequality says.
 
     Args:
-        loss_original: Loss [b] against the annotated masks.
-        loss_refined: Loss [b] against the refined masks.
+        loss_original: loss [b] against the annotated masks.
+        loss_refined: loss [b] against the refined masks.
 
     Returns:
         The chosen loss [b], and whether the original label was chosen [b].
 
     Raises:
-        ValueError: Shapes differ.
+        ValueError: if shapes differ.
     """
     _same_shape(loss_original=loss_original, loss_refined=loss_refined)
     original = loss_original < loss_refined
@@ -149,10 +149,10 @@ def euler(v: Velocity, *, z1: Latent, c: Text, steps: int) -> Latent:
         z(t - 1/K) = z(t) - v(z(t), t, c) / K,    t = 1, 1 - 1/K, ..., 1/K
 
     Args:
-        v: Velocity field; called with t as a tensor [b], in float32 or better.
-        z1: Image latents [b, c, h, w], scaled units.
-        c: Text states [b, n, d].
-        steps: Number K of equal steps, at least 1.
+        v: velocity field; called with t as a tensor [b], in float32 or better.
+        z1: image latents [b, c, h, w], scaled units.
+        c: text states [b, n, d].
+        steps: number K of equal steps, at least 1.
 
     Returns:
         z0 [b, c, h, w].

@@ -29,7 +29,7 @@ Reason = Literal["empty", "full", "tiny", "nothing"]
 
 
 def anchors(mask: np.ndarray, *, n: int, seed: int) -> np.ndarray:
-    """Places anchors by k-means over the coordinates of the foreground (Eq. 3).
+    """Place anchors by k-means over the coordinates of the foreground (Eq. 3).
 
         P = KMeans({(x, y) | M0(x, y) > 0.5}, N)
 
@@ -38,12 +38,12 @@ def anchors(mask: np.ndarray, *, n: int, seed: int) -> np.ndarray:
     lie on the foreground and are distinct. A mask of no more than N pixels has each as an anchor.
 
     Args:
-        mask: bool (H, W), the annotation.
+        mask: bool [H, W], the annotation.
         n: N, at least 1.
         seed: of k-means; the same mask and seed give the same anchors with any number of threads.
 
     Returns:
-        float64 (k, 2): x (column) and y (row) in pixels, k = min(N, foreground pixels).
+        float64 [k, 2]: x (column) and y (row) in pixels, k = min(N, foreground pixels).
 
     Raises:
         ValueError: if nothing is marked in the mask, or it is no mask.
@@ -103,10 +103,10 @@ class Predictor(Protocol):
         """Side of the low-resolution logits."""
 
     def embed(self, image: np.ndarray) -> Any:
-        """Encodes an image, uint8 (H, W, 3); once, however many phrases it has."""
+        """Encode an image, uint8 [H, W, 3]; once, however many phrases it has."""
 
     def predict(self, embedding: Any, points: Sequence[np.ndarray], logits: Tensor) -> Predicted:
-        """Answers b phrases: `points[i]` is (k_i, 2) in pixels, `logits` (b, 1, side, side)."""
+        """Answer b phrases: `points[i]` is [k_i, 2] in pixels, `logits` [b, 1, side, side]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +114,8 @@ class Refined:
     """What Algorithm 1 made of one mask.
 
     Attributes:
-        mask: bool (H, W), the refined mask, or the annotation if there is a `reason`.
-        anchors: float (k, 2), x and y in pixels.
+        mask: bool [H, W], the refined mask, or the annotation if there is a `reason`.
+        anchors: float [k, 2], x and y in pixels.
         steps: the masks M_1 to M_t.
         ious: IoU(M_i, M_{i-1}) of each step.
         converged: whether the last of them reached tau.
@@ -152,7 +152,7 @@ class _Track:
 def logit_map(
     masks: Bool[Tensor, "b H W"], *, side: int, scale: float
 ) -> Float[Tensor, "b 1 side side"]:
-    """Turns masks into the low-resolution logits that SAM takes as a prompt.
+    """Turn masks into the low-resolution logits that SAM takes as a prompt.
 
         logit = scale * (2 c - 1),    c = the covered share of a cell
 
@@ -168,7 +168,7 @@ def logit_map(
 def refine(
     image: np.ndarray, masks: Sequence[np.ndarray], predictor: Predictor, config: RefineConfig
 ) -> list[Refined]:
-    """Refines the masks of one image (Algorithm 1).
+    """Refine the masks of one image (Algorithm 1).
 
         for t = 1 .. T_max until IoU(M_t, M_{t-1}) >= tau:  M_t = SAM(P, M_{t-1})
 
@@ -179,8 +179,8 @@ def refine(
     change and never at convergence, which its text asks for.
 
     Args:
-        image: uint8 (H, W, 3).
-        masks: the annotations, bool (H, W).
+        image: uint8 [H, W, 3].
+        masks: the annotations, bool [H, W].
         predictor: SAM.
         config: N, T_max, tau, the scale of the first logits, the seed of k-means.
 
@@ -225,7 +225,7 @@ def refine(
 
 
 def iou(a: Bool[Tensor, "b H W"], b: Bool[Tensor, "b H W"]) -> Float[Tensor, " b"]:
-    """Intersection over union of pairs of masks, float64, of which one at least is not empty."""
+    """Return the IoU of pairs of masks, float64, of which one at least is not empty."""
     shared, joint = (a & b).flatten(1).sum(1), (a | b).flatten(1).sum(1)
     return shared.double() / joint
 

@@ -29,7 +29,7 @@ PARTS = ("both", "attraction", "repulsion")
 
 
 def kronecker(count: int) -> Centroids:
-    """Centroids of the Kronecker sequence, as FlowSeg is reported to place them.
+    """Place centroids on the Kronecker sequence, as FlowSeg is reported to do.
 
         c_k = (k sqrt2, k sqrt3, k sqrt5) mod 1,    mu_k = 2 Norm(c_k) - 1
 
@@ -48,7 +48,7 @@ def kronecker(count: int) -> Centroids:
 
 
 def plastic(count: int) -> Centroids:
-    """The same with the steps 1/g, 1/g^2, 1/g^3 of M. Roberts' R3 sequence, g^4 = g + 1."""
+    """Do the same with the steps 1/g, 1/g^2, 1/g^3 of M. Roberts' R3 sequence, g^4 = g + 1."""
     g = 1.0
     for _ in range(60):
         g = (1 + g) ** 0.25
@@ -56,7 +56,7 @@ def plastic(count: int) -> Centroids:
 
 
 def grid(count: int) -> Centroids:
-    """The first points of the smallest cubic grid that has enough, as SemFlow spreads its colours.
+    """Take the first points of the smallest cubic grid that has enough, as SemFlow spreads colours.
 
     Args and returns as for `kronecker`.
     """
@@ -67,19 +67,19 @@ def grid(count: int) -> Centroids:
 
 
 def uniform(count: int, *, seed: int) -> Centroids:
-    """Centroids drawn at random in the cube; else as `kronecker`."""
+    """Draw centroids at random in the cube; else as `kronecker`."""
     _enough(count)
     drawn = torch.rand(count, 3, generator=torch.Generator().manual_seed(seed))
     return (2 * drawn - 1)[:, :, None, None]
 
 
 def spacing(mu: Centroids) -> float:
-    """The smallest distance between two centroids."""
+    """Return the smallest distance between two centroids."""
     return float(torch.pdist(mu.flatten(1).double()).min())
 
 
 def _additive(count: int, steps: tuple[float, float, float]) -> Centroids:
-    """Multiples of three irrational steps modulo 1, spread to the cube's faces."""
+    """Spread multiples of three irrational steps, modulo 1, to the cube's faces."""
     _enough(count)
     k = torch.arange(1, count + 1, dtype=torch.float64)
     c = (k[:, None] * torch.tensor(steps, dtype=torch.float64)) % 1
@@ -93,17 +93,17 @@ def _enough(count: int) -> None:
 
 
 def nearest(z0: Latent, mu: Centroids) -> Int[Tensor, "b h w"]:
-    """Decodes: the number of the nearest centroid at each position (FlowSeg's last step)."""
+    """Decode: return the number of the nearest centroid at each position (FlowSeg's last step)."""
     return _distances(z0, mu)[1].argmin(1)
 
 
 def one_hot(classes: Int[Tensor, "b h w"], count: int) -> Shares:
-    """Classes as shares: 1 for a position's own class, 0 for the others; float32."""
+    """Turn classes into shares: 1 for a position's own class, 0 for the others; float32."""
     return torch.nn.functional.one_hot(classes, count).movedim(-1, 1).float()
 
 
 def mixture(z0: Latent, mu: Centroids) -> Shares:
-    """How far a latent lies on the way between two centroids, as shares of the two.
+    """Measure how far a latent lies between two centroids, as shares of the two.
 
         a = clip(<z0 - mu_0, mu_1 - mu_0> / |mu_1 - mu_0|^2, 0, 1),    y = (1 - a, a)
 
@@ -111,8 +111,8 @@ def mixture(z0: Latent, mu: Centroids) -> Shares:
     and whose positions at a mask's edge are neither.
 
     Args:
-        z0: Mask latents [b, c, h, w], scaled units.
-        mu: Exactly two centroids.
+        z0: mask latents [b, c, h, w], scaled units.
+        mu: exactly two centroids.
     """
     if len(mu) != 2:
         raise ValueError(f"a mixture is of two centroids, got {len(mu)}")
@@ -125,16 +125,16 @@ def mixture(z0: Latent, mu: Centroids) -> Shares:
 def potential(
     z0_hat: Latent, *, y: Shares, mu: Centroids, eps: float = EPS, tau: float = TAU
 ) -> Float[Tensor, "b h w"]:
-    """The distance-aware potential Phi: cross-entropy on log-distances.
+    """Return the distance-aware potential Phi: cross-entropy on log-distances.
 
         d_k = |z0_hat - mu_k|^2,    p = softmax(-log(d + eps) / tau),    Phi = -sum_k y_k log p_k
 
     Args:
-        z0_hat: Predicted answer zt - t v [b, c, h, w].
-        y: Shares of the classes, which add up to 1.
-        mu: Centroids.
-        eps: Added to squared distances.
-        tau: Temperature.
+        z0_hat: predicted answer zt - t v [b, c, h, w].
+        y: shares of the classes, which add up to 1.
+        mu: centroids.
+        eps: added to squared distances.
+        tau: temperature.
 
     Returns:
         Phi at each position, at least 0.
@@ -152,7 +152,7 @@ def gradient(
     tau: float = TAU,
     part: str = "both",
 ) -> Latent:
-    """The gradient of Phi with respect to z0_hat, in closed form.
+    """Return the gradient of Phi with respect to z0_hat, in closed form.
 
         grad Phi = (2 / tau) sum_k (y_k - p_k) (z0_hat - mu_k) / (d_k + eps)
 
@@ -160,11 +160,11 @@ def gradient(
     attraction goes as r^(2/tau - 1): linear at tau = 1, constant at tau = 2.
 
     Args:
-        z0_hat: Predicted answer [b, c, h, w].
-        y: Shares of the classes.
-        mu: Centroids.
-        eps: As for `potential`.
-        tau: As for `potential`.
+        z0_hat: predicted answer [b, c, h, w].
+        y: shares of the classes.
+        mu: centroids.
+        eps: as for `potential`.
+        tau: as for `potential`.
         part: `both`, or of the sum only the `attraction` or the `repulsion` (ours).
 
     Returns:
@@ -193,7 +193,7 @@ def reshaped(
     part: str = "both",
     detach: bool = True,
 ) -> Latent:
-    """The answer that takes z0's place in the flow's loss, so that its target is the reshaped one.
+    """Return what takes z0's place in the flow's loss, so that its target is the reshaped one.
 
         v~ = (z1 - z0) + grad Phi(zt - t v_pred) = z1 - (z0 - grad Phi),    L = |v_pred - sg(v~)|^2
 
@@ -202,13 +202,13 @@ def reshaped(
     stop-gradient.
 
     Args:
-        z0: True answer [b, c, h, w].
-        v_pred: Predicted velocity at (zt, t).
-        zt: Point of the path.
-        t: Time [b]; 1 is the image.
-        y: Shares of the classes.
-        mu: Centroids.
-        part: As for `gradient`.
+        z0: true answer [b, c, h, w].
+        v_pred: predicted velocity at (zt, t).
+        zt: point of the path.
+        t: time [b]; 1 is the image.
+        y: shares of the classes.
+        mu: centroids.
+        part: as for `gradient`.
         detach: False leaves the stop-gradient out (ours, to show what it does).
 
     Returns:
@@ -221,7 +221,7 @@ def reshaped(
 def undecided(
     mu: Centroids, pairs: Int[Tensor, "n 2"], *, reshape: bool, odds: float = 0.5
 ) -> Latent:
-    """Where a network goes that can't tell two classes apart: the minimum of its expected loss.
+    """Find where a network goes that can't tell two classes apart: its expected loss's minimum.
 
         z0* = argmin_z E_y [|z - mu_y|^2 + 2 Phi_y(z)],    the second term only with `reshape`
 
@@ -229,10 +229,10 @@ def undecided(
     is the mean. With it, the minimum is found by descent from the mean.
 
     Args:
-        mu: Centroids [k, c, 1, 1].
-        pairs: Numbers of the two classes.
-        reshape: Whether the field is reshaped.
-        odds: Of the first class.
+        mu: centroids [k, c, 1, 1].
+        pairs: numbers of the two classes.
+        reshape: whether the field is reshaped.
+        odds: of the first class.
 
     Returns:
         A point for each pair, [n, c, 1, 1].
@@ -249,6 +249,6 @@ def undecided(
 
 
 def _distances(z0_hat: Latent, mu: Centroids) -> tuple[Float[Tensor, "b k c h w"], Shares]:
-    """Differences from every centroid, and their squares summed over channels."""
+    """Return the differences from every centroid, and their squares summed over channels."""
     away = z0_hat[:, None] - mu[None]
     return away, away.square().sum(2)

@@ -21,8 +21,8 @@ class Sampled:
     """A sampled mask latent.
 
     Attributes:
-        z0: Mask latents [b, c, h, w], scaled units.
-        gamma: By how much the one-step update was lengthened [b]; 0 where nothing was rescaled.
+        z0: mask latents [b, c, h, w], scaled units.
+        gamma: by how much the one-step update was lengthened [b]; 0 where nothing was rescaled.
     """
 
     z0: Latent
@@ -69,10 +69,10 @@ def rescale(*, z1: Latent, dz: Latent, z_ref: Latent, tol: float) -> tuple[Laten
     the update vanishes on S, where the ratio has no meaning.
 
     Args:
-        z1: Image latents [b, c, h, w], scaled units.
-        dz: One-step update [b, c, h, w].
-        z_ref: Reference latents [b, c, h, w] or [1, c, h, w].
-        tol: The paper's epsilon, > 0, in scaled latent units.
+        z1: image latents [b, c, h, w], scaled units.
+        dz: one-step update [b, c, h, w].
+        z_ref: reference latents [b, c, h, w] or [1, c, h, w].
+        tol: the paper's epsilon, > 0, in scaled latent units.
 
     Returns:
         z0 [b, c, h, w] and gamma >= 0 [b].
@@ -100,10 +100,10 @@ def rescale_signed(
     one can, and equals it where residual and update are parallel and point the same way.
 
     Args:
-        z1: Image latents [b, c, h, w], scaled units.
-        dz: One-step update [b, c, h, w].
-        z_ref: Reference latents [b, c, h, w] or [1, c, h, w].
-        tol: Half width of S, > 0, in scaled latent units.
+        z1: image latents [b, c, h, w], scaled units.
+        dz: one-step update [b, c, h, w].
+        z_ref: reference latents [b, c, h, w] or [1, c, h, w].
+        tol: half width of S, > 0, in scaled latent units.
 
     Returns:
         z0 [b, c, h, w] and gamma of either sign [b]; 0 if S is empty or the update vanishes on it.
@@ -126,9 +126,9 @@ def one_step(v: Velocity, *, z1: Latent, c: Text) -> Sampled:
     Deviation: the paper writes + v(1->0); its trained field is z1 - z0, hence the minus sign.
 
     Args:
-        v: Velocity field.
-        z1: Image latents [b, c, h, w], scaled units.
-        c: Text states [b, n, d].
+        v: velocity field.
+        z1: image latents [b, c, h, w], scaled units.
+        c: text states [b, n, d].
 
     Returns:
         z0, and gamma = 0.
@@ -145,10 +145,10 @@ def multi_step(v: Velocity, *, z1: Latent, c: Text, steps: int) -> Sampled:
     Deviation: the paper gives no step sizes; they are equal.
 
     Args:
-        v: Velocity field.
-        z1: Image latents [b, c, h, w], scaled units.
-        c: Text states [b, n, d].
-        steps: Number K of steps, at least 1; 1 is `one_step`.
+        v: velocity field.
+        z1: image latents [b, c, h, w], scaled units.
+        c: text states [b, n, d].
+        steps: number K of steps, at least 1; 1 is `one_step`.
 
     Returns:
         z0, and gamma = 0.
@@ -161,14 +161,14 @@ def multi_step(v: Velocity, *, z1: Latent, c: Text, steps: int) -> Sampled:
 
 @torch.no_grad()
 def aos(v: Velocity, *, z1: Latent, c: Text, zb: Latent, tol: float) -> Sampled:
-    """Adaptive One-Step Sampling: one step, lengthened until the background is black.
+    """Take one step, lengthened until the background is black: Adaptive One-Step Sampling.
 
     Args:
-        v: Velocity field; evaluated once.
-        z1: Image latents [b, c, h, w], scaled units.
-        c: Text states [b, n, d].
-        zb: Latent of a black image [1, c, h, w] or [b, c, h, w], scaled units.
-        tol: Entries this close to black are taken for background; > 0, scaled latent units.
+        v: velocity field; evaluated once.
+        z1: image latents [b, c, h, w], scaled units.
+        c: text states [b, n, d].
+        zb: latent of a black image [1, c, h, w] or [b, c, h, w], scaled units.
+        tol: entries this close to black are taken for background; > 0, scaled latent units.
 
     Returns:
         z0 and gamma >= 0 [b]; see `rescale`.
@@ -181,7 +181,7 @@ def aos(v: Velocity, *, z1: Latent, c: Text, zb: Latent, tol: float) -> Sampled:
 
 @torch.no_grad()
 def aos_signed(v: Velocity, *, z1: Latent, c: Text, zb: Latent, tol: float) -> Sampled:
-    """Adaptive One-Step Sampling that may also shorten the step.
+    """Take one step, lengthened or shortened: Adaptive One-Step Sampling with a sign.
 
     Deviation: not in the paper; see `rescale_signed`. Arguments and errors are those of `aos`.
 
@@ -193,14 +193,14 @@ def aos_signed(v: Velocity, *, z1: Latent, c: Text, zb: Latent, tol: float) -> S
 
 @torch.no_grad()
 def hss(v: Velocity, *, z1: Latent, c: Text, tol: float, steps: int = 5) -> Sampled:
-    """Hybrid Step Sampling: one step, lengthened to the reach of a walk of many steps.
+    """Take one step, lengthened to the reach of a walk of many: Hybrid Step Sampling.
 
     Args:
-        v: Velocity field; evaluated 1 + `steps` times.
-        z1: Image latents [b, c, h, w], scaled units.
-        c: Text states [b, n, d].
-        tol: Entries where both ways agree this closely are trusted; > 0, scaled latent units.
-        steps: Steps of the walk, at least 1; the paper uses 5.
+        v: velocity field; evaluated 1 + `steps` times.
+        z1: image latents [b, c, h, w], scaled units.
+        c: text states [b, n, d].
+        tol: entries where both ways agree this closely are trusted; > 0, scaled latent units.
+        steps: steps of the walk, at least 1; the paper uses 5.
 
     Returns:
         z0 and gamma >= 0 [b]; see `rescale`.
@@ -213,7 +213,7 @@ def hss(v: Velocity, *, z1: Latent, c: Text, tol: float, steps: int = 5) -> Samp
 
 
 def sample(config: SamplerConfig, v: Velocity, *, z1: Latent, c: Text, zb: Latent) -> Sampled:
-    """Runs the sampler that a configuration names."""
+    """Run the sampler that a configuration names."""
     match config.name:
         case "one":
             return one_step(v, z1=z1, c=c)

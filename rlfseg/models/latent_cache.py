@@ -1,7 +1,7 @@
 """The latent cache: what the frozen autoencoder makes of a packed file, computed once.
 
-Flat float16 arrays on disk: `images.npy` (images, c, h, w), `masks.npy` and, for each way that the
-labels were refined, `refined-*s.npy` (items, c, h, w), and whether each row is filled. Rows are
+Flat float16 arrays on disk: `images.npy` [images, c, h, w], `masks.npy` and, for each way that the
+labels were refined, `refined-*s.npy` [items, c, h, w], and whether each row is filled. Rows are
 filled when first asked for, so a short run encodes no more than it uses, or all at once by `fill`,
 in any number of processes; an interrupted one keeps what it had.
 """
@@ -33,7 +33,7 @@ class LatentCache:
     """Latents of a packed file's images and masks; made for one pack and one autoencoder."""
 
     def __init__(self, folder: Path, pack: Pack, codec: LatentCodec) -> None:
-        """Opens or creates the arrays.
+        """Open or create the arrays.
 
         Args:
             folder: a folder of its own for this pack and this autoencoder.
@@ -55,16 +55,16 @@ class LatentCache:
         self._folder = folder
 
     def z1(self, items: Sequence[int] | np.ndarray) -> Latent:
-        """Image latents (b, c, h, w) of some items, scaled, float32."""
+        """Return image latents [b, c, h, w] of some items, scaled, float32."""
         images = self.pack.item_image[np.asarray(items)]
         return self._filled(self._images, images, self._encode_images)
 
     def z0(self, items: Sequence[int] | np.ndarray) -> Latent:
-        """Latents (b, c, h, w) of the items' annotated masks, scaled, float32."""
+        """Return latents [b, c, h, w] of the items' annotated masks, scaled, float32."""
         return self._filled(self._masks, np.asarray(items), partial(self._encode_masks, which=0))
 
     def z0_refined(self, items: Sequence[int] | np.ndarray) -> Latent:
-        """Latents (b, c, h, w) of the items' refined masks, scaled, float32.
+        """Return latents [b, c, h, w] of the items' refined masks, scaled, float32.
 
         Raises:
             PackError: if the packed file has no refined masks.
@@ -73,12 +73,12 @@ class LatentCache:
         return self._filled(self._refined, np.asarray(items), encode)
 
     def area(self, items: Sequence[int] | np.ndarray) -> PerSample:
-        """The share of the picture (b) that the items' annotations take, in [0, 1]."""
+        """Return the share of the picture [b] that the items' annotations take, in [0, 1]."""
         shares = [float(self.pack.masks(int(i))[0].mean()) for i in items]
         return torch.tensor(shares, device=self.codec.device)
 
     def fill(self, *, share: tuple[int, int] = (0, 1)) -> int:
-        """Encodes every row that is missing, of refined masks too if there are any.
+        """Encode every row that is missing, of refined masks too if there are any.
 
         Args:
             share: this process's number and how many there are; together they fill all.
@@ -138,13 +138,13 @@ class _Rows:
         self.filled = _array(folder / f"has_{name}.npy", shape[:1], np.bool_)
 
     def keep(self, rows: np.ndarray, latents: Latent) -> None:
-        """Writes rows, and only then that they are there."""
+        """Write rows, and only then that they are there."""
         self.values[rows] = latents.cpu().numpy().astype(np.float16)
         self.filled[rows] = True
 
 
 def _tie(path: Path, **made_of: str) -> None:
-    """Writes down what latents are made of, or checks that it is the same."""
+    """Write down what latents are made of, or check that it is the same."""
     if not path.exists():
         with replaced(path) as draft:
             draft.write_text(json.dumps(made_of, indent=1) + "\n")
@@ -157,7 +157,7 @@ def _tie(path: Path, **made_of: str) -> None:
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """Opens a `.npy` file for reading and writing, or makes it, full of zeros."""
+    """Open a `.npy` file for reading and writing, or make it, full of zeros."""
     if not path.exists():
         return open_memmap(path, "w+", dtype=dtype, shape=shape)
     return open_memmap(path, "r+")

@@ -59,13 +59,13 @@ class LatentCodec:
 
     @torch.no_grad()
     def encode(self, image: Image) -> Latent:
-        """Encodes pictures.
+        """Encode pictures.
 
         Args:
-            image: (b, 3, H, W) in [-1, 1]; H and W multiples of `factor`.
+            image: [b, 3, H, W] in [-1, 1]; H and W multiples of `factor`.
 
         Returns:
-            (b, c, H / factor, W / factor), scaled, float32.
+            [b, c, H / factor, W / factor], scaled, float32.
 
         Raises:
             ValueError: if a side is not a multiple of `factor`.
@@ -77,17 +77,17 @@ class LatentCodec:
         return posterior.mode().float() * self.vae.config.scaling_factor
 
     def encode_mask(self, mask: Mask) -> Latent:
-        """Encodes masks (b, H, W) as black and white pictures."""
+        """Encode masks [b, H, W] as black and white pictures."""
         picture = mask.to(self.device, torch.float32)[:, None] * 2 - 1
         return self.encode(picture.expand(-1, 3, -1, -1))
 
     def decode(self, z: Latent) -> Score:
-        """Decodes mask latents to scores (b, H, W): the mean of RGB mapped to [0, 1], unclamped."""
+        """Decode mask latents to scores [b, H, W]: the mean of RGB mapped to [0, 1], unclamped."""
         return (self.decode_image(z).mean(1) + 1) / 2
 
     @torch.no_grad()
     def decode_image(self, z: Latent) -> Image:
-        """Decodes latents to pictures (b, 3, H, W), unclamped."""
+        """Decode latents to pictures [b, 3, H, W], unclamped."""
         if self.tiny is not None:
             return self.tiny.decode(z.to(self.tiny.dtype)).sample.float()
         unscaled = z.to(self.vae.dtype) / self.vae.config.scaling_factor
@@ -99,7 +99,7 @@ class LatentCodec:
 
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Text:
-        """The text encoder's last hidden state, (b, n, d); longer captions are cut at n tokens."""
+        """Return the text encoder's last hidden state of captions, cut at n tokens: [b, n, d]."""
         tokens = self.tokenizer(
             list(captions),
             padding="max_length",
@@ -110,16 +110,16 @@ class LatentCodec:
         return self.text_encoder(tokens.to(self.device)).last_hidden_state.float()
 
     def black(self, pixels: int) -> Latent:
-        """The latent zb of a black picture of `pixels` x `pixels`, (1, c, h, w) (Sec. 3.4)."""
+        """Return the latent zb of a black picture, `pixels` x `pixels`: [1, c, h, w] (Sec. 3.4)."""
         return self.encode(torch.full((1, 3, pixels, pixels), -1.0))
 
     def white(self, pixels: int) -> Latent:
-        """The latent of a white picture, like `black`."""
+        """Return the latent of a white picture, like `black`."""
         return self.encode(torch.full((1, 3, pixels, pixels), 1.0))
 
 
 def load_codec(backbone: str | Path, *, device: torch.device | str = "cpu") -> LatentCodec:
-    """Loads the frozen parts of a backbone in float32.
+    """Load the frozen parts of a backbone in float32.
 
     Args:
         backbone: a folder in the diffusers layout, or a hub id of one.

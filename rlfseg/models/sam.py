@@ -59,7 +59,7 @@ class PromptedSam:
     """
 
     def __init__(self, sam: Sam) -> None:
-        """Takes a model and freezes it."""
+        """Take a model and freeze it."""
         self.sam = sam.requires_grad_(False).eval()
         self.side: int = sam.prompt_encoder.mask_input_size[0]
         self.identity = weights_hash(sam.state_dict())
@@ -67,7 +67,7 @@ class PromptedSam:
 
     @torch.no_grad()
     def embed(self, image: np.ndarray) -> Embedding:
-        """Encodes an image, uint8 (H, W, 3), prepared as segment-anything's predictor does it."""
+        """Encode an image, uint8 [H, W, 3], prepared as segment-anything's predictor does it."""
         scaled = self._transform.apply_image(image)
         pixels = torch.from_numpy(scaled).to(self.sam.device).permute(2, 0, 1)[None]
         features = self.sam.image_encoder(self.sam.preprocess(pixels))
@@ -77,16 +77,16 @@ class PromptedSam:
     def predict(
         self, embedding: Embedding, points: Sequence[np.ndarray], logits: Tensor
     ) -> Predicted:
-        """Answers b phrases of an image together.
+        """Answer b phrases of an image together.
 
         Phrases with the same number of points go through the decoder as one batch: filling up with
         "not a point" would change SAM's answer.
 
         Args:
             embedding: of the image.
-            points: for each phrase float (k, 2), k >= 1, x and y in the image's pixels; all mean
+            points: for each phrase float [k, 2], k >= 1, x and y in the image's pixels; all mean
                 foreground.
-            logits: the mask prompts, (b, 1, side, side), as `logit_map` or an earlier answer.
+            logits: the mask prompts, [b, 1, side, side], as `logit_map` or an earlier answer.
         """
         device = self.sam.device
         logits = logits.to(device)
@@ -110,7 +110,7 @@ def decode(
     points: Float[Tensor, "b k 2"],
     logits: Float[Tensor, "b 1 side side"] | None,
 ) -> tuple[Float[Tensor, "b 1 side side"], Float[Tensor, " b"]]:
-    """Runs prompt encoder and mask decoder on b prompts, of one image or of b.
+    """Run prompt encoder and mask decoder on b prompts, of one image or of b.
 
     The decoder adds one image's features to the prompts' dense embeddings. Adding them beforehand,
     and zeros in their place, is the same sum and lets every prompt have an image of its own.
@@ -139,7 +139,7 @@ def decode(
 
 
 def mini_sam(*, pixels: int = 128, seed: int = 0) -> Sam:
-    """A small untrained SAM: segment-anything's own classes, 0.8 million parameters.
+    """Make a small untrained SAM: segment-anything's own classes, 0.8 million parameters.
 
     Args:
         pixels: side of the images that it is made for, a multiple of 8.
@@ -178,7 +178,7 @@ def mini_sam(*, pixels: int = 128, seed: int = 0) -> Sam:
 
 
 def random_sam(kind: str, *, seed: int = 0) -> Sam:
-    """A SAM at full size with random weights, to prove a machine with; `kind` as in `KINDS`."""
+    """Make a SAM of full size with random weights, to prove a machine; `kind` as in `KINDS`."""
     if kind == "mini":
         return mini_sam(seed=seed)
     with torch.random.fork_rng():
@@ -187,14 +187,14 @@ def random_sam(kind: str, *, seed: int = 0) -> Sam:
 
 
 def save_sam(sam: Sam, path: Path) -> None:
-    """Writes a SAM as safetensors in half precision, whole or not at all."""
+    """Write a SAM as safetensors in half precision, whole or not at all."""
     tensors = {name: t.detach().cpu().half().contiguous() for name, t in sam.state_dict().items()}
     with replaced(path) as draft:
         save_file(tensors, draft)
 
 
 def load_sam(kind: str, checkpoint: Path | str, *, device: torch.device | str) -> PromptedSam:
-    """Loads a SAM in float32.
+    """Load a SAM in float32.
 
     Args:
         kind: one of `KINDS`.

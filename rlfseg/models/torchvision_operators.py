@@ -1,4 +1,4 @@
-"""Makes the package index's torchvision wheel importable beside a CPU-only torch.
+"""Make the package index's torchvision wheel importable beside a CPU-only torch.
 
 The two are built for different devices: torchvision then fails at import because its compiled
 `nms` operators are not registered. Declaring their signatures first is enough; nothing here calls
@@ -19,7 +19,7 @@ _declared: list[torch.library.Library] = []
 
 
 def declare_torchvision_operators() -> bool:
-    """Declares torchvision's `nms` and `qnms` if, and only if, torchvision cannot be imported.
+    """Declare torchvision's `nms` and `qnms` if, and only if, torchvision cannot be imported.
 
     Returns:
         True if the operators were declared now, False if there was no need.

@@ -23,7 +23,7 @@ _FEW = 32  # latents of up to this side have short enough attention maps to be w
 
 
 def timestep(t: Time) -> Time:
-    """Maps flow time to the UNet's timesteps, for training and sampling alike: t -> 999 t.
+    """Map flow time to the UNet's timesteps, for training and sampling alike: t -> 999 t.
 
     t = 1, the image, where sampling starts, is the timestep at which the backbone starts too.
 
@@ -33,21 +33,21 @@ def timestep(t: Time) -> Time:
 
 
 def load_unet(backbone: str | Path) -> UNet2DConditionModel:
-    """Loads a backbone's UNet in float32, frozen; `backbone` as for `load_codec`."""
+    """Load a backbone's UNet in float32, frozen; `backbone` as for `load_codec`."""
     where = backbone_location(backbone)
     unet = UNet2DConditionModel.from_pretrained(where, subfolder="unet", torch_dtype=torch.float32)
     return with_fast_attention(unet.requires_grad_(False))
 
 
 def fresh_unet(unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
-    """The same network, float32, with the weights that it would begin its pretraining with."""
+    """Make the same network, float32, with the weights that its pretraining would begin with."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return with_fast_attention(UNet2DConditionModel.from_config(unet.config))
 
 
 def with_fast_attention(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Gives a UNet for small latents plain attention on a CPU that has bfloat16; returns the UNet.
+    """Give a UNet for small latents plain attention on a CPU that has bfloat16; return the UNet.
 
     The fused attention that diffusers otherwise takes is slower there, its gradient above all
     (a step of the mini UNet takes 1.2 times as long); in float32 it is quicker. The values agree
@@ -62,7 +62,7 @@ def with_fast_attention(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 def add_lora(
     unet: UNet2DConditionModel, *, rank: int, targets: Sequence[str] = ATTENTION, seed: int
 ) -> None:
-    """Adds trainable low-rank adapters, alpha = rank, in place; at first they change nothing.
+    """Add trainable low-rank adapters, alpha = rank, in place; at first they change nothing.
 
     Deviation: the paper names neither targets nor alpha; the attention projections are the common
     choice for SD1.5.
@@ -89,7 +89,7 @@ def add_lora(
 
 
 def as_velocity(unet: UNet2DConditionModel) -> Velocity:
-    """The field v(z, t, c) that a UNet computes; c is the text encoder's hidden state.
+    """Return the field v(z, t, c) that a UNet computes; c is the text encoder's hidden state.
 
     What goes in is brought to the UNet's own precision, and what comes out is float32.
     """
@@ -102,7 +102,7 @@ def as_velocity(unet: UNet2DConditionModel) -> Velocity:
 
 
 def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Adds a UNet's adapters, if it has any, to the weights of their layers, in place."""
+    """Add a UNet's adapters, if it has any, to the weights of their layers, in place."""
     if getattr(unet, "peft_config", None):
         unet.fuse_lora()
         unet.unload_lora()
@@ -110,7 +110,7 @@ def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def for_sampling(unet: UNet2DConditionModel, device: torch.device) -> UNet2DConditionModel:
-    """Freezes a UNet, merges its adapters, and puts it on a device, in place; on a GPU in bfloat16.
+    """Freeze a UNet, merge its adapters and put it on a device, in place; bfloat16 on a GPU.
 
     An adapter beside its layer costs the mini UNet a quarter of its time. Matrix products run in
     bfloat16 during training too; a CPU keeps float32: most have no quick arithmetic for less.
@@ -120,7 +120,7 @@ def for_sampling(unet: UNet2DConditionModel, device: torch.device) -> UNet2DCond
 
 
 def save_trained(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Writes what was trained: the adapter alone if there is one, else the whole UNet.
+    """Write what was trained: the adapter alone if there is one, else the whole UNet.
 
     Both are written in half precision, which moves the field by a ten-thousandth (mini). An
     adapter's file is the one that diffusers' `load_lora_weights` reads.
@@ -134,7 +134,7 @@ def save_trained(unet: UNet2DConditionModel, folder: Path) -> None:
 
 
 def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:
-    """Loads what `save_trained` wrote, on top of the backbone it was trained on; frozen, eval.
+    """Load what `save_trained` wrote, on top of the backbone it was trained on; frozen, eval.
 
     Raises:
         FileNotFoundError: if the folder holds neither an adapter nor a UNet.

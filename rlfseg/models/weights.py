@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 
 def backbone_location(backbone: str | Path) -> str:
-    """Checks that a backbone given as a folder is there; a hub id (`owner/name`) passes."""
+    """Check that a backbone given as a folder is there; a hub id (`owner/name`) passes."""
     text = str(backbone)
     if Path(text).is_dir():
         return text
@@ -26,7 +26,7 @@ def backbone_location(backbone: str | Path) -> str:
 
 
 def save_model(model: ModelMixin | PreTrainedModel, folder: Path) -> None:
-    """Saves a model as safetensors, without the path it was once loaded from."""
+    """Save a model as safetensors, without the path it was once loaded from."""
     model.save_pretrained(folder, safe_serialization=True)
     config = folder / "config.json"
     values = json.loads(config.read_text())
@@ -35,7 +35,7 @@ def save_model(model: ModelMixin | PreTrainedModel, folder: Path) -> None:
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
-    """Sixteen hexadecimal digits that identify weights by their names, shapes and values."""
+    """Return sixteen hexadecimal digits that identify weights by names, shapes and values."""
     sha = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         sha.update(f"{name} {tuple(tensor.shape)}".encode())

@@ -17,7 +17,7 @@ from rlfseg.training.loop import Losses
 
 
 def small_autoencoder(*, pixels: int) -> AutoencoderKL:
-    """An untrained AutoencoderKL with SD1.5's layout: downsampling 8, four latent channels."""
+    """Make an untrained AutoencoderKL of SD1.5's layout: downsampling 8, four latent channels."""
     return AutoencoderKL(
         sample_size=pixels,
         block_out_channels=(16, 48, 96, 128),
@@ -38,7 +38,7 @@ class AutoencoderObjective(nn.Module):
         self.kl_weight = kl_weight
 
     def forward(self, batch: tuple[Tensor, int]) -> Losses:
-        """Takes images (b, 3, p, p) in [-1, 1] and the seed of the posterior's noise."""
+        """Score images [b, 3, p, p] in [-1, 1], with the seed of the posterior's noise."""
         pictures, seed = batch
         posterior = self.vae.encode(pictures).latent_dist
         generator = torch.Generator(pictures.device).manual_seed(seed)
@@ -53,7 +53,7 @@ class AutoencoderObjective(nn.Module):
 
 
 def autoencoder_batch(corpus: Corpus, step: int, *, size: int, seed: int) -> tuple[Tensor, int]:
-    """Three quarters pictures, one quarter masks (black -1, white +1), mirrored at random.
+    """Make a batch: three quarters pictures, one quarter masks (-1 and +1), mirrored at random.
 
     Three batches of four hold `size` crops of half the side, the fourth `size / 4` whole pictures,
     so every batch has the same number of pixels: crops show more scenes in the same time (latent

@@ -81,30 +81,30 @@ class BackboneConfig:
             raise ValueError(f"backbone {self.name} has no recipe here: give its name alone")
 
     def autoencoder(self) -> dict[str, Any]:
-        """The part of the settings that determines the autoencoder."""
+        """Return the part of the settings that determines the autoencoder."""
         return {k: v for k, v in hashed(self).items() if not k.startswith("unet_")}
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
-    """Makes a module whose initial weights depend on the seed; torch's own state is untouched."""
+    """Make a module whose initial weights depend on the seed; torch's own state is untouched."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return make()
 
 
 def autoencoder_stage(config: BackboneConfig) -> Stage:
-    """The stage that trains the autoencoder."""
+    """Return the stage that trains the autoencoder."""
     return Stage("autoencoder", 3, config.autoencoder())
 
 
 def backbone_stage(config: BackboneConfig) -> Stage:
-    """The stage that ends in the backbone's folder."""
+    """Return the stage that ends in the backbone's folder."""
     inputs = {"autoencoder": autoencoder_stage(config)}
     return Stage.of("backbone", 3, config, inputs)
 
 
 def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
-    """Finds or trains the autoencoder; returns its stage's folder (the model is in `vae/`).
+    """Find or train the autoencoder; return its stage's folder (the model is in `vae/`).
 
     Its scaling factor gives z1 - z0, which the flow predicts, the mean square of the noise, which
     the backbone predicts: 1. The UNet's last layers are frozen behind a normalisation, so adapters
@@ -140,7 +140,7 @@ def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
 
 
 def backbone(config: BackboneConfig, *, profile: str) -> Path:
-    """Finds or trains the backbone; returns a folder in the hub's layout.
+    """Find or train the backbone; return a folder in the hub's layout.
 
     The weights are kept in half precision, the size in which they ship.
     """
@@ -186,7 +186,7 @@ def save_backbone(
     text_encoder: CLIPTextModel,
     unet: UNet2DConditionModel,
 ) -> None:
-    """Writes a backbone in the hub's layout, as safetensors."""
+    """Write a backbone in the hub's layout, as safetensors."""
     for name, model in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet)):
         save_model(model.cpu(), folder / name)
     save_tokenizer(tokenizer, folder / "tokenizer")
@@ -206,12 +206,12 @@ def save_backbone(
 
 
 def unit_difference(vae: AutoencoderKL, images: np.ndarray, masks: np.ndarray) -> float:
-    """The scaling factor that gives z1 - z0 a mean square of 1, to four digits.
+    """Return the scaling factor that gives z1 - z0 a mean square of 1, to four digits.
 
     Args:
         vae: in evaluation mode.
-        images: uint8 (n, p, p, 3).
-        masks: bool (n, p, p), drawn in black and white.
+        images: uint8 [n, p, p, 3].
+        masks: bool [n, p, p], drawn in black and white.
     """
     drawn = np.repeat(masks[..., None] * np.uint8(255), 3, axis=-1)
     z1, z0 = _modes(vae, torch.from_numpy(images)), _modes(vae, torch.from_numpy(drawn))
@@ -224,7 +224,7 @@ def _load_autoencoder(folder: Path) -> AutoencoderKL:
 
 @torch.no_grad()
 def _modes(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Posterior modes (n, 4, h, w) of uint8 pictures (n, p, p, 3), unscaled."""
+    """Return the posterior modes [n, 4, h, w] of uint8 pictures [n, p, p, 3], unscaled."""
     device = PartialState().device
     half = quick_dtype(device) == torch.bfloat16
     vae.to(device)
@@ -237,7 +237,7 @@ def _modes(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
 
 
 def _encode(vae: AutoencoderKL, images: torch.Tensor, *, kept: Path) -> torch.Tensor:
-    """`_modes`, kept in a file until the stage is finished, for when it is interrupted."""
+    """Encode as `_modes`, and keep it until the stage is finished, for when it is interrupted."""
     if kept.is_file():
         return torch.from_numpy(np.load(kept))
     latents = _modes(vae, images)

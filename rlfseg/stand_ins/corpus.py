@@ -17,7 +17,7 @@ _STREAM = 7  # keeps these scenes apart from those of the data splits
 
 @dataclass(frozen=True)
 class Corpus:
-    """Scenes without any held-out pair: images uint8 (n, p, p, 3), masks bool (n, p, p), words."""
+    """Scenes without any held-out pair: images uint8 [n, p, p, 3], masks bool [n, p, p], words."""
 
     images: np.ndarray
     masks: np.ndarray
@@ -27,7 +27,7 @@ class Corpus:
 def draw_corpus(
     *, seed: int, count: int, pixels: int, far: bool = False, workers: int = 2
 ) -> Corpus:
-    """Draws `count` scenes, each with one caption and the exact mask of one phrase.
+    """Draw `count` scenes, each with one caption and the exact mask of one phrase.
 
     With `far`, there are more things, a third smaller than the data sets draw them: an
     autoencoder that carries those carries the others.

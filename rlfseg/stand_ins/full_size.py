@@ -20,12 +20,12 @@ _WORDS = ("a photo of a red striped star left of the small blue circle on grass"
 
 
 def random_stage() -> Stage:
-    """The stage that ends in the folder."""
+    """Return the stage that ends in the folder."""
     return Stage("random-sd15", 1, {"seed": 0})
 
 
 def random_stable_diffusion(*, profile: str) -> Path:
-    """Builds, saves and returns the folder, 4.3 GB in float32.
+    """Build and save the folder, 4.3 GB in float32, and return it.
 
     Deviation: the tokenizer is a byte-level one of few merges: CLIP's vocabulary is not ours to
     make. Its numbers stay below CLIP's 49,408.

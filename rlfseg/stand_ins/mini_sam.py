@@ -77,11 +77,11 @@ class PromptCorpus:
     """Scenes and what may be asked about them.
 
     Attributes:
-        images: uint8 (n, p, p, 3).
-        truth: uint8 (n, p, p); bit i is the exact mask of a scene's thing number i.
+        images: uint8 [n, p, p, 3].
+        truth: uint8 [n, p, p]; bit i is the exact mask of a scene's thing number i.
         coarse: the same of masks drawn as coarsely as annotations are.
         targets: for each scene the things and phrases in it, as sets of such bits.
-        points: for each target float (5, 2), anchors of its exact mask.
+        points: for each target float [5, 2], anchors of its exact mask.
     """
 
     images: np.ndarray
@@ -92,9 +92,9 @@ class PromptCorpus:
 
 
 class PromptBatch(NamedTuple):
-    """Images float (b, 3, p, p) in [0, 255], and q prompts for each, one image after another.
+    """Images float [b, 3, p, p] in [0, 255], and q prompts for each, one image after another.
 
-    `points` (b q, k, 2) in pixels, `logits` (b q, 1, side, side) or None, `truth` bool (b q, p, p).
+    `points` [b q, k, 2] in pixels, `logits` [b q, 1, side, side] or None, `truth` bool [b q, p, p].
     """
 
     images: Tensor
@@ -115,7 +115,7 @@ class SamObjective(nn.Module):
         self.sam = sam
 
     def forward(self, batch: PromptBatch) -> Losses:
-        """Losses by prompt, the mean of both answers; `iou` is the second answer's."""
+        """Return losses by prompt, the mean of both answers; `iou` is the second answer's."""
         features = self.sam.image_encoder(self.sam.preprocess(batch.images)).float()
         features = features.repeat_interleave(len(batch.points) // len(features), dim=0)
         truth = batch.truth.float()
@@ -129,7 +129,7 @@ class SamObjective(nn.Module):
 def _mask_loss(
     low: Float[Tensor, "b 1 side side"], score: Float[Tensor, " b"], truth: Float[Tensor, "b p p"]
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """20 focal + dice + (estimated IoU - IoU)^2, at the images' size; and the IoU.
+    """Return 20 focal + dice + (estimated IoU - IoU)^2, at the images' size; and the IoU.
 
     focal = mean (1 - p_t)^2 CE,    dice = 1 - (2 sum p y + 1) / (sum p + sum y + 1)
     """
@@ -147,7 +147,7 @@ def _mask_loss(
 def prompt_batch(
     corpus: PromptCorpus, step: int, *, images: int, prompts: int, side: int, seed: int
 ) -> PromptBatch:
-    """The batch of a step, a function of `seed` and `step`.
+    """Make the batch of a step, a function of `seed` and `step`.
 
     All prompts of a batch have the same number of points, 1 to 5 chosen among the anchors, and a
     quarter of the batches has no mask prompt; pictures are mirrored at random.
@@ -175,7 +175,7 @@ def prompt_batch(
 
 
 def draw_prompts(*, seed: int, count: int, pixels: int, workers: int = 2) -> PromptCorpus:
-    """Draws `count` scenes, with the targets and anchors of each.
+    """Draw `count` scenes, with the targets and anchors of each.
 
     Scene number i depends on `seed` and i alone, so a longer corpus begins with a shorter one.
     Targets of fewer than 5 visible pixels are left out.
@@ -209,7 +209,7 @@ def _draw(chunk: tuple[int, int, int, int]) -> list[tuple[Any, ...]]:
 
 
 def _annotated(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
-    """A mask as a hurried person would have drawn it."""
+    """Draw a mask as a hurried person would have drawn it."""
     drawn = Image.new("1", mask.shape[::-1])
     for polygon in annotate(rng, mask):
         ImageDraw.Draw(drawn).polygon([(x, y) for x, y in polygon], fill=1)
@@ -217,12 +217,12 @@ def _annotated(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 
 def sam_stage(config: SamConfig) -> Stage:
-    """The stage that trains the mini SAM."""
+    """Return the stage that trains the mini SAM."""
     return Stage.of("sam", 1, config)
 
 
 def trained_sam(config: SamConfig, *, profile: str) -> Path:
-    """Finds or trains the mini SAM; returns its checkpoint, safetensors in half precision.
+    """Find or train the mini SAM; return its checkpoint, safetensors in half precision.
 
     The record keeps the mean loss and the mean IoU with the truth over the last hundred steps.
     """

@@ -33,7 +33,7 @@ _TOKENS = 32
 
 
 def small_tokenizer(captions: tuple[str, ...]) -> CLIPTokenizer:
-    """A CLIPTokenizer (byte-level BPE) whose merges are learned from the captions."""
+    """Make a CLIPTokenizer (byte-level BPE) whose merges are learned from the captions."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Sequence(
@@ -60,7 +60,7 @@ def small_tokenizer(captions: tuple[str, ...]) -> CLIPTokenizer:
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Saves a tokenizer in the layout of transformers 5 and in the older one, beside each other."""
+    """Save a tokenizer in the layout of transformers 5 and in the older one, beside each other."""
     tokenizer.save_pretrained(folder)
     if (folder / "tokenizer.json").is_file():  # an older transformers writes the other two alone
         model = json.loads((folder / "tokenizer.json").read_text())["model"]
@@ -76,7 +76,7 @@ def _write_merges(
 
 
 def small_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained CLIPTextModel for the tokenizer's vocabulary."""
+    """Make an untrained CLIPTextModel for the tokenizer's vocabulary."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -94,7 +94,7 @@ def small_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def small_unet(*, side: int) -> UNet2DConditionModel:
-    """An untrained UNet2DConditionModel with SD1.5's block types, for latents (4, side, side)."""
+    """Make an untrained UNet2DConditionModel of SD1.5's blocks, for latents [4, side, side]."""
     unet = UNet2DConditionModel(
         sample_size=side,
         block_out_channels=(64, 128, 128),
@@ -109,7 +109,7 @@ def small_unet(*, side: int) -> UNet2DConditionModel:
 
 
 def noise_schedule() -> DDPMScheduler:
-    """SD1.5's scheduler settings."""
+    """Return SD1.5's scheduler settings."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -122,7 +122,7 @@ def noise_schedule() -> DDPMScheduler:
 
 
 class Noised(NamedTuple):
-    """A batch: latents (b, 4, h, w), tokens (b, n), and the seed of noise and timesteps."""
+    """A batch: latents [b, 4, h, w], tokens [b, n], and the seed of noise and timesteps."""
 
     latents: Tensor
     tokens: Tensor
@@ -131,7 +131,7 @@ class Noised(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedCorpus:
-    """Latents (n, 4, h, w) in scaled units, token numbers (n, k), and the empty caption's."""
+    """Latents [n, 4, h, w] in scaled units, token numbers [n, k], and the empty caption's."""
 
     latents: Tensor
     tokens: Tensor
@@ -139,7 +139,7 @@ class EncodedCorpus:
 
 
 def mixed_noise(latents: Tensor, generator: torch.Generator, *, pictures: float = 0.5) -> Tensor:
-    """White noise, or, for half of the samples, the latent of another picture of the batch.
+    """Draw white noise or, for half of the samples, take another picture's latent of the batch.
 
     Where the noise is strongest, a noise predictor need only copy its input. Trained on white noise
     alone, the small UNet copies white noise and little else: it takes what looks like a picture for
@@ -151,7 +151,7 @@ def mixed_noise(latents: Tensor, generator: torch.Generator, *, pictures: float 
     to be had here.
 
     Args:
-        latents: (b, 4, h, w) in scaled units.
+        latents: [b, 4, h, w] in scaled units.
         generator: on the CPU.
         pictures: share of the samples whose noise is a picture.
     """
@@ -172,7 +172,7 @@ class TextToImageObjective(nn.Module):
         self.schedule = schedule
 
     def forward(self, batch: Noised) -> Losses:
-        """Draws noise and timesteps from the batch's seed and scores the prediction."""
+        """Draw noise and timesteps from the batch's seed and score the prediction."""
         latents = batch.latents
         generator = torch.Generator().manual_seed(batch.seed)
         noise = mixed_noise(latents, generator)
@@ -187,7 +187,7 @@ class TextToImageObjective(nn.Module):
 def text_to_image_batch(
     corpus: EncodedCorpus, step: int, *, size: int, seed: int, drop: float = 0.1
 ) -> Noised:
-    """A batch without replacement within an epoch; a tenth of the captions are emptied."""
+    """Make a batch without replacement within an epoch; a tenth of the captions are emptied."""
     chosen = torch.from_numpy(batch_items(len(corpus.latents), size, seed=seed, step=step))
     rng = np.random.default_rng([seed, 1, step])
     tokens = corpus.tokens[chosen].clone()

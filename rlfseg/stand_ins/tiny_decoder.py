@@ -49,7 +49,7 @@ class TinyConfig:
 
 
 class Taught(NamedTuple):
-    """Latents (b, 4, h, w) in scaled units and what the large decoder makes of them."""
+    """Latents [b, 4, h, w] in scaled units and what the large decoder makes of them."""
 
     z: Latent
     picture: Image
@@ -63,13 +63,13 @@ class TinyObjective(nn.Module):
         self.tiny = tiny
 
     def forward(self, batch: Taught) -> Losses:
-        """Per-sample losses of a batch."""
+        """Return the per-sample losses of a batch."""
         drawn = self.tiny.decode(batch.z).sample.float()
         return Losses((drawn - batch.picture).square().mean((1, 2, 3)))
 
 
 def small_decoder() -> AutoencoderTiny:
-    """An untrained AutoencoderTiny that magnifies by 8; its encoder is the class's, and unused."""
+    """Make an untrained AutoencoderTiny that magnifies by 8; its encoder is unused."""
     return AutoencoderTiny(
         encoder_block_out_channels=(4, 4, 4, 4),
         decoder_block_out_channels=(24, 24, 24, 24),
@@ -79,12 +79,12 @@ def small_decoder() -> AutoencoderTiny:
 
 
 def tiny_stage(config: TinyConfig, recipe: BackboneConfig) -> Stage:
-    """The stage that ends in the decoder."""
+    """Return the stage that ends in the decoder."""
     return Stage.of("tiny-decoder", 1, config, {"autoencoder": autoencoder_stage(recipe)})
 
 
 def tiny_decoder(config: TinyConfig, recipe: BackboneConfig, *, profile: str) -> Path:
-    """Finds or trains the decoder; returns the folder of an AutoencoderTiny.
+    """Find or train the decoder; return the folder of an AutoencoderTiny.
 
     Half of its latents are masks', with up to three tenths of the picture left in them, as a step
     that is too short leaves it; half are pictures'.
@@ -115,7 +115,7 @@ def tiny_decoder(config: TinyConfig, recipe: BackboneConfig, *, profile: str) ->
 
 
 def _latents(codec: LatentCodec, images: np.ndarray, masks: np.ndarray, *, seed: int) -> Latent:
-    """One latent for each scene: of the first half on the way to the mask, of the others at 1."""
+    """Make a latent for each scene: the first half on the way to the mask, the others at 1."""
     generator = torch.Generator().manual_seed(seed)
     half = len(images) // 2
     parts = []
@@ -131,6 +131,6 @@ def _latents(codec: LatentCodec, images: np.ndarray, masks: np.ndarray, *, seed:
 
 @torch.no_grad()
 def _decoded(vae: AutoencoderKL, z: Latent) -> Image:
-    """The large decoder's pictures, in half precision to be kept in memory."""
+    """Decode by the large decoder, in half precision, so that memory holds the pictures."""
     unscaled = (z / vae.config.scaling_factor).to(vae.device).split(_BATCH)
     return torch.cat([vae.decode(some).sample.half().cpu() for some in unscaled])

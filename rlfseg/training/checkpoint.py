@@ -28,7 +28,7 @@ def save_checkpoint(
     config: OptimiserConfig,
     step: int,
 ) -> None:
-    """Writes weights, optimiser state and step; an older file at `path` is replaced at the end.
+    """Write weights, optimiser state and step; an older file at `path` is replaced at the end.
 
     Raises:
         OSError: if it can't be written; the older file stays as it is.
@@ -57,7 +57,7 @@ def load_checkpoint(
     optimiser: torch.optim.Optimizer,
     config: OptimiserConfig,
 ) -> int:
-    """Restores what `save_checkpoint` wrote, in place, and returns the step it was written after.
+    """Restore what `save_checkpoint` wrote, in place, and return the step it was written after.
 
     Raises:
         ValueError: if the file is damaged, or was written with another configuration (the fields

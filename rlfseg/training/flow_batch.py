@@ -28,7 +28,7 @@ class FlowBatch(NamedTuple):
 
 
 def batch_items(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
-    """Which of `count` items a step sees, without replacement within an epoch.
+    """Choose which of `count` items a step sees, without replacement within an epoch.
 
     Args:
         count: number of items; the last `count % size` of an epoch's order are left out.
@@ -37,7 +37,7 @@ def batch_items(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
         step: number from 1.
 
     Returns:
-        int64 (size,).
+        int64 [size].
 
     Raises:
         ValueError: if there are fewer items than a batch takes.
@@ -50,7 +50,7 @@ def batch_items(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
 
 
 def draw_times(size: int, *, kind: str, seed: int, step: int) -> Time:
-    """Draws t for a batch: `uniform` on [0, 1] (the paper's), or always `one`.
+    """Draw t for a batch: `uniform` on [0, 1] (the paper's), or always `one`.
 
     Uniform times are stratified: one in each of `size` equal parts of the interval, in random
     order. Each alone is uniform, and batches differ less from each other (D. P. Kingma et al.,
@@ -78,7 +78,7 @@ def flow_batch(
     seed: int,
     share: tuple[int, int] = (0, 1),
 ) -> FlowBatch:
-    """One process's share of a step's batch, from the latent cache.
+    """Make one process's share of a step's batch, from the latent cache.
 
     Args:
         cache: of the packed training split.

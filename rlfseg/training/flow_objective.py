@@ -49,7 +49,7 @@ class RectifiedFlowObjective(nn.Module):
         objective: str = "plain",
         mu: Centroids | None = None,
     ) -> None:
-        """Takes what is trained and how.
+        """Take what is trained and how.
 
         Args:
             unet: what is trained.
@@ -67,7 +67,7 @@ class RectifiedFlowObjective(nn.Module):
         self.register_buffer("mu", mu, persistent=False)
 
     def forward(self, batch: FlowBatch) -> Losses:
-        """Per-sample losses of a batch."""
+        """Return the per-sample losses of a batch."""
         if batch.z0_refined is None:
             return Losses(self._loss(batch.z0, batch.z1, batch.t, batch.c))
         if self.selection == "probe":
@@ -87,14 +87,14 @@ class RectifiedFlowObjective(nn.Module):
 
     @torch.no_grad()
     def probe(self, batch: FlowBatch) -> Chosen:
-        """Whether the original label has the lower loss at t = 1, by one forward pass (Eq. 4)."""
+        """Tell whether the original label has the lower loss at t = 1, by one pass (Eq. 4)."""
         original, refined = self._both_at_one(batch)
         # an older torch would use the weights that autocast made here, without gradient, again
         torch.clear_autocast_cache()
         return select(loss_original=original, loss_refined=refined)[1]
 
     def _both(self, batch: FlowBatch) -> tuple[PerSample, PerSample]:
-        """Losses of the original and the refined label at the samples' own t, side by side."""
+        """Return the original and the refined label's losses at the samples' own t."""
         assert batch.z0_refined is not None
         z1, t, c = (torch.cat([each, each]) for each in (batch.z1, batch.t, batch.c))
         loss = self._loss(torch.cat([batch.z0, batch.z0_refined]), z1, t, c)
@@ -102,7 +102,7 @@ class RectifiedFlowObjective(nn.Module):
         return original, refined
 
     def _both_at_one(self, batch: FlowBatch) -> tuple[PerSample, PerSample]:
-        """The same at t = 1, where zt = z1 for either label."""
+        """Return the same at t = 1, where zt = z1 for either label."""
         assert batch.z0_refined is not None
         t = torch.ones_like(batch.t)
         v_pred = as_velocity(self.unet)(batch.z1, t, batch.c)
@@ -116,7 +116,7 @@ class RectifiedFlowObjective(nn.Module):
         return self._measure(v_pred, z0=z0, z1=z1, zt=zt, t=t)
 
     def _measure(self, v_pred: Latent, *, z0: Latent, z1: Latent, zt: Latent, t: Time) -> PerSample:
-        """The loss of a predicted velocity at (zt, t)."""
+        """Return the loss of a predicted velocity at (zt, t)."""
         if self.objective == "l2":
             return l2_loss(v_pred=v_pred, z0=z0, z1=z1)
         if self.objective == "reshaped":

@@ -49,7 +49,7 @@ class StoppedError(RuntimeError):
 
 
 def learning_rate(config: OptimiserConfig, step: int) -> float:
-    """The learning rate of a step, numbered from 1: linear warm-up, then constant or cosine."""
+    """Return a step's learning rate, numbered from 1: linear warm-up, then constant or cosine."""
     warm = min(1.0, step / max(1, config.warmup))
     if config.schedule == "constant":
         return config.lr * warm
@@ -66,7 +66,7 @@ def fit(
     checkpoint: Path | None = None,
     until: int | None = None,
 ) -> Iterator[Step]:
-    """Trains an objective and yields a record after every optimiser step, in every process.
+    """Train an objective and yield a record after every optimiser step, in every process.
 
     SIGTERM and SIGUSR1, by which a cluster announces the end of a job's time, end the run after
     the step that is under way, with a checkpoint.
@@ -157,12 +157,12 @@ class _Sums:
         self.values[name] = self.values[name] + both if name in self.values else both
 
     def broken(self) -> list[int]:
-        """Numbers of the samples whose loss is not finite."""
+        """Return the numbers of the samples whose loss is not finite."""
         return torch.nonzero(~torch.isfinite(torch.cat(self.losses))).flatten().tolist()
 
 
 def _backward(model: nn.Module, batch: Any, parts: int, accelerator: Accelerator) -> _Sums:
-    """Runs forward and backward on a batch in equal parts; gradients meet at the last one."""
+    """Run forward and backward on a batch in equal parts; gradients meet at the last one."""
     sums = _Sums()
     batch = send_to_device(batch, accelerator.device)
     for number in range(parts):
@@ -191,7 +191,7 @@ class _Part:
 
 
 def _means(sums: _Sums, stop: bool, accelerator: Accelerator) -> dict[str, float]:
-    """Means over all processes; a value that no sample has is left out. `stop` if any was asked."""
+    """Average over all processes, without a value that no sample has; `stop` if any was asked."""
     first = sums.values["loss"]
     flat = torch.stack([*sums.values.values(), first.new_tensor((float(stop), 1.0))])
     if accelerator.num_processes > 1:
@@ -211,7 +211,7 @@ def fit_in_stage(
     save: Callable[[], None],
     watch: Callable[[Step], None] = lambda step: None,
 ) -> dict[str, float]:
-    """Trains to the end in a stage's folder, resuming from what is found there.
+    """Train to the end in a stage's folder, resuming from what is found there.
 
     Called in every process of a launch, it trains in all and writes in the first.
 

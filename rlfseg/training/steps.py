@@ -25,7 +25,7 @@ class Step:
 
 
 def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> Iterator[Step]:
-    """Passes steps on, appending each to a file of JSON lines, with a progress bar.
+    """Pass steps on, appending each to a file of JSON lines, with a progress bar.
 
     Lines of steps that are now done again (a resumed run goes back to its last checkpoint) are
     dropped, so the file always holds each step once, in order. Numbers keep six digits.
@@ -48,7 +48,7 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
 
 
 def rounded(step: Step) -> Step:
-    """A step as the record keeps it, its numbers to six digits."""
+    """Return a step as the record keeps it, its numbers to six digits."""
     loss, norm, lr, seconds = map(_six, (step.loss, step.grad_norm, step.lr, step.seconds))
     values = {name: _six(value) for name, value in step.values.items()}
     return Step(step.step, loss, norm, lr, seconds, values)
@@ -66,7 +66,7 @@ def _line(step: Step) -> str:
 
 
 def read_steps(path: Path) -> list[Step]:
-    """The steps that `recorded` wrote to a file; none if there is no file."""
+    """Read the steps that `recorded` wrote to a file; none if there is no file."""
     if not path.exists():
         return []
     return [Step(**json.loads(line)) for line in path.read_text().splitlines()]
@@ -76,7 +76,7 @@ class Tracked:
     """Called after every step; writes its values to `folder/tensorboard`."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens the tracker.
+        """Open the tracker.
 
         Raises:
             ValueError: if the package that writes its files isn't installed.
@@ -91,10 +91,10 @@ class Tracked:
             self._tracker.start()
 
     def __call__(self, step: Step) -> None:
-        """Logs loss, gradient norm, learning rate, seconds, and the named values of the step."""
+        """Log loss, gradient norm, learning rate, seconds, and the named values of the step."""
         values = {"loss": step.loss, "grad_norm": step.grad_norm, "lr": step.lr}
         self._tracker.log({**values, "seconds": step.seconds, **step.values}, step=step.step)
 
     def finish(self) -> None:
-        """Closes the files."""
+        """Close the files."""
         self._tracker.finish()

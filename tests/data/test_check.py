@@ -43,7 +43,7 @@ def noise(*, size: tuple[int, int] = SIZE, form: str = "JPEG", **options: Any) -
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
-    """Changes what a JSON file holds."""
+    """Change what a JSON file holds."""
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
@@ -205,7 +205,7 @@ def test_a_clean_set_has_no_problem(cut: Path) -> None:
 
 
 def drop(path: str, size: int) -> Callable[[Path], object]:
-    """Cuts a file's last bytes off."""
+    """Cut a file's last bytes off."""
     return lambda root: (root / path).write_bytes((root / path).read_bytes()[:-size])
 
 
@@ -395,7 +395,7 @@ def put_refs(*refs: Any, partition: str = "unc") -> Callable[[Path], object]:
 
 
 def change(number: int, **values: Any) -> Callable[[Path], object]:
-    """Writes the refs with one of them changed."""
+    """Write the refs with one of them changed."""
     return put_refs(*(r | values if n == number else r for n, r in enumerate(REFS)))
 
 

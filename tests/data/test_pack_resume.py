@@ -61,7 +61,7 @@ def everything(path: Path) -> dict[str, Any]:
 
 
 def survives(function: Callable[[], Any]) -> bool:
-    """Runs a function in a process; whether it came back, rather than being killed."""
+    """Run a function in a process; say whether it came back, rather than being killed."""
     process = multiprocessing.get_context("fork").Process(target=function)
     process.start()
     process.join()
@@ -70,7 +70,7 @@ def survives(function: Callable[[], Any]) -> bool:
 
 
 def kill_at_rename(number: int, work: Callable[[], Any]) -> None:
-    """Works until just before the given rename, counted from 0, and is killed there."""
+    """Work until just before the given rename, counted from 0, and be killed there."""
     done, rename = 0, os.replace
 
     def replace(*args: Any) -> None:
@@ -127,7 +127,7 @@ def test_workers_change_nothing(
 
 
 def killing(seed: int, log: str, marker: str) -> np.ndarray:
-    """Kills its process, once; with a number that is left to do its work in peace."""
+    """Kill its process, once; with a number that is left to do its work in peace."""
     if not os.path.exists(marker):
         open(marker, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)

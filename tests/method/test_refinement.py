@@ -76,7 +76,7 @@ def same(masks: Tensor) -> Tensor:
 
 
 def one_column_more(masks: Tensor) -> Tensor:
-    """Adds the column to the right."""
+    """Add the column to the right."""
     return masks | masks.roll(1, -1)
 
 

@@ -48,7 +48,7 @@ def field(unet: UNet2DConditionModel) -> Tensor:
 
 
 def halve(unet: UNet2DConditionModel) -> None:
-    """Rounds what is trained as saving does, so that what is loaded can equal it."""
+    """Round what is trained as saving does, so that what is loaded can equal it."""
     with torch.no_grad():
         for parameter in unet.parameters():
             if parameter.requires_grad:

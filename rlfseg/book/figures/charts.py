@@ -26,7 +26,7 @@ def lines(
     log: bool = False,
     markers: bool = False,
 ) -> Figure:
-    """Curves with a legend; `series` maps a name to its x and y values."""
+    """Draw curves with a legend; `series` maps a name to its x and y values."""
     figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     marker = "o" if markers else ""
     for number, (name, (across, up)) in enumerate(series.items()):
@@ -45,7 +45,7 @@ def lines(
 
 
 def histograms(values: Mapping[str, Sequence[float]], *, y: str, bins: int = 20) -> Figure:
-    """One histogram beside the other, each titled by its key."""
+    """Draw one histogram beside the other, each titled by its key."""
     figure, axes = plt.subplots(
         1, len(values), figsize=(3.2 * len(values), 2.6), squeeze=False, layout="constrained"
     )
@@ -58,7 +58,7 @@ def histograms(values: Mapping[str, Sequence[float]], *, y: str, bins: int = 20)
 
 
 def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> Figure:
-    """Horizontal bars with intervals; `values` maps a name to its value and (low, high)."""
+    """Draw horizontal bars with intervals; `values` maps a name to its value and (low, high)."""
     figure, axis = plt.subplots(figsize=(6.4, 0.4 * len(values) + 0.8), layout="constrained")
     at = np.arange(len(values))
     means = np.array([value for value, _ in values.values()])
@@ -79,7 +79,7 @@ def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> 
 def paired_bars(
     values: Mapping[str, tuple[float, float]], *, series: tuple[str, str], x: str
 ) -> Figure:
-    """Two horizontal bars for each name, such as before and after; a legend says which is which."""
+    """Draw two horizontal bars for each name, such as before and after, and say which is which."""
     figure, axis = plt.subplots(figsize=(6.4, 0.36 * len(values) + 1.0), layout="constrained")
     at = np.arange(len(values))
     for number, label in enumerate(series):
@@ -94,7 +94,7 @@ def paired_bars(
 
 
 def stacked(values: Mapping[str, Mapping[str, float]], *, x: str) -> Figure:
-    """Horizontal bars, each cut into the same parts in the same order."""
+    """Draw horizontal bars, each cut into the same parts in the same order."""
     figure, axis = plt.subplots(figsize=(6.4, 0.5 * len(values) + 1.2), layout="constrained")
     start = np.zeros(len(values))
     names = list(next(iter(values.values())))
@@ -110,7 +110,7 @@ def stacked(values: Mapping[str, Mapping[str, float]], *, x: str) -> Figure:
 
 
 def roofline(points: Mapping[str, tuple[float, float]], *, rate: float, slope: float) -> Figure:
-    """What the machine allows, and what parts reach.
+    """Draw what the machine allows, and what parts reach.
 
     Args:
         points: by name, FLOP a byte and FLOP a second; what has none is left out.
@@ -130,7 +130,7 @@ def roofline(points: Mapping[str, tuple[float, float]], *, rate: float, slope: f
 
 
 def miou_bars(counts: Mapping[str, Counts]) -> Figure:
-    """Best mIoU of each, with 95 % intervals over images; groups without phrases are left out."""
+    """Draw the best mIoU of each with 95 % intervals over images, without groups of no phrases."""
     return bars(
         {
             f"{name} ({len(each)})": (
@@ -145,7 +145,7 @@ def miou_bars(counts: Mapping[str, Counts]) -> Figure:
 
 
 def smoothed(values: Sequence[float], width: int = 25) -> list[float]:
-    """Running mean over the last `width` values."""
+    """Return the running mean over the last `width` values."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(1, len(values) + 1) - width, 0)
     last = np.arange(1, len(values) + 1)
@@ -153,7 +153,7 @@ def smoothed(values: Sequence[float], width: int = 25) -> list[float]:
 
 
 def sample_histograms(samples: Sequence[Sample], *, most: int = 1000) -> Figure:
-    """Phrases a picture, words a phrase, and the area of the first `most` masks."""
+    """Draw phrases a picture, words a phrase, and the area of the first `most` masks."""
     pictured = Counter(sample.image_id for sample in samples)
     return histograms(
         {
@@ -166,7 +166,7 @@ def sample_histograms(samples: Sequence[Sample], *, most: int = 1000) -> Figure:
 
 
 def before_after(scores: Mapping[str, np.ndarray]) -> Figure:
-    """Each mask's score before and after, in [0, 1]; `scores` maps a name to (n, 2)."""
+    """Draw each mask's score before and after, in [0, 1]; `scores` maps a name to [n, 2]."""
     figure, axes = plt.subplots(
         1, len(scores), figsize=(3.3 * len(scores), 3.2), squeeze=False, layout="constrained"
     )
@@ -180,7 +180,7 @@ def before_after(scores: Mapping[str, np.ndarray]) -> Figure:
 
 
 def sweeps(swept: Mapping[str, Mapping[str, Any]], *, y: str) -> Figure:
-    """A panel for each parameter: IoU and boundary F, and how often SAM was asked, by its values.
+    """Draw a panel for each parameter: IoU, boundary F and how often SAM was asked, by value.
 
     Args:
         swept: maps a parameter to `values`, `iou`, `boundary` and `asked`, all of one length.
@@ -209,6 +209,6 @@ def sweeps(swept: Mapping[str, Mapping[str, Any]], *, y: str) -> Figure:
 
 
 def finished(figure: Figure) -> Figure:
-    """Closed for pyplot, so that a notebook shows it once."""
+    """Close a figure for pyplot, so that a notebook shows it once."""
     plt.close(figure)
     return figure

@@ -22,8 +22,8 @@ class Answered:
     """A phrase and what it was answered with.
 
     Attributes:
-        annotation: bool (H, W).
-        masks: bool (H, W), by the way they were made.
+        annotation: bool [H, W].
+        masks: bool [H, W], by the way they were made.
     """
 
     annotation: np.ndarray
@@ -32,7 +32,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Asked:
-    """A picture, uint8 (H, W, 3), and its phrases."""
+    """A picture, uint8 [H, W, 3], and its phrases."""
 
     picture: np.ndarray
     phrases: Mapping[str, Answered]
@@ -49,7 +49,7 @@ class Interactive:
 
 
 def explorer(asked: Sequence[Asked]) -> Interactive:
-    """Lets a reader choose a picture, a phrase and a way, and see the mask and its IoU.
+    """Let a reader choose a picture, a phrase and a way, and see the mask and its IoU.
 
     Masks lie in the page as transparent PNGs, the answer's blue over the annotation's orange.
 
@@ -88,7 +88,7 @@ def _iou(mask: np.ndarray, annotation: np.ndarray) -> float:
 
 
 def _overlay(mask: np.ndarray, colour: str) -> str:
-    """A mask as a PNG of two colours, of which one can't be seen."""
+    """Draw a mask as a PNG of two colours, of which one can't be seen."""
     image = Image.fromarray(mask.astype(np.uint8), "P")
     image.putpalette([0, 0, 0, *(int(colour[i : i + 2], 16) for i in (1, 3, 5))])
     return _png(image, transparency=bytes([0, _STRENGTH]), bits=1)

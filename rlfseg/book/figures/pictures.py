@@ -23,7 +23,7 @@ from rlfseg.method.types import Image
 
 
 def as_picture(image: Image) -> np.ndarray:
-    """Turns one picture (3, H, W) in [-1, 1] into (H, W, 3) in [0, 1]."""
+    """Turn one picture [3, H, W] in [-1, 1] into [H, W, 3] in [0, 1]."""
     return ((image.detach().cpu().float().clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
 
 
@@ -35,10 +35,10 @@ def pictures(
     outlines: Mapping[tuple[int, int], Sequence[np.ndarray | None]] | None = None,
     size: float = 1.5,
 ) -> Figure:
-    """A grid of pictures.
+    """Draw a grid of pictures.
 
     Args:
-        rows: images (H, W, 3), uint8 or in [0, 1], or score maps (H, W), shown from 0 to 1.
+        rows: images [H, W, 3], uint8 or in [0, 1], or score maps [H, W], shown from 0 to 1.
         columns: titles over the first row.
         labels: texts left of the rows.
         outlines: masks to outline, by (row, column); the first in orange, the second in blue;
@@ -78,7 +78,7 @@ def pictures(
 
 
 def sample_pictures(samples: Sequence[Sample], *, shown: int, size: float = 1.7) -> Figure:
-    """Evenly spaced samples of a data set: the phrase above the picture, the mask outlined."""
+    """Draw evenly spaced samples of a data set: the phrase above the picture, the mask outlined."""
     some = [samples[k] for k in spaced(len(samples), shown)]
     opened = [np.asarray(PIL.Image.open(sample.image_path).convert("RGB")) for sample in some]
     captions = [textwrap.fill(sample.caption, 20) for sample in some]
@@ -87,7 +87,7 @@ def sample_pictures(samples: Sequence[Sample], *, shown: int, size: float = 1.7)
 
 
 def refinement(items: Sequence[Item], results: Sequence[Refined], *, size: float = 1.7) -> Figure:
-    """Algorithm 1 on some phrases, a row each: annotation and anchors, first, last, error.
+    """Draw Algorithm 1 on some phrases, a row each: annotation and anchors, first, last, error.
 
     The error is drawn where the exact mask is known: what is missing in orange, what is too much
     in blue.
@@ -115,7 +115,7 @@ def refinement(items: Sequence[Item], results: Sequence[Refined], *, size: float
 def segmentations(
     items: Sequence[Item], scores: Tensor, *, threshold: float, size: float = 1.6
 ) -> Figure:
-    """Phrases side by side: the picture with both outlines, the score, the mask.
+    """Draw phrases side by side: the picture with both outlines, the score, the mask.
 
     Args:
         items: what was asked; the annotation is outlined in orange.
@@ -136,11 +136,11 @@ def segmentations(
 def class_maps(
     images: Sequence[np.ndarray], maps: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]
 ) -> Figure:
-    """Pictures over maps of classes, in which a colour is a name; pixels of no class are white.
+    """Draw pictures over maps of classes, a colour for each name; pixels of no class are white.
 
     Args:
-        images: (H, W, 3), uint8.
-        maps: by what they are, a map (H, W) of class numbers for each image.
+        images: [H, W, 3], uint8.
+        maps: by what they are, a map [H, W] of class numbers for each image.
         names: of the classes; those that occur stand in the legend.
     """
     palette = (255 * plt.get_cmap("nipy_spectral")(np.linspace(0.06, 0.96, len(names)))).astype(int)
@@ -155,7 +155,7 @@ def class_maps(
 
 
 def _error(truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Grey where both agree, orange where the mask misses the truth, blue where it is too large."""
+    """Draw agreement in grey, what the mask misses in orange, what it has too much in blue."""
     drawn = np.where(truth[..., None], 0.75, 0.93) * np.ones(3)
     for wrong, colour in ((truth & ~mask, COLOURS[1]), (mask & ~truth, COLOURS[0])):
         drawn[wrong] = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

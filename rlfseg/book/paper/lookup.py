@@ -14,7 +14,7 @@ TABLES: Mapping[int, Table] = MappingProxyType({t.number: t for t in COMPARISONS
 
 
 def paper_table(number: int) -> Table:
-    """One table of the paper.
+    """Return one table of the paper.
 
     Raises:
         UnknownCellError: if the paper has no such table.
@@ -25,7 +25,7 @@ def paper_table(number: int) -> Table:
 
 
 def cell(table: int, row: str, column: str) -> Cell:
-    """One printed cell: `cell(1, "LD-ZNet", "mIoU").value` is 52.7.
+    """Return one printed cell: `cell(1, "LD-ZNet", "mIoU").value` is 52.7.
 
     Raises:
         UnknownCellError: if the paper has no such table, row or column.

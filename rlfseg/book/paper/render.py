@@ -24,7 +24,7 @@ _DASH = "–"
 
 
 def render(table: int, results: Results, *, caption: str, name: str, profile: str) -> Markdown:
-    """Sets a table of the paper beside this run.
+    """Set a table of the paper beside this run.
 
     Rows are in the paper's order; a cell that the paper leaves empty is shown only if the run has
     something for it. The difference is shown only where the result says that it is comparable.
@@ -80,14 +80,14 @@ class _Notes:
         self._texts: list[str] = []
 
     def mark(self, *texts: str) -> str:
-        """The superscript for some notes; empty texts have none."""
+        """Return the superscript for some notes; empty texts have none."""
         wanted = [_flat(text) for text in texts if text.strip()]
         self._texts += [text for text in dict.fromkeys(wanted) if text not in self._texts]
         numbers = sorted({self._texts.index(text) + 1 for text in wanted})
         return f"\N{NO-BREAK SPACE}{{sup}}`{','.join(map(str, numbers))}`" if numbers else ""
 
     def listed(self) -> str:
-        """All notes as a numbered list with a heading."""
+        """List all notes by number, with a heading."""
         if not self._texts:
             return ""
         heading = "Notes (tables and sections named in them are the paper's):\n\n"
@@ -97,7 +97,7 @@ class _Notes:
 
 
 def _lines(table: int, filled: Results, notes: _Notes) -> list[list[str]]:
-    """The table's body: method, metric, paper, this run, difference, comparable."""
+    """Lay out the table's body: method, metric, paper, this run, difference, comparable."""
     printed = paper_table(table)
     cites = {row.name: f" {{cite}}`{row.cite}`" if row.cite else "" for row in printed.rows}
     decimals = {
@@ -147,7 +147,7 @@ def _number(result: Result, places: int) -> str:
 
 
 def _this_run(filled: Results, profile: str) -> str:
-    """Profile, data, protocol and thresholds of the cells that were run."""
+    """Say profile, data, protocol and thresholds of the cells that were run."""
     where = f"**This run:** profile `{profile}`"
     if profile in DRAWN_PROFILES:
         where += f" ({DRAWN_PROFILES[profile]}; its scores are no evidence about the paper's)"
@@ -168,7 +168,7 @@ def _this_run(filled: Results, profile: str) -> str:
 
 
 def _made_by(table: int, profile: str) -> str:
-    """Where every cell comes from: chapter, parameters, commit, and the file that says so."""
+    """Say where every cell comes from: chapter, parameters, commit, and the file that says so."""
     chapter = made_in(table)
     file = f"table_{table}.json"
     return (
@@ -178,7 +178,7 @@ def _made_by(table: int, profile: str) -> str:
 
 
 def _refuse_a_false_claim(cell: Cell, result: Result | Missing, profile: str) -> None:
-    """The full-size model may be timed on drawn scenes, but not scored; a small one neither."""
+    """Refuse scores of drawn scenes as comparable; a time may be, of the full-size model."""
     metric = cell.column.metric
     real = metric == "value" or (metric == "seconds" and profile == "preflight")
     claims = isinstance(result, Result) and result.is_comparable

@@ -77,7 +77,7 @@ class Result:
         note: str = "",
         seeds: Sequence[float] = (),
     ) -> Self:
-        """A result in percent from a reading in [0, 1] and its interval, as the metrics give them.
+        """Make a result in percent of a reading in [0, 1] and its interval, as `Counts` gives them.
 
         Raises:
             ValueError: if a number is not in [0, 1].
@@ -125,14 +125,14 @@ class Saved:
 
 
 def difference(cell: Cell, result: Result | Missing) -> float | None:
-    """This run minus the paper, in the cell's unit; None unless both are numbers and comparable."""
+    """Return this run minus the paper, in the cell's unit; None unless they can be compared."""
     if not isinstance(result, Result) or not result.is_comparable or cell.value is None:
         return None
     return None if isinstance(result.value, str) else result.value - cell.value
 
 
 def complete(table: int, results: Results) -> dict[tuple[str, str], Result | Missing]:
-    """The results of all cells in the paper's order; those not given are `Missing`.
+    """Return the results of all cells in the paper's order; those not given are `Missing`.
 
     Raises:
         UnknownCellError: if a result belongs to no cell of the table.
@@ -153,7 +153,7 @@ def complete(table: int, results: Results) -> dict[tuple[str, str], Result | Mis
 def save_results(
     path: Path | str, table: int, results: Results, provenance: Mapping[str, Any]
 ) -> None:
-    """Writes a table's cells as a JSON list, whole or not at all.
+    """Write a table's cells as a JSON list, whole or not at all.
 
     Each cell carries row, column, the paper's printed text, value (or null and the reason),
     interval, data, protocol, threshold, comparable, note, the values by seed and provenance.
@@ -194,7 +194,7 @@ def save_results(
 
 
 def load_results(path: Path | str) -> Saved:
-    """Reads what `save_results` wrote.
+    """Read what `save_results` wrote.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -233,7 +233,7 @@ def measured(
     seed: int = 0,
     again: Sequence[Counts] = (),
 ) -> dict[str, Result]:
-    """Best mIoU and AP of some counts, with 95% bootstrap intervals over images.
+    """Return the best mIoU and AP of some counts, with 95% bootstrap intervals over images.
 
     Args:
         counts: of one run.

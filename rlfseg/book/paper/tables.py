@@ -61,12 +61,12 @@ class Column:
 
 
 def paired(*datasets: str) -> tuple[Column, ...]:
-    """Columns for mIoU and AP on each data set."""
+    """Make columns for mIoU and AP on each data set."""
     return tuple(Column(f"{d} {metric}", metric, d) for d in datasets for metric in ("mIoU", "AP"))
 
 
 def flag(text: str, *columns: str) -> dict[str, tuple[str, ...]]:
-    """The same flag on several columns of a row."""
+    """Put the same flag on several columns of a row."""
     return dict.fromkeys(columns, (text,))
 
 
@@ -164,7 +164,7 @@ class Table:
         return tuple(column.name for column in self.columns)
 
     def cells(self) -> Iterator[Cell]:
-        """The cells in the paper's order, row by row."""
+        """Yield the cells in the paper's order, row by row."""
         for row in self.rows:
             for column, printed in zip(self.columns, row.printed, strict=True):
                 reported = printed != UNREPORTED
@@ -178,7 +178,7 @@ class Table:
                 )
 
     def cell(self, row: str, column: str) -> Cell:
-        """One cell, by the names of its row and column.
+        """Return one cell, by the names of its row and column.
 
         Raises:
             UnknownCellError: if there is no such row or column.

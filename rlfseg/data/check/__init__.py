@@ -1,4 +1,4 @@
-"""Says, before hours of work, what of a data set is on disk against what should be."""
+"""Say, before hours of work, what of a data set is on disk against what should be."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check(
     official: bool | None = None,
     coco_ids: Sequence[Path | str] = (),
 ) -> Report:
-    """Compares a data set's folder with what is expected of it, without decoding the images.
+    """Compare a data set's folder with what is expected of it, without decoding the images.
 
     Read are the annotations as a whole, of image files the header and the end, and of COCO-Stuff's
     maps a sample's pixels. What is missing or broken becomes a line of the report, and the rest

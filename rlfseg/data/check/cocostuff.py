@@ -35,7 +35,7 @@ class _Stuff:
 
 
 def lines(root: Path, *, official: bool | None) -> Iterator[Line]:
-    """Checks the folder that `read_maps` and `read_json` read; see `check`."""
+    """Check the folder that `read_maps` and `read_json` read; see `check`."""
     read = {split: _stuff(root, split) for split in PUBLISHED}
     if official is None:
         known = [stuff.names for stuff in read.values() if isinstance(stuff, _Stuff)]
@@ -144,7 +144,7 @@ def _maps(
     classes: Mapping[int, Label],
     official: bool,
 ) -> Generator[Line, None, dict[str, ImageFile]]:
-    """Checks a split's maps; returns the image that each belongs to, of the map's size."""
+    """Check a split's maps; return the image that each belongs to, of the map's size."""
     what = f"{split} maps"
     paths = sorted(path for path in maps.glob("*.png") if not path.stem.endswith(_CONVERTED))
     yield findings.count_line(
@@ -170,7 +170,7 @@ def _maps(
 def _fitting(
     what: str, mapped: Mapping[str, ImageFile], files: Mapping[str, ImageFile]
 ) -> Iterator[Line]:
-    """Compares the maps' sizes with the JSON's, where there are both."""
+    """Compare the maps' sizes with the JSON's, where there are both."""
     named = {image.path: image for image in files.values()}
     differ = [
         f"{name}.png is {image.width} x {image.height}, in the JSON {other.width} x {other.height}"
@@ -181,7 +181,7 @@ def _fitting(
 
 
 def _values(what: str, paths: Sequence[Path], classes: Mapping[int, Label]) -> Iterator[Line]:
-    """Looks at the pixels of some maps, evenly spread: are all values known?"""
+    """Look at the pixels of some maps, evenly spread: are all values known?"""
     sample = paths[:: -(-len(paths) // _SAMPLE) or 1]
     found = in_threads(_present, sample)
     broken = [values for values in found if isinstance(values, str)]
@@ -200,7 +200,7 @@ def _values(what: str, paths: Sequence[Path], classes: Mapping[int, Label]) -> I
 
 
 def _present(path: Path) -> list[int] | str:
-    """The values in a map, or what is wrong with it."""
+    """Find the values in a map, or what is wrong with it."""
     try:
         return np.flatnonzero(np.bincount(pixel_map(path).ravel(), minlength=256)).tolist()
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ _FETCH = "Fetch the file again."
 
 
 def attempt(read: Callable[[Path], Any], path: Path) -> Any:
-    """Reads a file; returns its content, or the `Line` that says what is wrong with it."""
+    """Read a file; return its content, or the `Line` that says what is wrong with it."""
     try:
         return read(path)
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def attempt(read: Callable[[Path], Any], path: Path) -> Any:
 
 
 def first_folder(root: Path, names: Iterable[str]) -> Path | None:
-    """The first of the folders that is there."""
+    """Return the first of the folders that is there."""
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
@@ -39,7 +39,7 @@ def count_line(
     *,
     official: bool,
 ) -> Line:
-    """Compares counts with the published ones.
+    """Compare counts with the published ones.
 
     Args:
         what: what was counted.
@@ -63,7 +63,7 @@ def count_line(
 
 
 def fault_line(what: str, faults: Sequence[str], unit: str, advice: str = "") -> list[Line]:
-    """One line on what is at fault, where anything is.
+    """Return one line on what is at fault, where anything is.
 
     Args:
         what: what was looked at.
@@ -76,7 +76,7 @@ def fault_line(what: str, faults: Sequence[str], unit: str, advice: str = "") ->
 
 
 def size_line(survey: Survey, *, what: str = "image sizes") -> Line:
-    """Says whether the image files have the sizes that the annotations refer to."""
+    """Say whether the image files have the sizes that the annotations refer to."""
     mismatches = survey.mismatches
     if not mismatches:
         return Line("ok", what, f"{survey.sized:,} looked at", "as annotated")
@@ -87,14 +87,14 @@ def size_line(survey: Survey, *, what: str = "image sizes") -> Line:
 
 
 def size_text(mismatch: SizeMismatch) -> str:
-    """Both sizes of an image in words."""
+    """Say both sizes of an image in words."""
     width, height = mismatch.annotated
     stored = " x ".join(map(str, mismatch.stored or ()))
     return f"image {mismatch.image_id}: the file is {stored}, annotated {width} x {height}"
 
 
 def repeated(what: str, ids: Iterable[Any], where: str) -> list[str]:
-    """A text for each id that occurs more than once."""
+    """List a text for each id that occurs more than once."""
     return [
         f"{where}: {what} {value!r:.60} {count} times"
         for value, count in Counter(ids).items()
@@ -103,7 +103,7 @@ def repeated(what: str, ids: Iterable[Any], where: str) -> list[str]:
 
 
 def unfit(text: str) -> bool:
-    """Whether a phrase can't be the name of a mask in a packed file."""
+    """Tell whether a phrase can't be the name of a mask in a packed file."""
     return not text or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -112,7 +112,7 @@ def _counts(counts: Sequence[int], units: Sequence[str]) -> str:
 
 
 def _fault(error: Exception, path: Path) -> str:
-    """What is wrong with a file, of JSON the byte at which it stops making sense."""
+    """Say what is wrong with a file, of JSON the byte at which it stops making sense."""
     cause = error.__cause__
     size = f"of {path.stat().st_size:,} bytes" if path.is_file() else ""
     if isinstance(cause, json.JSONDecodeError):

@@ -1,4 +1,4 @@
-"""Looks at image files without decoding them: are they there, how large, are they whole?"""
+"""Look at image files without decoding them: are they there, how large, are they whole?"""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Seen:
 
 
 def look(path: Path) -> Seen:
-    """Looks at one file; of JPEGs and PNGs the end too, of other images the header alone."""
+    """Look at one file; of JPEGs and PNGs the end too, of other images the header alone."""
     try:
         with open(path, "rb") as file:
             return _look(file)
@@ -54,7 +54,7 @@ def look(path: Path) -> Seen:
 
 
 def in_threads(work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """Applies a function that reads files to each item; results keep their order."""
+    """Apply a function that reads files to each item; results keep their order."""
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = pool.map(lambda chunk: [work(item) for item in chunk], chunks)
@@ -77,7 +77,7 @@ class Survey:
 
 
 def survey(files: Mapping[str, ImageFile], root: Path, *, what: str = "image files") -> Survey:
-    """Looks at the image files of a data set.
+    """Look at the image files of a data set.
 
     Args:
         files: what the annotations say of each image, by image id.
@@ -100,7 +100,7 @@ def survey(files: Mapping[str, ImageFile], root: Path, *, what: str = "image fil
 
 
 def faults(what: str, named: Sequence[tuple[str, Seen]]) -> list[Line]:
-    """Lines on the faults of files, one a kind; or one line that all are whole.
+    """Return lines on the faults of files, one a kind; or one line that all are whole.
 
     Args:
         what: the kind of files.
@@ -141,7 +141,7 @@ def _png(head: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg(file: BinaryIO) -> tuple[tuple[int, int] | None, int]:
-    """Goes from marker to marker to the frame; returns its size and where it starts."""
+    """Go from marker to marker to the frame; return its size and where it starts."""
     at = len(_JPEG)
     while True:
         file.seek(at)
@@ -161,7 +161,7 @@ def _jpeg(file: BinaryIO) -> tuple[tuple[int, int] | None, int]:
 
 
 def _holds(file: BinaryIO, end: bytes, start: int) -> bool:
-    """Whether the end marker comes after the header; some programs write more after it.
+    """Tell whether the end marker comes after the header; some programs write more after it.
 
     Within the compressed pixels of a JPEG the marker can't occur, so that finding it anywhere
     behind the header means that the picture came to its end.

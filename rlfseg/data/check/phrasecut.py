@@ -52,7 +52,7 @@ class _Table:
 
 
 def lines(root: Path, *, official: bool | None, coco_ids: Sequence[Path]) -> Iterator[Line]:
-    """Checks the folder that `phrasecut.read` reads; see `check`."""
+    """Check the folder that `phrasecut.read` reads; see `check`."""
     if official is None:
         official = not (root / TRUTH_FILE).is_file()
     table = yield from _table(root)
@@ -139,7 +139,7 @@ def _split(path: Path, name: str, official: bool) -> Generator[Line, None, _Spli
 
 
 def _read_task(task: Any, where: str, number: int, split: _Split) -> None:
-    """Enters what is needed of a task, or what is wrong with it."""
+    """Enter what is needed of a task, or what is wrong with it."""
     try:
         image_id = str(files.field(task, "image_id", (int, str), where))
         split.first.setdefault(image_id, number)
@@ -161,7 +161,7 @@ def _read_task(task: Any, where: str, number: int, split: _Split) -> None:
 
 
 def _tasks(splits: Mapping[str, _Split], table: _Table | None) -> Iterator[Line]:
-    """What the splits' tasks say of each other and of the table of images."""
+    """Say what the splits' tasks tell of each other and of the table of images."""
     every = list(splits.values())
     faults = [fault for split in every for fault in split.faults]
     yield from findings.fault_line("tasks", faults, "can't be used")
@@ -192,7 +192,7 @@ def _tasks(splits: Mapping[str, _Split], table: _Table | None) -> Iterator[Line]
 
 
 def _sizes(seen: Survey, used: Mapping[str, ImageFile]) -> Line:
-    """Says which images have another size than annotated, and how that fits CLIPSeg's list."""
+    """Say which images have another size than annotated, and how that fits CLIPSeg's list."""
     differ = {mismatch.image_id for mismatch in seen.mismatches}
     known = CLIPSEG_LEFT_OUT & set(used)
     if not differ:
@@ -216,7 +216,7 @@ def _sizes(seen: Survey, used: Mapping[str, ImageFile]) -> Line:
 
 
 def _honesty(splits: Mapping[str, _Split], table: _Table, official: bool) -> Iterator[Line]:
-    """Counts the images that are COCO's too."""
+    """Count the images that are COCO's too."""
     what = "zero-shot honesty"
     if not table.names_coco:
         yield Line("note", what, "the table of images has no coco_id")
@@ -229,7 +229,7 @@ def _honesty(splits: Mapping[str, _Split], table: _Table, official: bool) -> Ite
 
 
 def _shared(path: Path, in_split: Mapping[str, set[int]]) -> Iterator[Line]:
-    """Counts the images that a file shares with each split.
+    """Count the images that a file shares with each split.
 
     Args:
         path: JSON with COCO's `images`, or REFER's refs (`*.p`), of which each split counts by

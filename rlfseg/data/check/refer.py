@@ -56,7 +56,7 @@ class _Refs:
 
 
 def lines(root: Path, dataset: str, *, official: bool | None) -> Iterator[Line]:
-    """Checks the folder that `refer.read` reads; see `check`."""
+    """Check the folder that `refer.read` reads; see `check`."""
     home = root / dataset
     if not home.is_dir():
         yield Line("problem", dataset, "no such folder", advice=f"It belongs in {root}.")
@@ -122,7 +122,7 @@ def _annotation(entry: Any, path: Path, number: int) -> tuple[int, int]:
 def _partition(
     path: Path, dataset: str, partition: str, instances: _Instances | None, official: bool
 ) -> Generator[Line, None, set[int]]:
-    """Checks one refs file; returns the ids of its images."""
+    """Check one refs file; return the ids of its images."""
     content = findings.attempt(load, path)
     if not isinstance(content, (list, Line)):
         content = Line("problem", path.name, f"holds a {type(content).__name__}, not a list")
@@ -156,7 +156,7 @@ def _partition(
 
 
 def _read_ref(ref: Any, where: str, refs: _Refs, instances: _Instances | None) -> None:
-    """Enters what is needed of a ref, or what is wrong with it."""
+    """Enter what is needed of a ref, or what is wrong with it."""
     try:
         name = files.field(ref, "split", str, where)
         ids = {
@@ -191,7 +191,7 @@ def _read_ref(ref: Any, where: str, refs: _Refs, instances: _Instances | None) -
 
 
 def _parted(what: str, partition: str, splits: Mapping[str, _Split]) -> Line:
-    """Says whether splits share images; Google's part the objects, not the images."""
+    """Say whether splits share images; Google's part the objects, not the images."""
     common = {(a, b): splits[a].images & splits[b].images for a, b in combinations(splits, 2)}
     if not any(common.values()):
         return Line("ok", what, "no image in two splits")

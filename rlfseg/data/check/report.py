@@ -59,12 +59,12 @@ class Report:
         return all(line.level != "problem" for line in self.lines)
 
     def to_json(self) -> str:
-        """One JSON object: `subject`, `root`, `ok`, and `lines` with the attributes of `Line`."""
+        """Return one JSON object: `subject`, `root`, `ok`, and `lines` with what a `Line` has."""
         content = asdict(self)
         return json.dumps({**content, "ok": self.ok}, indent=2)
 
     def as_text(self, width: int = 100) -> str:
-        """The report in aligned columns, no line over `width` characters (at least 60)."""
+        """Lay the report out in columns, no line over `width` characters (at least 60)."""
         what = max((len(line.what) for line in self.lines), default=0)
         expected = max(len(line.expected) for line in (*self.lines, _HEAD))
         widths = [_LEVEL, min(what, int(_WHAT * width)), 0, min(expected, int(_EXPECTED * width))]
@@ -84,7 +84,7 @@ _HEAD = Line("ok", "", "found", "expected")
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Lays out one row, each cell wrapped within its column."""
+    """Lay out one row, each cell wrapped within its column."""
     columns = [
         textwrap.wrap(cell, width, break_on_hyphens=False) if cell else []
         for cell, width in zip(cells, widths, strict=True)

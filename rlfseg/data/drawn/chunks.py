@@ -38,7 +38,7 @@ class Chunk:
     pixels: int
 
     def scenes(self) -> Iterator[tuple[int, Scene, np.random.Generator]]:
-        """Draws the scenes; each with its image id and the generator it was drawn with."""
+        """Draw the scenes, each with its image id and the generator it was drawn with."""
         for number in range(self.first, self.last):
             rng = np.random.default_rng([self.seed, SPLITS.index(self.split), number])
             scene = draw_scene(rng, pixels=self.pixels, held_out=self.split != "train")
@@ -46,7 +46,7 @@ class Chunk:
 
 
 def image_id(split: str, number: int) -> int:
-    """The id of a scene's image, the same in every format."""
+    """Return the id of a scene's image, the same in every format."""
     return (SPLITS.index(split) + 1) * 1_000_000 + number
 
 
@@ -60,7 +60,7 @@ def in_chunks(
     workers: int,
     splits: Collection[str] = SPLITS,
 ) -> Iterator[tuple[str, list[_T]]]:
-    """Hands the scenes to worker processes, chunk by chunk.
+    """Hand the scenes to worker processes, chunk by chunk.
 
     Returns:
         An iterator of the splits, in the order of `counts`, each with what `work` returned for its
@@ -88,28 +88,28 @@ def in_chunks(
 
 
 def save_jpeg(scene: Scene, path: Path) -> None:
-    """Writes the picture with next to no loss."""
+    """Write the picture with next to no loss."""
     Image.fromarray(scene.image).save(path, quality=95, subsampling=0)
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (bool, H x W) as COCO's compressed RLE, ready for JSON."""
+    """Encode a mask, bool [H, W], as COCO's compressed RLE, ready for JSON."""
     return as_json(coco.encode(np.asfortranarray(mask.astype(np.uint8))))
 
 
 def as_json(rle: Mapping[str, Any]) -> dict[str, Any]:
-    """An RLE of pycocotools' with text for bytes."""
+    """Return an RLE of pycocotools' with text for bytes."""
     return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
 
 
 def box(mask: np.ndarray) -> list[int]:
-    """The smallest box around a mask: x, y, width, height in pixels."""
+    """Return the smallest box around a mask: x, y, width, height in pixels."""
     rows, columns = np.nonzero(mask)
     x, y = int(columns.min()), int(rows.min())
     return [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
 
 
 def write_json(path: Path, content: object) -> None:
-    """Writes a file that is either complete or not there."""
+    """Write a file that is either complete or not there."""
     with replaced(path) as draft:
         draft.write_text(json.dumps(content))

@@ -20,7 +20,7 @@ _TRIES = 40  # different phrases of a scene, of which those about one thing are 
 
 
 def expressions(rng: np.random.Generator, scene: Scene, dataset: str) -> list[list[str]]:
-    """Makes the sentences of a scene.
+    """Make the sentences of a scene.
 
     Args:
         rng: chooses among the sentences that are true.
@@ -56,7 +56,7 @@ def _all_words(thing: Thing) -> str:
 
 
 def _fitting(scene: Scene, words: str) -> list[int]:
-    """The numbers of the things that have all these words."""
+    """Return the numbers of the things that have all these words."""
     wanted = set(words.split())
     return [
         number
@@ -66,7 +66,7 @@ def _fitting(scene: Scene, words: str) -> list[int]:
 
 
 def _located(scene: Scene, number: int) -> list[str]:
-    """Every sentence in which a location word singles a thing out."""
+    """List every sentence in which a location word singles a thing out."""
     thing, side = scene.things[number], scene.image.shape[0]
     said = []
     for words in (thing.shape, f"{thing.colour} {thing.shape}"):

@@ -44,7 +44,7 @@ class Phrase:
 
 
 def phrases(rng: np.random.Generator, scene: Scene, *, most: int = 4) -> list[Phrase]:
-    """Makes 1 to `most` phrases with different texts, each about a thing chosen at random."""
+    """Make 1 to `most` phrases with different texts, each about a thing chosen at random."""
     found: dict[str, Phrase] = {}
     for attempt in range(most * 3):
         if len(found) == most:
@@ -58,12 +58,12 @@ def phrases(rng: np.random.Generator, scene: Scene, *, most: int = 4) -> list[Ph
 
 
 def truth(scene: Scene, phrase: Phrase) -> np.ndarray:
-    """The exact mask of a phrase, bool, H x W: the union of its targets' visible masks."""
+    """Return the exact mask of a phrase, bool [H, W]: the union of its targets' visible masks."""
     return np.any([scene.things[i].mask for i in phrase.targets], axis=0)
 
 
 def caption(rng: np.random.Generator, scene: Scene) -> str:
-    """A caption as a picture on the web might carry it: some or all of the things, in any order."""
+    """Caption a scene as the web might: some or all of the things, in any order."""
     order = rng.permutation(len(scene.things))
     if rng.random() < 0.25:
         order = order[: int(rng.integers(1, len(order) + 1))]
@@ -77,7 +77,7 @@ def caption(rng: np.random.Generator, scene: Scene) -> str:
 
 
 def _words(thing: Thing, kind: str) -> tuple[str, ...] | None:
-    """The attributes a kind of phrase gives a thing, or None where the thing has no such word."""
+    """Return the attributes a kind of phrase gives a thing, or None where it has no such word."""
     parts = {"size": thing.size, "colour": thing.colour, "texture": thing.texture}
     said = tuple(parts[part] for part in ("size", "colour", "texture") if part in kind.split())
     return None if {"medium", "plain"} & set(said) else said
@@ -99,7 +99,7 @@ def _phrase(rng: np.random.Generator, scene: Scene, about: int, kind: str) -> Ph
 
 
 def _relation_phrase(rng: np.random.Generator, scene: Scene, about: int) -> Phrase | None:
-    """A phrase with a relation to another thing that its own words single out."""
+    """Make a phrase with a relation to another thing that its own words single out."""
     thing = scene.things[about]
     other = int(rng.integers(len(scene.things)))
     anchor = scene.things[other]

@@ -1,4 +1,4 @@
-"""Draws scenes: coloured, textured shapes over varied grounds, with the exact mask of each object.
+"""Draw scenes: coloured, textured shapes over varied grounds, with the exact mask of each object.
 
 Shapes are drawn by Pillow at four times the size and averaged down: the image is antialiased, and
 a pixel belongs to an object's mask when at least half of it is covered.
@@ -49,7 +49,7 @@ _MIN_VISIBLE = 0.55
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its words, its centre (x, y) in pixels, and its visible mask (bool, H x W)."""
+    """One object: its words, its centre (x, y) in pixels, and its visible mask (bool [H, W])."""
 
     shape: str
     colour: str
@@ -61,7 +61,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image (uint8, H x W x 3), its ground's name and its things, the nearest last."""
+    """An image (uint8 [H, W, 3]), its ground's name and its things, the nearest last."""
 
     image: np.ndarray
     ground: str
@@ -69,7 +69,7 @@ class Scene:
 
 
 def outline(shape: str, n: int = 48) -> np.ndarray:
-    """Returns the closed outline of a shape, (m, 2) in units of its radius, y downwards."""
+    """Return the closed outline of a shape, [m, 2] in units of its radius, y downwards."""
     turn = np.linspace(0, 2 * np.pi, n, endpoint=False)
     if shape == "circle":
         return np.stack([np.cos(turn), np.sin(turn)], 1)
@@ -109,7 +109,7 @@ def draw_scene(
     count: tuple[int, int] = (2, 4),
     zoom: float = 1.45,
 ) -> Scene:
-    """Draws one scene.
+    """Draw one scene.
 
     Args:
         rng: the only source of randomness.
@@ -156,7 +156,7 @@ def draw_scene(
 def _choose_words(
     rng: np.random.Generator, taken: list[tuple[str, str, str, str]], held_out: bool
 ) -> tuple[str, str, str, str]:
-    """Words of a thing: often one word in common with an earlier one, so that phrases matter."""
+    """Choose a thing's words, often one in common with an earlier thing's: so phrases matter."""
     while True:
         shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
         texture = "plain" if rng.random() < 0.4 else str(rng.choice(TEXTURES[1:]))
@@ -171,7 +171,7 @@ def _choose_words(
 def _coverage(
     points: np.ndarray, centre: tuple[float, float], radius: float, angle: float, pixels: int
 ) -> np.ndarray:
-    """Share of each pixel that the shape covers, float32 in [0, 1], (pixels, pixels)."""
+    """Return the share of each pixel that the shape covers, float32 [pixels, pixels] in [0, 1]."""
     c, s = np.cos(angle), np.sin(angle)
     at = (points @ np.array([[c, s], [-s, c]]) * radius + np.array(centre)) * _SUPERSAMPLING
     sheet = Image.new("L", (pixels * _SUPERSAMPLING,) * 2)

@@ -1,4 +1,4 @@
-"""Writes the mini world as COCO-Stuff, exact to the pixel: shapes are things, grounds are stuff.
+"""Write the mini world as COCO-Stuff, exact to the pixel: shapes are things, grounds are stuff.
 
     root/stuffthingmaps/{train2017,val2017}/{image id}.png    every pixel a class of MINI_CLASSES
     root/annotations/stuff_{train2017,val2017}.json           the ground; all things are "other"
@@ -32,7 +32,7 @@ _FOLDERS = {"train": "train2017", "val": "val2017"}
 def write_cocostuff(
     root: Path, *, seed: int, counts: Mapping[str, int], pixels: int, workers: int = 2
 ) -> None:
-    """Draws the scenes and writes maps, JSON and pictures.
+    """Draw the scenes and write maps, JSON and pictures.
 
     The result depends on `seed`, `counts` and `pixels` alone. Read it with `classes=MINI_CLASSES`.
 
@@ -68,7 +68,7 @@ def write_cocostuff(
 
 
 def _write(chunk: Chunk) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Draws some scenes; returns their entries under `images` and `annotations`."""
+    """Draw some scenes; return their entries under `images` and `annotations`."""
     images, annotations = [], []
     folder = _FOLDERS[chunk.split]
     for image_id, scene, _ in chunk.scenes():

@@ -1,4 +1,4 @@
-"""Writes the mini world in PhraseCut's own files, annotated as coarsely as a hurried person would.
+"""Write the mini world in PhraseCut's own files, annotated as coarsely as a hurried person would.
 
     root/image_data_split.json, root/refer_{train,val,test}.json, root/images/{image_id}.jpg
     root/mini_truth.json    what PhraseCut does not have: exact masks, by task_id
@@ -39,7 +39,7 @@ _MIN_CONTOUR = 8  # points; shorter contours are specks that nobody annotates
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of one task: its exact mask (bool, H x W), its kind, whether it is unseen."""
+    """What is known of one task: its exact mask (bool [H, W]), its kind, whether it is unseen."""
 
     mask: np.ndarray
     kind: str
@@ -47,11 +47,11 @@ class Truth:
 
 
 def annotate(rng: np.random.Generator, mask: np.ndarray) -> list[list[list[float]]]:
-    """Polygons of 6 to 12 jittered vertices around the parts of one thing's mask.
+    """Draw polygons of 6 to 12 jittered vertices around the parts of one thing's mask.
 
     Args:
         rng: the source of the jitter.
-        mask: bool, H x W.
+        mask: bool [H, W].
 
     Returns:
         One polygon [[x, y], ...] a part, in pixels.
@@ -74,7 +74,7 @@ def annotate(rng: np.random.Generator, mask: np.ndarray) -> list[list[list[float
 def write_phrasecut(
     root: Path, *, seed: int, counts: Mapping[str, int], pixels: int, workers: int = 2
 ) -> None:
-    """Draws the splits and writes them; the result depends on `seed`, `counts` and `pixels` alone.
+    """Draw the splits and write them; the result depends on `seed`, `counts` and `pixels` alone.
 
     Scene number i of a split is the same whatever the counts, so a longer split begins with a
     shorter one.
@@ -102,7 +102,7 @@ def write_phrasecut(
 
 
 def read_truth(root: Path) -> dict[str, Truth]:
-    """The exact masks of a folder that `write_phrasecut` wrote, by task_id."""
+    """Read the exact masks of a folder that `write_phrasecut` wrote, by task_id."""
     path = root / TRUTH_FILE
     if not path.is_file():
         raise FileNotFoundError(
@@ -115,7 +115,7 @@ def read_truth(root: Path) -> dict[str, Truth]:
 
 
 def _write(chunk: Chunk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Draws some scenes of a split; returns their tasks and what is known of them."""
+    """Draw some scenes of a split; return their tasks and what is known of them."""
     tasks: list[dict[str, Any]] = []
     known: dict[str, Any] = {}
     for picture, scene, rng in chunk.scenes():
@@ -134,7 +134,7 @@ def _write(chunk: Chunk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 def _task(
     rng: np.random.Generator, scene: Scene, phrase: Phrase, picture: int, place: int
 ) -> dict[str, Any]:
-    """One entry of `refer_*.json`."""
+    """Make one entry of `refer_*.json`."""
     relation = [list(phrase.relation)] if phrase.relation else []
     return {
         "task_id": f"{picture}__{place}",

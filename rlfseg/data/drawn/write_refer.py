@@ -1,4 +1,4 @@
-"""Writes the mini world as RefCOCO, RefCOCO+ and G-Ref, in the files that `refer` reads.
+"""Write the mini world as RefCOCO, RefCOCO+ and G-Ref, in the files that `refer` reads.
 
     root/{refcoco,refcoco+}/refs(unc).p, root/refcocog/refs(umd).p, root/.../instances.json
     root/images/mscoco/images/train2014/COCO_train2014_{image id}.jpg
@@ -30,7 +30,7 @@ from rlfseg.stage import replaced
 def write_refer(
     root: Path, *, seed: int, counts: Mapping[str, int], pixels: int, workers: int = 2
 ) -> None:
-    """Draws the scenes and writes the three data sets over one folder of images.
+    """Draw the scenes and write the three data sets over one folder of images.
 
     The result depends on `seed`, `counts` and `pixels` alone. A thing that no sentence singles
     out has an annotation and no ref.
@@ -64,13 +64,13 @@ def write_refer(
 
 
 def _write_pickle(path: Path, content: object) -> None:
-    """Writes a pickle whose bytes depend on the content alone, not on which texts share memory."""
+    """Write a pickle whose bytes depend on the content alone, not on which texts share memory."""
     with replaced(path) as draft:
         draft.write_bytes(pickle.dumps(json.loads(json.dumps(content)), protocol=2))
 
 
 def _write(chunk: Chunk) -> list[dict[str, Any]]:
-    """Draws some scenes; returns for each its image, its annotations and the refs to them."""
+    """Draw some scenes; return for each its image, its annotations and the refs to them."""
     pictures = []
     for image_id, scene, rng in chunk.scenes():
         name = f"COCO_train2014_{image_id:012d}"
@@ -107,7 +107,7 @@ def _split(dataset: str, split: str, scene: Scene) -> str:
 def _annotation(
     rng: np.random.Generator, thing: Thing, image_id: int, number: int
 ) -> dict[str, Any]:
-    """One entry of `instances.json`."""
+    """Make one entry of `instances.json`."""
     outlines = annotate(rng, thing.mask)
     segmentation: Any = [[c for point in outline for c in point] for outline in outlines]
     if thing.size == "small":
@@ -124,7 +124,7 @@ def _annotation(
 
 
 def _ref(said: list[str], annotation: Mapping[str, Any], name: str, split: str) -> dict[str, Any]:
-    """One entry of the refs: an object and the sentences about it."""
+    """Make one entry of the refs: an object and the sentences about it."""
     ann_id = annotation["id"]
     sentences = [
         {

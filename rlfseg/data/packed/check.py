@@ -1,4 +1,4 @@
-"""Compares a packed file with the schema of A.3.2, with its index and with its content hash."""
+"""Compare a packed file with the schema of A.3.2, with its index and with its content hash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rlfseg.data.packed.schema import (
 
 
 def check(path: Path, file: h5py.File, index: Index) -> None:
-    """Reads a whole packed file and reports the first thing that is wrong.
+    """Read a whole packed file and report the first thing that is wrong.
 
     Raises:
         PackError: naming the file and the key.
@@ -74,7 +74,7 @@ def _group(path: Path, place: str, file: h5py.File) -> h5py.Group:
 
 
 def _values(path: Path, place: str, file: h5py.File) -> np.ndarray:
-    """Returns a dataset's bytes after checking that it is one of bytes."""
+    """Return a dataset's bytes after checking that it is one of bytes."""
     dataset = file[place]
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.uint8:
         raise PackError(f"{path}: {place} is no dataset of uint8")

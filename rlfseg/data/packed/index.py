@@ -26,23 +26,23 @@ class Texts:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Texts:
-        """Encodes a list of texts."""
+        """Encode a list of texts."""
         encoded = [text.encode("utf-8") for text in texts]
         ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
 
     def __len__(self) -> int:
-        """Returns the number of texts."""
+        """Return the number of texts."""
         return len(self.ends)
 
     def __iter__(self) -> Iterator[str]:
-        """Yields the texts in order, without a NumPy operation for each."""
+        """Give the texts in order, without a NumPy operation for each."""
         data, ends = self.data.tobytes(), self.ends.tolist()
         starts = [0, *ends[:-1]]
         return (data[i:j].decode("utf-8") for i, j in zip(starts, ends, strict=True))
 
     def __getitem__(self, number: int) -> str:
-        """Returns one text; `number` counts from 0."""
+        """Return one text; `number` counts from 0."""
         start = self.ends[number - 1] if number else 0
         return self.data[start : self.ends[number]].tobytes().decode("utf-8")
 
@@ -55,7 +55,7 @@ class Index:
         content_hash: of the packed file that this index was written with.
         image_ids: the images, in the file's order.
         captions: of all items; the items of an image follow each other.
-        first: int64, (images + 1): image k has the items `first[k]` to `first[k + 1] - 1`.
+        first: int64 [images + 1]: image k has the items `first[k]` to `first[k + 1] - 1`.
     """
 
     content_hash: str
@@ -64,7 +64,7 @@ class Index:
     first: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Writes the index as plain arrays."""
+        """Write the index as plain arrays."""
         np.savez(
             path,
             content_hash=np.array(self.content_hash),
@@ -77,7 +77,7 @@ class Index:
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        """Reads an index.
+        """Read an index.
 
         Raises:
             PackError: if it is missing, broken, or contradicts itself.

@@ -1,4 +1,4 @@
-"""Makes one image's records ready to be stored: loaded, drawn, checked, united, resized."""
+"""Make one image's records ready to be stored: loaded, drawn, checked, united, resized."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Record:
 
     Attributes:
         image_id: the records of an image must follow each other.
-        image: uint8 (H, W, 3), or the image file; the same for all records of an image. A file is
+        image: uint8 [H, W, 3], or the image file; the same for all records of an image. A file is
             taken as it is stored (no rotation by EXIF), as annotations are.
         caption: not empty; kept exactly.
-        mask: bool (H, W), the annotation; or what draws it, such as `partial(rasterise, sample)`,
+        mask: bool [H, W], the annotation; or what draws it, such as `partial(rasterise, sample)`,
             which a worker process calls. It must be picklable, even if there are no workers.
-        truth: bool (H, W) or what draws it: the exact mask, where it is known (for all phrases of
+        truth: bool [H, W] or what draws it: the exact mask, where it is known (for all phrases of
             an image or none).
         ids: the data set's own ids of the annotation.
     """
@@ -65,7 +65,7 @@ class Ready:
 
     Attributes:
         image_id: exactly.
-        image: uint8 (H, W, 3).
+        image: uint8 [H, W, 3].
         phrases: those that are stored; where there is none, the image isn't either.
         merged: how many records were united with an earlier one.
         left_out: phrases whose mask is empty.
@@ -78,12 +78,12 @@ class Ready:
     left_out: tuple[LeftOut, ...]
 
     def digest(self) -> bytes:
-        """Returns the image's part of the content hash."""
+        """Return the image's part of the content hash."""
         return image_digest(self.image_id, self.image, self.phrases)
 
 
 def prepare(image_id: str, records: Sequence[Record], size: int | None) -> Ready:
-    """Loads, draws, checks, unites and resizes one image's records; depends on nothing else.
+    """Load, draw, check, unite and resize one image's records; depend on nothing else.
 
     Args:
         image_id: of all the records.
@@ -166,7 +166,7 @@ def _check_texts(record: Record, place: str) -> None:
 
 
 def _drawn(source: MaskSource, image: np.ndarray, where: str) -> np.ndarray:
-    """Returns a mask as uint8 after checking that it lies on its image."""
+    """Return a mask as uint8 after checking that it lies on its image."""
     mask = source() if callable(source) else source
     if mask.dtype != np.bool_ or mask.ndim != 2:
         raise ValueError(f"{where}: the mask is {mask.dtype} {mask.shape}; it must be bool (H, W)")

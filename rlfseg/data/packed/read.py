@@ -1,4 +1,4 @@
-"""Reads a packed file (A.3.2): items by number, lazily opened in each process."""
+"""Read a packed file (A.3.2): items by number, lazily opened in each process."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Item:
     Attributes:
         image_id: the data set's id of the image.
         caption: the phrase, exactly.
-        image: uint8 (H, W, 3).
-        mask: bool (H, W), the annotation.
-        truth: bool (H, W), the exact mask; None where the file has none.
-        refined: bool (H, W), the refined annotation; None where the file has none.
+        image: uint8 [H, W, 3].
+        mask: bool [H, W], the annotation.
+        truth: bool [H, W], the exact mask; None where the file has none.
+        refined: bool [H, W], the refined annotation; None where the file has none.
     """
 
     image_id: str
@@ -56,11 +56,11 @@ class Pack:
         path: the HDF5 file.
         content_hash: SHA-256 of its decoded content, without refined masks.
         image_ids: all images, in the file's order.
-        item_image: int64 (items), the number of each item's image.
+        item_image: int64 [items], the number of each item's image.
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Reads the index and checks that it belongs to the file.
+        """Read the index and check that it belongs to the file.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -80,11 +80,11 @@ class Pack:
         self.item_image = np.repeat(np.arange(len(items), dtype=np.int64), items)
 
     def __len__(self) -> int:
-        """Returns the number of items."""
+        """Return the number of items."""
         return len(self.item_image)
 
     def __getitem__(self, number: int) -> Item:
-        """Returns an item; a negative number counts from the end.
+        """Return an item; a negative number counts from the end.
 
         Raises:
             IndexError: if there is no such item.
@@ -97,15 +97,15 @@ class Pack:
         )
 
     def caption(self, number: int) -> str:
-        """Returns an item's caption, exactly."""
+        """Return an item's caption, exactly."""
         return self._index.captions[number]
 
     def image(self, number: int) -> np.ndarray:
-        """Returns an image by its number among the images, uint8 (H, W, 3)."""
+        """Return an image by its number among the images, uint8 [H, W, 3]."""
         return self._read(self._place(self.image_ids[number], IMAGE))
 
     def masks(self, number: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Returns an item's mask, exact mask and refined mask, and leaves its image unread."""
+        """Return an item's mask, exact mask and refined mask, and leave its image unread."""
         return (
             self._mask(number, MASK),
             self._optional(number, TRUTH),
@@ -113,7 +113,7 @@ class Pack:
         )
 
     def ids(self, number: int) -> tuple[str, ...]:
-        """Returns the data set's own ids of an item's annotation."""
+        """Return the data set's own ids of an item's annotation."""
         place = self._item_place(number, MASK)
         try:
             return tuple(self._handle()[place].attrs["ids"])
@@ -121,7 +121,7 @@ class Pack:
             raise PackError(f"{self.path}: {place} has no readable ids: pack again") from error
 
     def captions(self, image_id: str) -> tuple[str, ...]:
-        """Returns the captions of an image, in the file's order.
+        """Return the captions of an image, in the file's order.
 
         Raises:
             KeyError: if there is no such image.
@@ -129,7 +129,7 @@ class Pack:
         return tuple(self._index.captions[number] for number in self._items(image_id))
 
     def find(self, image_id: str, caption: str) -> int:
-        """Returns the number of the item with this image and this caption.
+        """Return the number of the item with this image and this caption.
 
         Raises:
             KeyError: if there is no such image, or no such caption on it.
@@ -140,7 +140,7 @@ class Pack:
         raise KeyError(f"{self.path}: image {image_id!r} has no caption {caption!r:.80}")
 
     def validate(self) -> None:
-        """Reads everything and compares it with the schema, the index and the content hash.
+        """Read everything and compare it with the schema, the index and the content hash.
 
         Raises:
             PackError: naming the file and the key where they differ.
@@ -151,13 +151,13 @@ class Pack:
             raise PackError(f"{self.path} is damaged ({error}): copy it again") from error
 
     def close(self) -> None:
-        """Closes this process's handle; the next read opens the file again."""
+        """Close this process's handle; the next read opens the file again."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
-        """Pickles the path alone: an HDF5 handle doesn't survive."""
+        """Pickle the path alone: an HDF5 handle doesn't survive."""
         return type(self), (self.path,)
 
     def _items(self, image_id: str) -> range:
@@ -176,7 +176,7 @@ class Pack:
         return f"{key_of(image_id, what='image id')}/{name}"
 
     def _optional(self, number: int, name: str) -> np.ndarray | None:
-        """Reads a mask of a group that not every file has."""
+        """Read a mask of a group that not every file has."""
         image_id = self.image_ids[self.item_image[number]]
         root = h5py.h5g.open(self._handle().id, b"/")
         if not root.links.exists(self._place(image_id, name).encode()):
@@ -188,7 +188,7 @@ class Pack:
         return np.not_equal(values, 0, out=values.view(np.bool_))
 
     def _read(self, place: str) -> np.ndarray:
-        """Reads a dataset by h5py's low-level interface, which is twice as quick."""
+        """Read a dataset by h5py's low-level interface, which is twice as quick."""
         file = self._handle()
         try:
             dataset = h5py.h5d.open(file.id, place.encode())
@@ -223,7 +223,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _index_of(path: Path, content_hash: str) -> Index:
-    """Returns the index that fits the file, which still waits where packing was killed late."""
+    """Return the index that fits the file, which still waits where packing was killed late."""
     waiting = next_index_path(path)
     if waiting.is_file():
         index = Index.load(waiting)
@@ -236,7 +236,7 @@ def _index_of(path: Path, content_hash: str) -> Index:
 
 
 def _identity(path: Path, file: h5py.File) -> str:
-    """Returns the content hash that a packed file carries."""
+    """Return the content hash that a packed file carries."""
     if file.attrs.get("format") != FORMAT or "content_hash" not in file.attrs:
         raise PackError(f"{path} is an HDF5 file, but not a packed file of this project")
     if file.attrs.get("version") != VERSION:

@@ -1,4 +1,4 @@
-"""Adds refined masks to a packed file: a copy with them takes the file's place when complete."""
+"""Add refined masks to a packed file: a copy with them takes the file's place when complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MADE_OF = "refined_by"
 def add_refined(
     pack: Pack, masks: Iterable[np.ndarray], *, made_of: str, target: Path | None = None
 ) -> None:
-    """Writes `mask_refined` beside `mask`, with the same keys, for every item.
+    """Write `mask_refined` beside `mask`, with the same keys, for every item.
 
     The file is copied and the copy put in its place, so that an interruption at any point leaves
     the file as it was, or as it is to be; meanwhile this takes its space once more. Refined masks
@@ -28,7 +28,7 @@ def add_refined(
 
     Args:
         pack: the packed file.
-        masks: bool (H, W), one for each item, in the items' order.
+        masks: bool [H, W], one for each item, in the items' order.
         made_of: identifies how they were made; `refined_by` returns it.
         target: the file that the copy becomes; None for the packed file itself.
 
@@ -62,7 +62,7 @@ def add_refined(
 
 
 def refined_by(path: Path) -> str | None:
-    """Returns how a packed file's refined masks were made; None if it has none.
+    """Return how a packed file's refined masks were made; None if it has none.
 
     Raises:
         PackError: if it can't be read.
@@ -76,7 +76,7 @@ def refined_by(path: Path) -> str | None:
 
 
 def _copied(source: h5py.File, file: h5py.File, image_id: str) -> h5py.Group:
-    """Copies an image's group without refined masks, compressed as it is."""
+    """Copy an image's group without refined masks, compressed as it is."""
     key = key_of(image_id, what="image id")
     group = file.create_group(key)
     group.attrs.update(source[key].attrs)

@@ -24,7 +24,7 @@ class PackError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A phrase as it stands in the file; masks are uint8 (H, W), 0 or 1."""
+    """A phrase as it stands in the file; masks are uint8 [H, W], 0 or 1."""
 
     caption: str
     ids: tuple[str, ...]
@@ -33,22 +33,22 @@ class Stored:
 
 
 def index_path(path: Path) -> Path:
-    """Returns where the index of a packed file lies."""
+    """Return where the index of a packed file lies."""
     return path.with_name(f"{path.name}.index.npz")
 
 
 def next_index_path(path: Path) -> Path:
-    """Returns where a new index waits while its file takes the place of an earlier one."""
+    """Return where a new index waits while its file takes the place of an earlier one."""
     return path.with_name(f"{path.name}.index.next.npz")
 
 
 def report_path(path: Path) -> Path:
-    """Returns where the report of a packed file lies."""
+    """Return where the report of a packed file lies."""
     return path.with_name(f"{path.name}.report.json")
 
 
 def key_of(text: str, *, what: str = "caption") -> str:
-    """Turns a caption or an image id into its HDF5 key.
+    """Turn a caption or an image id into its HDF5 key.
 
     Everything but ASCII letters, digits and `_ - . ~` is percent-encoded as UTF-8; so are the dots
     of a text of dots alone, which HDF5 would read as "this group". A key over `LONGEST_KEY` bytes
@@ -83,14 +83,14 @@ def key_of(text: str, *, what: str = "caption") -> str:
 
 
 def image_digest(image_id: str, image: np.ndarray, phrases: Iterable[Stored]) -> bytes:
-    """SHA-256 over what a packed file says of one image: texts and decoded arrays.
+    """Return the SHA-256 over what a packed file says of one image: texts and decoded arrays.
 
     It does not depend on HDF5's layout or on how well zlib compresses; refined masks, which are
     added later, are not part of it.
 
     Args:
         image_id: exactly.
-        image: uint8 (H, W, 3).
+        image: uint8 [H, W, 3].
         phrases: in the items' order; masks of 0 and 1, which enter as packed bits.
 
     Returns:
@@ -109,7 +109,7 @@ def image_digest(image_id: str, image: np.ndarray, phrases: Iterable[Stored]) ->
 
 
 def content_hash(digests: Iterable[bytes]) -> str:
-    """SHA-256 over the digests of all images, in the file's order; hexadecimal."""
+    """Return the SHA-256 over the digests of all images, in the file's order; hexadecimal."""
     sha = hashlib.sha256(f"{FORMAT} {VERSION}".encode())
     for digest in digests:
         sha.update(digest)

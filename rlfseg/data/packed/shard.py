@@ -58,7 +58,7 @@ class Packed:
 
 
 def chunks(records: Iterable[Record]) -> Iterator[Chunk]:
-    """Puts the records of an image together, and images into chunks.
+    """Put the records of an image together, and images into chunks.
 
     Raises:
         ValueError: if an image returns after another.
@@ -72,7 +72,7 @@ def chunks(records: Iterable[Record]) -> Iterator[Chunk]:
 
 
 def make_shard(chunk: Chunk, *, folder: Path, size: int | None) -> Path:
-    """Makes the shard of a chunk, or finds the one that an interrupted run left.
+    """Make the shard of a chunk, or find the one that an interrupted run left.
 
     A shard is found if its chunk has the same `fingerprint`. Shards of the same number that were
     made of something else are removed.
@@ -113,7 +113,7 @@ def make_shard(chunk: Chunk, *, folder: Path, size: int | None) -> Path:
 
 
 def append(shard: Path, file: h5py.File) -> list[Packed]:
-    """Copies a shard's images into a file, their masks compressed as they are.
+    """Copy a shard's images into a file, their masks compressed as they are.
 
     Raises:
         OSError, RuntimeError: of HDF5, if the shard can't be read or the file not be written.
@@ -128,7 +128,7 @@ def append(shard: Path, file: h5py.File) -> list[Packed]:
 
 
 def fingerprint(chunk: Chunk, size: int | None) -> str:
-    """Hashes what a shard is made from, without making it.
+    """Hash what a shard is made from, without making it.
 
     It covers the version of the format and of Pillow, `size`, and of each record ids, caption,
     arrays, and of what draws a mask the function's name and all its arguments. A file (the image,
@@ -184,7 +184,7 @@ def _contents(source: h5py.File) -> list[Packed]:
 
 
 def _is_whole(shard: Path) -> bool:
-    """Whether a shard is there and its contents can be read; a power cut may have spoiled it."""
+    """Tell whether a shard is there and can be read; a power cut may have spoiled it."""
     try:
         with h5py.File(shard, "r") as source:
             return bool(_contents(source))
@@ -193,7 +193,7 @@ def _is_whole(shard: Path) -> bool:
 
 
 def _told(value: Any) -> dict[str, Any]:
-    """Says what a value is that JSON has no word for, rather than how it would be pickled."""
+    """Say what a value is that JSON has no word for, rather than how it would be pickled."""
     if isinstance(value, np.ndarray) and value.dtype != object:
         data = np.ascontiguousarray(value).tobytes()
         return {f"array {value.dtype.str} {value.shape}": hashlib.sha256(data).hexdigest()}

@@ -1,4 +1,4 @@
-"""Puts images and masks into an HDF5 file, by h5py's low-level interface, which is much quicker."""
+"""Put images and masks into an HDF5 file, by h5py's low-level interface, which is much quicker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADLER = 65521  # the prime of zlib's checksum
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the failure to write a file or folder into one clear error.
+    """Turn the failure to write a file or folder into one clear error.
 
     Raises:
         PackError: naming the file and saying what to do.
@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def created(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file; it is removed if the block is left by an error.
+    """Give a new HDF5 file; it is removed if the block is left by an error.
 
     Raises:
         PackError: if it can't be written.
@@ -58,7 +58,7 @@ def created(path: Path) -> Iterator[h5py.File]:
 
 
 def store(file: h5py.File, ready: Ready) -> None:
-    """Writes one image's group: see the package's docstring for its form."""
+    """Write one image's group: see the package's docstring for its form."""
     group = _group(file.id, key_of(ready.image_id, what="image id"))
     _text(group, "image_id", ready.image_id)
     _dataset(group, IMAGE, ready.image.shape, None).write(h5s.ALL, h5s.ALL, ready.image)
@@ -76,7 +76,7 @@ def store(file: h5py.File, ready: Ready) -> None:
 
 
 def compress(mask: np.ndarray) -> bytes:
-    """Makes the zlib stream that HDF5's gzip filter expects of a mask.
+    """Make the zlib stream that HDF5's gzip filter expects of a mask.
 
     A mask fills a part of its rows only, and the blank ones above and below are the same in every
     mask: their compressed form is taken from a table, and their share of the checksum, which is a
@@ -84,7 +84,7 @@ def compress(mask: np.ndarray) -> bytes:
     than half as long, but inflating takes three times as long.)
 
     Args:
-        mask: uint8 (H, W), contiguous.
+        mask: uint8 [H, W], contiguous.
 
     Returns:
         A stream that `zlib.decompress` turns back into the mask's bytes.
@@ -108,7 +108,7 @@ def compress(mask: np.ndarray) -> bytes:
 
 @lru_cache(maxsize=8192)
 def _blank(count: int, end: int) -> bytes:
-    """Raw deflate blocks of zeros that refer to nothing before them and end at a whole byte."""
+    """Return raw deflate blocks of zeros that refer to nothing before and end at a whole byte."""
     deflate = _deflate()
     return deflate.compress(bytes(count)) + deflate.flush(end)
 
@@ -130,7 +130,7 @@ def _dataset(
 
 @lru_cache(maxsize=1)
 def _group_form() -> h5p.PropGCID:
-    """Without the time of its making, so that the same content gives the same bytes."""
+    """Leave out the time of its making, so that the same content gives the same bytes."""
     form = h5p.create(h5p.GROUP_CREATE)
     form.set_obj_track_times(False)
     return form
@@ -138,7 +138,7 @@ def _group_form() -> h5p.PropGCID:
 
 @lru_cache(maxsize=64)
 def _dataset_form(chunk: tuple[int, ...] | None) -> h5p.PropDCID:
-    """Whole in one piece, and gzipped if it has a chunk; without the time of its making."""
+    """Keep it in one piece, gzipped if it has a chunk, without the time of its making."""
     form = h5p.create(h5p.DATASET_CREATE)
     form.set_obj_track_times(False)
     if chunk is not None:

@@ -1,4 +1,4 @@
-"""Writes a packed file (A.3.2) from a stream of records, with worker processes and one writer.
+"""Write a packed file (A.3.2) from a stream of records, with worker processes and one writer.
 
 Workers turn chunks of records into shards; the writer copies finished shards, in order, into a
 draft, which becomes the packed file when it is complete. Shards are kept until then: while it
@@ -51,7 +51,7 @@ _R = TypeVar("_R")
 
 @contextmanager
 def ordered_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """Yields a `map(function, tasks)` that works in processes, or in this one if `workers` is 0.
+    """Give a `map(function, tasks)` that works in processes, or in this one if `workers` is 0.
 
     Results come in the tasks' order, and tasks are taken only a few ahead of their results. The
     processes start here, so that whoever opens HDF5 files afterwards doesn't hand them down.
@@ -93,7 +93,7 @@ def _ahead(
 
 
 def _begin(parent: int) -> None:
-    """Leaves Ctrl-C to the parent, and ends when the parent does, however that ends."""
+    """Leave Ctrl-C to the parent, and end when the parent does, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
@@ -154,7 +154,7 @@ class _Tally:
 def write_pack(
     records: Iterable[Record], path: Path | str, *, size: int | None, workers: int = 0
 ) -> PackReport:
-    """Packs records into one HDF5 file and its index, in memory that doesn't grow with pixels.
+    """Pack records into one HDF5 file and its index, in memory that doesn't grow with pixels.
 
     Where several records of an image have the same caption, their masks are united, their exact
     masks too, and their ids are joined; the report counts them. A phrase whose mask is empty, or
@@ -190,7 +190,7 @@ def write_pack(
 
 
 def _merge(shards: Iterable[Path], part: Path, path: Path) -> PackReport:
-    """Copies the shards into a draft and puts it in the place of the packed file."""
+    """Copy the shards into a draft and put it in the place of the packed file."""
     draft = part / "draft.tmp"
     tally = _Tally()
     with created(draft) as file, tqdm(desc=f"packing {path.name}", unit="img", leave=False) as bar:
@@ -229,7 +229,7 @@ def _index(tally: _Tally, content: str) -> Index:
 
 
 def _finish(draft: Path, path: Path, index: Index, report: PackReport) -> None:
-    """Renames what is complete; between any two steps, file and index that lie there agree.
+    """Rename what is complete; between any two steps, file and index that lie there agree.
 
     A new index first waits beside the earlier one, and a reader takes the one that fits the file.
     """
@@ -243,7 +243,7 @@ def _finish(draft: Path, path: Path, index: Index, report: PackReport) -> None:
 
 @contextmanager
 def _workplace(path: Path) -> Iterator[Path]:
-    """The folder for what is not finished; it is kept on failure if there is a shard in it."""
+    """Give the folder for what is not finished; on failure it is kept if it has a shard."""
     part = path.with_name(f".{path.name}.part")
     with writing(path.parent):
         part.mkdir(parents=True, exist_ok=True)

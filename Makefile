@@ -42,7 +42,7 @@ tables: book ## the book on real data and weights: DATA=<folder> WEIGHTS=<folder
 
 # What was stopped goes on from its checkpoint; baselines are trained by their chapters.
 runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as they are not there
-	@for file in $$(grep -lE '^(scored|sampler):' params/$(PROFILE)/*.yml); do \
+	@for file in params/$(PROFILE)/[0-9A]*.yml; do \
 	  echo "== $$file"; python -m rlfseg evaluate $$file || exit; done
 
 # Parameters name data and weights from the repository's root, so that what a run is does not depend
@@ -74,7 +74,7 @@ lint: $(SETUP) ## check style, formatting and types
 	@mypy
 
 check-artefacts: $(SETUP) ## fail if a shipped artefact no longer matches what it was made from
-	@python -m rlfseg.artefacts mini
+	@python -m rlfseg artefacts
 
 unlock: $(SETUP) ## after a build was killed outright and the next one finds a lock
 	@snakemake --cores 1 --config profile=$(PROFILE) --unlock

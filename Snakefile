@@ -1,12 +1,15 @@
 # From notebooks to the book: execute the chapters, each after those that it needs; then render them.
 #   snakemake --workflow-profile profiles/local --config profile=mini    (what `make book` does)
 #
-# The chapters are those of book/_toc.yml. A chapter is executed again, and those that need it, when
-# its notebook, its parameters, the package or a shipped artefact has changed in content.
+# The chapters are those of rlfseg.chapters, which says what each needs. A chapter is executed again,
+# and those that need it, when its notebook, its parameters, what the run is, the package or a shipped
+# artefact has changed in content.
 
 from pathlib import Path
 
 import yaml
+
+from rlfseg.chapters import CHAPTERS
 
 PROFILE = config.get("profile", "mini")
 REPOSITORY = (config.get("repository") or "").strip("/")
@@ -16,53 +19,29 @@ if PROFILE not in PROFILES:
     raise WorkflowError(f"profile={PROFILE}: choose one of {', '.join(PROFILES)}")
 
 
-def toc_entries(node):
-    """Yields the pages of a table of contents in reading order."""
-    if isinstance(node, list):
-        for item in node:
-            yield from toc_entries(item)
-    elif isinstance(node, dict):
-        yield from (node[key] for key in ("root", "file") if key in node)
-        for key in ("parts", "chapters", "sections"):
-            yield from toc_entries(node.get(key))
-
-
 def files(*patterns):
     return sorted(str(f) for p in patterns for f in Path().glob(p) if f.is_file())
 
 
-TOC = yaml.safe_load(Path("book/_toc.yml").read_text())
-CHAPTERS = [page for page in toc_entries(TOC) if Path(f"book/{page}.ipynb").is_file()]
 for chapter in CHAPTERS:
     if not Path(f"params/{PROFILE}/{chapter}.yml").is_file():
         raise WorkflowError(f"params/{PROFILE}/{chapter}.yml is missing: {chapter} needs it")
 
-#: Small models don't fill a machine: much of a chapter's time is Python's, so two run at once. What
-#: one needs is made by these, and by the default run of chapter 03 where nothing is said; of two
-#: that want the same run, one waits for the other (rlfseg.stage).
+#: Small models don't fill a machine: much of a chapter's time is Python's, so two run at once; of
+#: two that want the same run, one waits for the other (rlfseg.stage).
 AT_ONCE = 2 if PROFILE in ("smoke", "mini") else 1
-NEEDS = {
-    "01_data": [],
-    "01b_datasets": [],
-    "02_refine": ["01_data"],
-    "03_train": ["01_data"],
-    "03b_labels": ["02_refine", "03_train"],
-    "05b_ask": ["05_phrasecut"],
-    "08_speed": [chapter for chapter in CHAPTERS if chapter != "08_speed"],  # measured alone
-    "11_flowseg": [],
-    "A1_backbone": ["02_refine"],
-}
 
 
-def needed(chapter):
+def needed(name):
     """The chapters before which one can't be executed; large models take them in their order."""
     if AT_ONCE == 1:
-        place = CHAPTERS.index(chapter)
-        return CHAPTERS[max(0, place - 1) : place]
-    return NEEDS.get(chapter, ["03_train"])
+        before = list(CHAPTERS)[: list(CHAPTERS).index(name)]
+        return before[-1:]
+    chapter = CHAPTERS[name]
+    return [other for other in CHAPTERS if other != name] if chapter.alone else chapter.needs
 
 
-SHARED = files("rlfseg/**/*.py", f"artefacts/{PROFILE}/**/*")
+SHARED = files("rlfseg/**/*.py", f"artefacts/{PROFILE}/**/*", f"params/{PROFILE}/run.yml")
 PROSE = [f for f in files("book/**/*") if not f.endswith(".ipynb") and "/." not in f]
 
 
@@ -112,8 +91,8 @@ for chapter in CHAPTERS:
         params:
             title=f"chapter {chapter} (profile {PROFILE})",
             unfinished=f"{RUN}/unfinished/{chapter}.ipynb",
-        threads: workflow.cores if chapter == "08_speed" else max(1, workflow.cores // AT_ONCE)
-        priority: sum(chapter in others for others in NEEDS.values())  # what others wait for first
+        threads: workflow.cores if CHAPTERS[chapter].alone else max(1, workflow.cores // AT_ONCE)
+        priority: sum(chapter in other.needs for other in CHAPTERS.values())  # others wait for it
         shell:
             """
             echo "== {params.title}"

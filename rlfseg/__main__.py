@@ -6,7 +6,7 @@
     python -m rlfseg artefacts              whether what ships is what the chapters ask for
     python -m rlfseg latents PARAMS         encodes what that training reads, before it
     python -m rlfseg train PARAMS           the training run of a file of parameters
-    python -m rlfseg evaluate PARAMS        the scores that a chapter's parameters ask for
+    python -m rlfseg evaluate PARAMS        all that a chapter asks to be trained and scored
 
 The last three are what a launcher starts, on as many GPUs and nodes as it is told:
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     works = {
         "latents": ("encode the pictures and masks that the training of a file reads", _latents),
         "train": ("train what a file of parameters describes, or find it trained", _train),
-        "evaluate": ("score what a chapter's file asks for, or find it scored", _evaluate),
+        "evaluate": ("train and score what a chapter asks for, or find it so", _evaluate),
     }
     for name, (about, work) in works.items():
         command = commands.add_parser(name, help=about, description=about)
@@ -173,13 +173,13 @@ def _train(given: argparse.Namespace) -> int:
 
 def _evaluate(given: argparse.Namespace) -> int:
     from rlfseg.chapters.reading import chapter_file
-    from rlfseg.experiment import closed_set, scored
+    from rlfseg.experiment import closed_set, scored, trained
     from rlfseg.processes import joined
 
     with joined():
         asks = chapter_file(Path(given.parameters)).asks()
-        if not (asks.scored or asks.closed):
-            raise ValueError(f"{given.parameters}: this chapter scores no run")
+        for run in asks.runs:
+            print(f"{run.train_stage.name}: {trained(run)}")
         for run, scoring in asks.scored:
             best = scored(run, scoring).annotation.miou().value
             where = scoring.on.dataset if scoring.on else run.data.dataset

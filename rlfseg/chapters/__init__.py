@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from rlfseg.stage import asked
+
 
 @dataclass(frozen=True)
 class Chapter:
@@ -78,3 +80,12 @@ def chapter(name: str, given: Any) -> Any:
     from rlfseg.chapters.reading import checked
 
     return checked(name, given)
+
+
+def unasked(given: Any) -> list[str]:
+    """Return the stages that this process has looked for and a chapter's entry does not name.
+
+    Args:
+        given: what `chapter` returned.
+    """
+    return sorted(set(asked()) - set(given.asks().stages()))

@@ -34,8 +34,8 @@ class Asks:
     """What one chapter asks for.
 
     Attributes:
-        runs: that are trained, each after what it goes on from.
-        scored: how each of which runs is scored.
+        runs: whose weights the page reads.
+        scored: how which runs are scored, whose weights it needs only if they aren't.
         closed: the same in a closed set.
         rivals: the baselines.
         data: runs whose data or latents are read besides.
@@ -55,7 +55,7 @@ class Asks:
 
     @property
     def trained(self) -> list[Run]:
-        """All runs that training is asked of, in order, each once."""
+        """All runs, each once and after what it goes on from."""
         every = [*self.runs, *(run for run, _ in (*self.scored, *self.closed))]
         first = [each for run in every for each in (run.first(), run) if each is not None]
         return list({run.train_stage.hash: run for run in first}.values())

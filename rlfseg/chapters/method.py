@@ -90,7 +90,7 @@ class Labels:
     Attributes:
         run: which is changed by `variants`.
         variants: the rows: `original`, `refined` and `exact`.
-        scored: how each is scored, by each of `samplers`.
+        scoring: how each is scored, by each of `samplers`.
         samplers: `plain` and `AOS`.
         shown: pictures of the figure.
         at_least: that `exact` gains over `original`, best mIoU in [0, 1].
@@ -98,7 +98,7 @@ class Labels:
 
     run: Run
     variants: Variants
-    scored: Scoring
+    scoring: Scoring
     samplers: Samplers
     shown: Count
     at_least: float
@@ -110,16 +110,16 @@ class Labels:
 
     def asks(self) -> Asks:
         """All runs scored by all samplers, and where they start by AOS."""
-        runs, first = tuple(self.runs.values()), self.run.first()
-        scored = [(run, self.scored.by(way)) for run in runs for way in self.samplers.values()]
+        runs, first = self.runs, self.run.first()
+        scored = [
+            (run, self.scoring.by(way)) for run in runs.values() for way in self.samplers.values()
+        ]
         if first is not None:
-            scored.append((first, self.scored.by(self.samplers["AOS"])))
-        labels = ((self.run, "train"),) if any(run.uses_refined for run in runs) else ()
+            scored.append((first, self.scoring.by(self.samplers["AOS"])))
         return Asks(
-            runs=runs,
+            runs=tuple(runs[name, self.run.seeds[0]] for name in self.variants),
             scored=tuple(scored),
-            refined=labels,
-            segmented=_third(self.scored) * len(self.variants),
+            segmented=_third(self.scoring) * len(self.variants),
         )
 
 
@@ -129,7 +129,7 @@ class Sampling:
 
     Attributes:
         run: whose seeds are compared.
-        scored: how each is scored, by each of `samplers`.
+        scoring: how each is scored, by each of `samplers`.
         samplers: by name; those with `step` in it are Table 9's.
         others: other data sets for Table 9.
         shown: pictures of the figures.
@@ -137,7 +137,7 @@ class Sampling:
     """
 
     run: Run
-    scored: Scoring
+    scoring: Scoring
     samplers: Samplers
     others: dict[str, DataConfig]
     shown: Count
@@ -156,21 +156,21 @@ class Sampling:
     def elsewhere(self, other: str, sampler: str) -> Scoring:
         """Return how the run is scored on another data set."""
         way = self.samplers[sampler]
-        return Scoring("val", self.scored.phrases, on=self.others[other], sampler=way)
+        return Scoring("val", self.scoring.phrases, on=self.others[other], sampler=way)
 
     def swept(self, name: str) -> list[Scoring]:
         """Return how the run is scored by a sampler at each of `tols`."""
         ways = [SamplerConfig(name=name, tol=tol) for tol in self.tols]  # type: ignore[arg-type]
-        return [self.scored.by(way) for way in ways]
+        return [self.scoring.by(way) for way in ways]
 
     def asks(self) -> Asks:
         """All seeds by all samplers; the first on other data, and at each tolerance."""
         runs = self.runs.values()
-        ways = [self.scored.by(way) for way in self.samplers.values()]
+        ways = [self.scoring.by(way) for way in self.samplers.values()]
         own = [self.elsewhere(other, name) for other in self.others for name in self.stepped]
         own += [way for name in ("aos", "aos_signed") for way in self.swept(name)]
         scored = [(run, way) for run in runs for way in ways] + [(self.run, way) for way in own]
-        return Asks(runs=(self.run, *runs), scored=tuple(scored), segmented=4 * self.shown)
+        return Asks(runs=(self.run,), scored=tuple(scored), segmented=4 * self.shown)
 
 
 @dataclass(frozen=True, config=STRICT)

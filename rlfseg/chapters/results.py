@@ -128,7 +128,7 @@ class Referring:
     def asks(self) -> Asks:
         """The run on every split, and the supervised runs."""
         scored = [(self.run, way) for name in self.others for way in self.scorings(name).values()]
-        return Asks(runs=(self.run,), scored=(*scored, *self.own.values()))
+        return Asks(scored=(*scored, *self.own.values()), data=(self.run,))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -207,13 +207,13 @@ class Ranks:
         run: which is changed.
         variants: the rows, each with each seed.
         longer: other runs, by name, with the run's own seed.
-        scored: how each is scored.
+        scoring: how each is scored.
     """
 
     run: Run
     variants: Variants
     longer: Variants
-    scored: Scoring
+    scoring: Scoring
 
     @property
     def runs(self) -> dict[tuple[str, int], Run]:
@@ -228,7 +228,7 @@ class Ranks:
     def asks(self) -> Asks:
         """All of them, scored."""
         runs = (*self.runs.values(), *self.longer_runs.values())
-        return Asks(runs=runs, scored=tuple((run, self.scored) for run in runs))
+        return Asks(scored=tuple((run, self.scoring) for run in runs))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -310,7 +310,7 @@ class Objectives:
         run: which is changed.
         variants: with each seed.
         once: with the run's own seed.
-        scored: how each is scored, by each of `samplers`.
+        scoring: how each is scored, by each of `samplers`.
         samplers: `one` and `aos`.
         baselines: heads, by name.
         at_least: what is expected, in points, by name.
@@ -319,7 +319,7 @@ class Objectives:
     run: Run
     variants: Variants
     once: dict[str, TrainChanges]
-    scored: Scoring
+    scoring: Scoring
     samplers: Samplers
     baselines: Baselines
     at_least: dict[str, float]
@@ -336,12 +336,12 @@ class Objectives:
     @property
     def baselines_on(self) -> PhraseSet:
         """The phrases that heads are scored on: the runs'."""
-        return PhraseSet(self.scored.split, self.scored.phrases or 1)
+        return PhraseSet(self.scoring.split, self.scoring.phrases or 1)
 
     def asks(self) -> Asks:
         """All runs by all samplers, and the heads."""
         runs = [run for each in self.runs.values() for run in each]
-        ways = [self.scored.by(way) for way in self.samplers.values()]
+        ways = [self.scoring.by(way) for way in self.samplers.values()]
         rivals = [phrase_rival(self.run, b, self.baselines_on) for b in self.baselines.values()]
         scored = tuple((run, way) for run in runs for way in ways)
-        return Asks(runs=tuple(runs), scored=scored, rivals=tuple(rivals))
+        return Asks(scored=scored, rivals=tuple(rivals))

@@ -186,7 +186,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_an_arm_keeps_curves_of_every_seed_and_little_else(repo: Path) -> None:
-    config = FieldConfig.of(TINY, {"objective": "reshaped", "time": "one"})
+    config = FieldConfig().with_changes({**TINY, "objective": "reshaped", "time": "one"})
     curves = arm(config, profile="smoke")
     assert curves.step.tolist() == [2, 4] and curves.loss.shape == (2, 2)
     assert curves.loss[0, 0] != curves.loss[1, 0] and set(curves.miou) == {1, 10}
@@ -200,8 +200,8 @@ def test_an_arm_keeps_curves_of_every_seed_and_little_else(repo: Path) -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="field: unknown step; known are"):
-        FieldConfig.of({"step": 3}, {})
+    with pytest.raises(ValueError, match="field: step is unknown; known are"):
+        FieldConfig().with_changes({"step": 3})
     for wrong in ({"objective": "vanilla"}, {"time": "zero"}, {"seeds": ()}, {"steps": 9}):
         with pytest.raises(ValueError):
             FieldConfig(**wrong)
@@ -224,7 +224,7 @@ def test_gains_are_taken_seed_by_seed() -> None:
 def test_reshaping_helps_early(repo: Path) -> None:
     given = {"steps": 200, "every": 200, "seeds": [0], "lr": 0.006}
     plain, reshaped = (
-        arm(FieldConfig.of(given, {"objective": name}), profile="smoke")
+        arm(FieldConfig().with_changes({**given, "objective": name}), profile="smoke")
         for name in ("plain", "reshaped")
     )
     assert reshaped.miou[1][0, -1] > plain.miou[1][0, -1] + 3

@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from rlfseg.book import figures
-from rlfseg.chapter import beside, run_parameters
-from rlfseg.experiment.identity import Identity
+from rlfseg.chapters import CHAPTERS
+from rlfseg.chapters.reading import chapter_file, run_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlfseg"
@@ -35,9 +35,8 @@ FLOORS = {
             "data processes",
             "models",
             "pipeline training",
-            "evaluation",
-            "stand_ins flowseg",
-            "experiment",
+            "evaluation stand_ins",
+            "experiment flowseg",
             "baselines",
             "chapters",
             "book preflight",
@@ -51,7 +50,7 @@ OWNERS = {
     "matplotlib": {"book"},
     "h5py": {"data"},
     "peft": {"models"},
-    "segment_anything": {"models"},
+    "segment_anything": {"models", "stand_ins"},
     "sklearn": {"method"},
 }
 
@@ -123,6 +122,27 @@ def test_what_the_package_imports_is_declared() -> None:
         found |= {name.split(".")[0] for name in imported(path.read_text(), "rlfseg")}
     missing = {n for n in found - own if normal(named.get(n, n)) not in declared}
     assert not missing
+
+
+def test_the_top_level_stays_small() -> None:
+    rooms = [path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()]
+    modules = list(PACKAGE.glob("*.py"))
+    assert len(rooms) <= 12 and len(modules) <= 8, (rooms, modules)
+    assert len(set(FLOORS.values())) <= 11
+    assert {path.stem for path in (*rooms, *modules)} - {"__init__"} == set(FLOORS)
+
+
+def test_no_class_of_ours_is_derived_from_a_derived_one() -> None:
+    """Deeper hierarchies are for libraries that ask for them."""
+    bases: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = {ast.unparse(base).split(".")[-1] for base in node.bases}
+    deep = {
+        name for name, over in bases.items() if any(bases.get(b, set()) & set(bases) for b in over)
+    }
+    assert bases and not deep
 
 
 def test_imports_run_downwards() -> None:
@@ -238,6 +258,19 @@ def test_last_cell_asserts(chapter: tuple[str, dict]) -> None:
     assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(last)))
 
 
+@pytest.mark.parametrize("name", ["05_phrasecut", "09_ranks"])
+def test_what_a_chapter_takes_is_short(name: str) -> None:
+    notebook = json.loads((BOOK / f"{name}.ipynb").read_text())
+    (cell,) = (c for c in code_cells(notebook) if "parameters" in c["metadata"].get("tags", []))
+    assert len("".join(cell["source"]).splitlines()) <= 8
+
+
+def test_a_notebook_by_itself_is_of_the_mini_profile(chapter: tuple[str, dict]) -> None:
+    name, notebook = chapter
+    given = yaml.safe_load((ROOT / "params" / "mini" / f"{name}.yml").read_text())
+    assert given == parameters(notebook)
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_gives_the_parameters(chapter: tuple[str, dict], profile: str) -> None:
     name, notebook = chapter
@@ -247,7 +280,7 @@ def test_every_profile_gives_the_parameters(chapter: tuple[str, dict], profile: 
 
 def test_book_and_parameters_hold_the_same_chapters() -> None:
     names = {path.stem for path in NOTEBOOKS}
-    assert names
+    assert names == set(CHAPTERS)
     contents = pages(yaml.safe_load((ROOT / "book" / "_toc.yml").read_text()))
     assert len(set(contents)) == len(contents)
     assert names <= set(contents)
@@ -255,7 +288,22 @@ def test_book_and_parameters_hold_the_same_chapters() -> None:
         assert (ROOT / "book" / f"{page}.md").is_file(), page
     assert {folder.name for folder in (ROOT / "params").iterdir()} == set(PROFILES)
     for profile in PROFILES:
-        assert {path.stem for path in (ROOT / "params" / profile).glob("*.yml")} == names
+        files = {path.stem for path in (ROOT / "params" / profile).glob("*.yml")}
+        assert files == names | {"run"}
+
+
+def test_the_registry_fits_the_book() -> None:
+    contents = pages(yaml.safe_load((ROOT / "book" / "_toc.yml").read_text()))
+    assert [page for page in contents if page in CHAPTERS] == list(CHAPTERS)
+    tables = [number for chapter in CHAPTERS.values() for number in chapter.tables]
+    assert sorted(tables) == list(range(1, 10))
+    done: set[str] = set()
+    for name, entry in CHAPTERS.items():
+        assert set(entry.needs) <= (set(CHAPTERS) if entry.alone else done), name
+        done.add(name)
+        kept = re.findall(r"keep_results\(run, (\d), ours\)", (BOOK / f"{name}.ipynb").read_text())
+        assert sorted(map(int, kept)) == sorted(entry.tables), name
+        assert entry.minutes > 0
 
 
 # --- pins -----------------------------------------------------------------------------------
@@ -280,14 +328,11 @@ def project() -> dict:
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog"])
 def test_a_supervised_run_is_the_one_its_chapter_looks_for(name: str) -> None:
     folder = ROOT / "params" / "a100"
-    given = yaml.safe_load((folder / "runs" / f"{name}.yml").read_text())
-    run = Identity.from_parameters(**given)
+    run = run_file(folder / "runs" / f"{name}.yml")
     assert run.profile == "a100" and run.data.dataset == name
     assert run.train.batch % run.machine.processes == 0
-    chapter = yaml.safe_load((folder / "06_refcoco.yml").read_text())
-    parts = {"profile": "a100", "backbone": chapter["backbone"], "train": chapter["train"]}
-    asked = Identity.from_parameters(data=chapter["others"][name], **parts)
-    assert asked.variant(chapter["supervised"][name]).train_stage.hash == run.train_stage.hash
+    own, _ = chapter_file(folder / "06_refcoco.yml").own[name]
+    assert own.train_stage.hash == run.train_stage.hash
 
 
 def test_nothing_but_what_is_made_is_ignored() -> None:
@@ -335,39 +380,3 @@ def test_conda_environment_has_the_same_pins() -> None:
     assert pip == lock_lines()
     (python,) = (e.split("=")[1] for e in entries if isinstance(e, str) and "python=" in e)
     assert SpecifierSet(project()["project"]["requires-python"]).contains(python)
-
-
-def test_scores_beside_the_runs_are_those_that_the_chapters_look_for() -> None:
-    def asked(chapter: str) -> tuple[dict, Identity, list[str]]:
-        given = yaml.safe_load((ROOT / f"params/mini/{chapter}.yml").read_text())
-        own = Identity.from_parameters(**run_parameters(given))
-        return given, own, [own.scores_stage(**way).hash for way in beside(given)]
-
-    given, own, found = asked("04_sampling")
-    steps = [way for name, way in given["samplers"].items() if "step" in name]
-    often = given["scored"]["phrases"]
-    wanted = [
-        own.scores_stage(split="val", phrases=often, on=other, **way)
-        for other in given["others"].values()
-        for way in steps
-    ]
-    wanted += [
-        own.scores_stage(**given["scored"], name=name, tol=tol)
-        for tol in given["tols"]
-        for name in ("aos", "aos_signed")
-    ]
-    assert found == [stage.hash for stage in wanted] and len(steps) == 4
-    given, own, found = asked("05_phrasecut")
-    assert found == [own.scores_stage(split="test", truth=True, **given["sampler"]).hash]
-    given, own, found = asked("06_refcoco")
-    splits = {"refcoco": ("val", "testA", "testB"), "refcocog": ("val", "test")}
-    splits["refcoco+"] = splits["refcoco"]
-    assert set(found) == {
-        own.scores_stage(split=split, on=other, **given["sampler"]).hash
-        for name, other in given["others"].items()
-        for split in splits[name]
-    }
-    given, own, found = asked("07_cocostuff")
-    wanted = own.scores_stage(split="val", on=given["other"], **given["sampler"])
-    assert found == [wanted.hash]
-    assert asked("09_ranks")[2] == []

@@ -85,15 +85,8 @@ class Training:
 
 @dataclass(frozen=True, config=STRICT)
 class Labels:
-    """Table 5: runs that differ in their labels, by each sampler and with each seed.
-
-    Attributes:
-        run: which is changed by `variants`.
-        variants: the rows: `original`, `refined` and `exact`.
-        scoring: how each is scored, by each of `samplers`.
-        samplers: `plain` and `AOS`.
-        shown: pictures of the figure.
-        at_least: that `exact` gains over `original`, best mIoU in [0, 1].
+    """Table 5: runs that differ in their labels (`original`, `refined`, `exact`), with each seed
+    and by each of `samplers` (`plain`, `AOS`); what `exact` gains `at_least`, in [0, 1].
     """
 
     run: Run
@@ -103,14 +96,9 @@ class Labels:
     shown: Count
     at_least: float
 
-    @property
-    def runs(self) -> dict[tuple[str, int], Run]:
-        """Each variant with each seed."""
-        return self.run.seeded(self.variants)
-
     def asks(self) -> Asks:
         """All runs scored by all samplers, and where they start by AOS."""
-        runs, first = self.runs, self.run.first()
+        runs, first = self.run.seeded(self.variants), self.run.first()
         scored = [
             (run, self.scoring.by(way)) for run in runs.values() for way in self.samplers.values()
         ]
@@ -125,15 +113,8 @@ class Labels:
 
 @dataclass(frozen=True, config=STRICT)
 class Sampling:
-    """Tables 7 and 9: the run with each seed, by each sampler; one step and more elsewhere.
-
-    Attributes:
-        run: whose seeds are compared.
-        scoring: how each is scored, by each of `samplers`.
-        samplers: by name; those with `step` in it are Table 9's.
-        others: other data sets for Table 9.
-        shown: pictures of the figures.
-        tols: of AOS and its signed variant, compared.
+    """Tables 7 and 9: the run with each seed, by each of `samplers`, of which those named by steps
+    are asked on `others` too; AOS and its signed variant at each of `tols`.
     """
 
     run: Run

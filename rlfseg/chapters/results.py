@@ -30,14 +30,8 @@ class PhraseCounts:
 
 @dataclass(frozen=True, config=STRICT)
 class PhraseCut:
-    """Table 1: the run on the whole test split, beside baselines, other words and `variants`.
-
-    Attributes:
-        run: that is scored.
-        phrases: how many of the test split are looked at more closely.
-        variants: runs trained in another way, by name.
-        at_least: what is expected, in [0, 1], by name.
-        baselines: by the paper's row.
+    """Table 1: the run on the whole test split, beside `baselines` (by the paper's row), other
+    words and `variants`; what is expected `at_least`, in [0, 1].
     """
 
     run: Run
@@ -57,16 +51,11 @@ class PhraseCut:
         """The phrases that baselines are scored on."""
         return PhraseSet("test", self.phrases.baselines)
 
-    @property
-    def runs(self) -> dict[str, Run]:
-        """The variants."""
-        return {name: self.run.variant(changes) for name, changes in self.variants.items()}
-
     def asks(self) -> Asks:
         """The run scored, the variants trained, the baselines scored."""
         rivals = [phrase_rival(self.run, b, self.baselines_on) for b in self.baselines.values()]
         return Asks(
-            runs=(self.run, *self.runs.values()),
+            runs=(self.run, *self.run.variants(self.variants).values()),
             scored=((self.run, self.scoring),),
             rivals=tuple(rivals),
             segmented=self.phrases.compared * (2 + 2 * len(self.variants)),
@@ -81,27 +70,17 @@ class Ask:
     variants: Variants
     shown: Count
 
-    @property
-    def runs(self) -> dict[str, Run]:
-        """The variants."""
-        return {name: self.run.variant(changes) for name, changes in self.variants.items()}
-
     def asks(self) -> Asks:
         """The runs, trained."""
-        runs = (self.run, *self.runs.values())
+        runs = (self.run, *self.run.variants(self.variants).values())
         return Asks(runs=runs, segmented=4 * self.shown * (4 + len(self.variants)))
 
 
 @dataclass(frozen=True, config=STRICT)
 class Referring:
-    """Table 2: the run on referring expressions, and runs that are trained on them.
+    """Table 2: the run on `others`, zero-shot, and `supervised` runs that are trained on them.
 
-    Attributes:
-        run: trained on phrases, scored zero-shot.
-        others: the data sets, by name.
-        supervised: what of `train` changes when it is trained on one of them.
-        coco_ids: files whose images are counted among the training images.
-        shown: sentences of each that are printed.
+    The images of the files `coco_ids` are counted among those trained on.
     """
 
     run: Run
@@ -133,14 +112,8 @@ class Referring:
 
 @dataclass(frozen=True, config=STRICT)
 class CocoStuff:
-    """Table 3: the run asked for classes, those present and all of them, beside SemFlow's idea.
-
-    Attributes:
-        run: that is scored.
-        other: COCO-Stuff.
-        images: of the closed set.
-        shown: pictures of the figure.
-        semflow: the baseline's settings.
+    """Table 3: COCO-Stuff (`other`), asked for classes that are there, and for all of them on
+    `images`, beside SemFlow's idea.
     """
 
     run: Run
@@ -172,16 +145,8 @@ class CocoStuff:
 
 @dataclass(frozen=True, config=STRICT)
 class Speed:
-    """Table 4: the time of a segmentation, its parts, and decoders compared on `masks`.
-
-    Attributes:
-        run: whose model is timed.
-        dtypes: of the model.
-        batches: sizes.
-        rounds: how often each is timed.
-        walk: steps of the walk that one step is set beside.
-        tiny: a small decoder, or None.
-        masks: that the decoders are compared on.
+    """Table 4: the time of a segmentation and its parts, of each of `dtypes` and `batches`, timed
+    in `rounds`, beside a `walk` of so many steps; a `tiny` decoder, if given, compared on `masks`.
     """
 
     run: Run
@@ -201,45 +166,24 @@ class Speed:
 
 @dataclass(frozen=True, config=STRICT)
 class Ranks:
-    """Table 6: LoRA's rank and all parameters, and longer runs beside them.
-
-    Attributes:
-        run: which is changed.
-        variants: the rows, each with each seed.
-        longer: other runs, by name, with the run's own seed.
-        scoring: how each is scored.
-    """
+    """Table 6: `variants` are the rows, with each seed; `longer` runs stand beside them."""
 
     run: Run
     variants: Variants
     longer: Variants
     scoring: Scoring
 
-    @property
-    def runs(self) -> dict[tuple[str, int], Run]:
-        """Each row with each seed."""
-        return self.run.seeded(self.variants)
-
-    @property
-    def longer_runs(self) -> dict[str, Run]:
-        """The other runs."""
-        return {name: self.run.variant(changes) for name, changes in self.longer.items()}
-
     def asks(self) -> Asks:
         """All of them, scored."""
-        runs = (*self.runs.values(), *self.longer_runs.values())
+        many, longer = self.run.seeded(self.variants), self.run.variants(self.longer)
+        runs = (*many.values(), *longer.values())
         return Asks(scored=tuple((run, self.scoring) for run in runs))
 
 
 @dataclass(frozen=True, config=STRICT)
 class Protocols:
-    """What the tables compare: `phrases` of two splits under every reading.
-
-    Attributes:
-        run: whose scores are read.
-        phrases: of the validation and the test split.
-        sharpness: factors of the logits.
-        sides: at which masks are scored, in pixels.
+    """What the tables compare: `phrases` of two splits, their logits times each `sharpness`, scored
+    at each of `sides`.
     """
 
     run: Run
@@ -254,15 +198,8 @@ class Protocols:
 
 @dataclass(frozen=True, config=STRICT)
 class FlowSeg:
-    """FlowSeg's field in every variant.
-
-    Attributes:
-        run: whose profile it is.
-        field: how a field is trained.
-        arms: what each variant changes.
-        early: what the short runs change, at each of `rates`.
-        rates: learning rates.
-        live: what the runs in the page change.
+    """FlowSeg's field in every variant: `arms` say what each changes, `early` what short runs do,
+    at each of the learning `rates`, and `live` what those in the page do.
     """
 
     run: Run
@@ -304,16 +241,8 @@ class FlowSeg:
 
 @dataclass(frozen=True, config=STRICT)
 class Objectives:
-    """Which loss and which t, beside a discriminative head.
-
-    Attributes:
-        run: which is changed.
-        variants: with each seed.
-        once: with the run's own seed.
-        scoring: how each is scored, by each of `samplers`.
-        samplers: `one` and `aos`.
-        baselines: heads, by name.
-        at_least: what is expected, in points, by name.
+    """Which loss and which t: `variants` with each seed, others `once`, beside discriminative
+    heads; what is expected `at_least`, in points.
     """
 
     run: Run
@@ -327,11 +256,9 @@ class Objectives:
     @property
     def runs(self) -> dict[str, list[Run]]:
         """The runs of each variant, one for each seed, and those that are trained once."""
-        many = {
-            name: [self.run.variant({**changes, "seed": seed}) for seed in self.run.seeds]
-            for name, changes in self.variants.items()
-        }
-        return many | {name: [self.run.variant(changes)] for name, changes in self.once.items()}
+        seeds, many = self.run.seeds, self.run.seeded(self.variants)
+        runs = {name: [many[name, seed] for seed in seeds] for name in self.variants}
+        return runs | {name: [run] for name, run in self.run.variants(self.once).items()}
 
     @property
     def baselines_on(self) -> PhraseSet:

@@ -115,6 +115,10 @@ class Run:
         train = validated(TrainConfig, {**asdict(self.train), **changes}, where="train")
         return replace(self, train=train)
 
+    def variants(self, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Self]:
+        """Return a variant for each of some changes, by their name."""
+        return {name: self.variant(each) for name, each in changes.items()}
+
     def seeded(self, variants: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], Self]:
         """Return each variant with each of the seeds, by name and seed."""
         return {

@@ -18,15 +18,21 @@ class Rival:
         training: the stage that ends in its weights, or names outside ones.
         scores: the stage that ends in its counts.
         samples: that it sees in training.
-        scored: how often it is asked when it is scored, about.
-        data: runs whose data it reads.
+        data: runs whose data it reads; the first is what it is scored on.
+        split: of that.
+        scored: phrases or pictures of the split, all if there are fewer.
+        passes: that each of these takes through its network.
+        outside: the folder or hub id of weights that are not trained here, or nothing.
     """
 
     training: Stage
     scores: Stage
     samples: int
-    scored: int
     data: tuple[Run, ...]
+    split: str
+    scored: int
+    passes: int = 1
+    outside: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,15 @@ class Asks:
         first = [each for run in every for each in (run.first(), run) if each is not None]
         return list({run.train_stage.hash: run for run in first}.values())
 
+    @property
+    def packed(self) -> list[Run]:
+        """Runs whose packed data are read, one for each data set."""
+        others = [run.on(scoring.on) for run, scoring in self.scored]
+        others += [run.on(closed.on) for run, closed in self.closed]
+        rivals = [run for rival in self.rivals for run in rival.data]
+        every = [*self.trained, *self.data, *others, *rivals]
+        return list({(run.data, run.backbone): run for run in every}.values())
+
     def stages(self) -> dict[str, Stage]:
         """Return all stages that the chapter may look for, and what they are made of, by folder."""
         found: dict[str, Stage] = {}
@@ -74,14 +89,10 @@ class Asks:
         return found
 
     def _asked(self) -> Iterator[Stage]:
-        trained = self.trained
-        others = [run.on(scoring.on) for run, scoring in self.scored]
-        others += [run.on(closed.on) for run, closed in self.closed]
-        rivals = [run for rival in self.rivals for run in rival.data]
-        for run in [*trained, *self.data, *others, *rivals]:
+        for run in self.packed:
             yield from (run.backbone_stage, run.data_stage)
             yield from (run.latents_stage(split) for split in run.splits)
-        yield from (run.train_stage for run in trained)
+        yield from (run.train_stage for run in self.trained)
         yield from (run.scores_stage(scoring) for run, scoring in self.scored)
         yield from (run.closed_stage(closed) for run, closed in self.closed)
         yield from (stage for rival in self.rivals for stage in (rival.training, rival.scores))
@@ -92,20 +103,24 @@ class Asks:
 def phrase_rival(run: Run, baseline: phrases.Baseline, on: phrases.PhraseSet) -> Rival:
     """Return what a phrase-by-phrase baseline asks for."""
     return Rival(
-        phrases.train_stage(run, baseline),
-        phrases.scores_stage(run, baseline, on),
-        baseline.steps * baseline.batch,
-        on.phrases,
-        (run,),
+        training=phrases.train_stage(run, baseline),
+        scores=phrases.scores_stage(run, baseline, on),
+        samples=baseline.steps * baseline.batch,
+        data=(run,),
+        split=on.split,
+        scored=on.phrases,
+        outside=str(baseline.outside.config["name"]) if baseline.outside else "",
     )
 
 
 def semflow_rival(run: Run, config: semflow.SemflowConfig, *, images: int) -> Rival:
     """Return what the baseline after SemFlow asks for."""
     return Rival(
-        semflow.train_stage(run, config),
-        semflow.scores_stage(run, config, images=images),
-        config.steps * config.batch,
-        images * config.euler,
-        (run, semflow.to_learn(run, config)),
+        training=semflow.train_stage(run, config),
+        scores=semflow.scores_stage(run, config, images=images),
+        samples=config.steps * config.batch,
+        data=(run, semflow.to_learn(run, config)),
+        split="val",
+        scored=images,
+        passes=config.euler,
     )

@@ -1,4 +1,4 @@
-"""Says, before GPU-hours are spent, whether a profile can run on this machine, and how long."""
+"""Say, before GPU-hours are spent, whether a profile can run on this machine, and how long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Plan", "preflight", "read_plan"]
 
 
 def preflight(profile: str, *, seconds: float = 60.0) -> Report:
-    """Looks at software, devices, disk, weights and data, measures, and predicts.
+    """Look at software, devices, disk, weights and data, measure, and predict.
 
     Nothing is trained or packed, and nothing kept but random weights, where the profile is made for
     them. Speed is measured with the weights that are there: of a mini backbone that neither ships
@@ -27,7 +27,7 @@ def preflight(profile: str, *, seconds: float = 60.0) -> Report:
         The report; `report.ok` is False if anything is in the way.
 
     Raises:
-        ValueError: if there is no such profile.
+        ValueError: if there is no such profile, or a parameter is wrong.
     """
     plan = read_plan(profile)
     return Report(f"profile {profile}", str(repository()), tuple(_lines(plan, seconds)))
@@ -43,7 +43,7 @@ def _lines(plan: Plan, seconds: float) -> Iterator[Line]:
     if any(line.level != "ok" for line in weights):
         yield from speed.untimed(plan, "the weights are not there")
         return
-    enough = machine.memory(speed.memory(plan.setting()))
+    enough = machine.memory(speed.memory(plan.run))
     yield enough
     if enough.level == "problem":
         yield from speed.untimed(plan, "the memory would not do")

@@ -1,4 +1,4 @@
-"""Software, devices, disk and memory of this machine against what a profile asks for."""
+"""Set this machine's software, devices, disk and memory against what a profile asks for."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import torch
 
 from rlfseg.config import DataConfig
 from rlfseg.data.check import Line
-from rlfseg.experiment.description import RANDOM
-from rlfseg.preflight.plan import Plan, phrases
+from rlfseg.preflight.plan import Plan, phrases, pictures
 from rlfseg.stage import made_at, repository
+from rlfseg.stand_ins.backbone import RANDOM
 
 _PYTHON = "3.11"
 _GB = 1e9
-_PHRASES_A_PICTURE = 4
 _LATENT = 2 * 4 / 64  # bytes of a float16 latent for each pixel: 4 channels, 8 x 8 pixels
 _MASK = 6_000  # bytes of a packed mask, about
 _ADAPTER = 51e6  # bytes of a rank-64 adapter of SD1.5
@@ -28,7 +27,7 @@ _RANDOM = 4.3e9  # bytes of the random backbone's folder
 
 
 def software() -> Iterator[Line]:
-    """Python and libraries against the lock."""
+    """Set Python and libraries against the lock."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield Line("ok" if python.startswith(_PYTHON + ".") else "note", "Python", python, _PYTHON)
     other, missing, pins = [], [], _pins()
@@ -52,7 +51,7 @@ def software() -> Iterator[Line]:
 
 
 def lock() -> Path:
-    """The lock that this environment was made from, by its torch; else the usual one."""
+    """Return the lock that this environment was made from, by its torch; else the usual one."""
     usual = repository() / "requirements.lock"
     here = f"torch=={version('torch').split('+')[0]}"
     others = repository().glob("requirements-*.lock")
@@ -60,7 +59,7 @@ def lock() -> Path:
 
 
 def devices(plan: Plan) -> Iterator[Line]:
-    """GPUs and driver; a GPU is demanded by what is too large for a CPU to train."""
+    """Look at GPUs and driver; a GPU is demanded by what is too large for a CPU to train."""
     count, wanted = torch.cuda.device_count(), demanded(plan)
     names = sorted({torch.cuda.get_device_name(k) for k in range(count)})
     found = f"{count}: {', '.join(names)}" if count else "none"
@@ -68,7 +67,7 @@ def devices(plan: Plan) -> Iterator[Line]:
     if count < wanted:
         advice = (
             f"Run on a node with {wanted}, or give `machine: {{processes: ...}}` in "
-            f"params/{plan.profile}/03_train.yml."
+            f"params/{plan.profile}/run.yml."
         )
         yield Line("problem", "GPUs", found, expected, advice=advice)
         return
@@ -78,13 +77,13 @@ def devices(plan: Plan) -> Iterator[Line]:
 
 
 def demanded(plan: Plan) -> int:
-    """How many GPUs a profile can't do without: its processes, if it trains on real data."""
-    outside = any(source != "mini" for _, source in plan.data)
+    """Return how many GPUs a profile can't do without: its processes, if it trains on real data."""
+    outside = any(run.data.source != "mini" for run in plan.packed)
     return plan.processes if outside else 0
 
 
 def disk(plan: Plan) -> Line:
-    """Free space where runs are kept against what the profile will write there."""
+    """Set free space where runs are kept against what the profile will write there."""
     folder = repository()
     free, need = shutil.disk_usage(folder).free, space(plan)
     said, wanted = f"{free / _GB:.1f} GB free", f"{need / _GB:.1f} GB"
@@ -95,20 +94,19 @@ def disk(plan: Plan) -> Line:
 
 
 def space(plan: Plan) -> int:
-    """Bytes that packed files, latents and weights will take, about."""
-    total = 0.0
-    for data in plan.data.values():
-        total += sum(_packed(data, split) for split in ("train", "val", "test"))
-    latents = _latents(plan.main.data) * (2 if any(w.refined for w in plan.works()) else 1)
-    total += latents + _ADAPTER * sum(len(work.runs) for work in plan.works())
-    stage = plan.main.backbone_stage
-    if plan.main.backbone == RANDOM and not made_at(stage, profile=plan.profile).is_dir():
+    """Return the bytes that packed files, latents and weights will take, about."""
+    works, run = plan.works(), plan.run
+    total = sum(_packed(each.data, split) for each in plan.packed for split in each.splits)
+    total += _latents(run.data) * (2 if any(work.refined for work in works) else 1)
+    total += _ADAPTER * sum(len(work.runs) for work in works)
+    stage = run.backbone_stage
+    if run.backbone.name == RANDOM and not made_at(stage, profile=plan.profile).is_dir():
         total += _RANDOM
     return round(total)
 
 
 def memory(need: int) -> Line:
-    """Free memory of the device that trains against what training needs, in bytes."""
+    """Set free memory of the device that trains against what training needs, in bytes."""
     if torch.cuda.is_available():
         free, what = torch.cuda.mem_get_info()[0], "GPU memory"
     else:
@@ -124,15 +122,11 @@ def memory(need: int) -> Line:
 
 
 def _packed(data: DataConfig, split: str) -> float:
-    if data.dataset == "cocostuff" and split != "val":
-        return 0.0
-    count = phrases(data, split)
-    return count / _PHRASES_A_PICTURE * data.pixels**2 * 3 + count * _MASK
+    return pictures(data, split) * data.pixels**2 * 3 + phrases(data, split) * _MASK
 
 
 def _latents(data: DataConfig) -> float:
-    count = phrases(data, "train") * (1 + 1 / _PHRASES_A_PICTURE)
-    return count * data.pixels**2 * _LATENT
+    return (phrases(data, "train") + pictures(data, "train")) * data.pixels**2 * _LATENT
 
 
 def _pins() -> dict[str, str]:

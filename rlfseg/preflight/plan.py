@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import yaml
-
-from rlfseg.baselines.asked import asked
-from rlfseg.chapter import run_parameters, runs, scorings
-from rlfseg.config import DataConfig, SamplerConfig
+from rlfseg.chapters import CHAPTERS
+from rlfseg.chapters.asks import Asks, Rival
+from rlfseg.chapters.reading import chapters_of
+from rlfseg.config import DataConfig
 from rlfseg.data.check import phrasecut, refer
-from rlfseg.data.cocostuff_names import COCO_STUFF
-from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
-from rlfseg.experiment.identity import Identity
-from rlfseg.experiment.setting import Setting
-from rlfseg.stage import found, repository
+from rlfseg.experiment import ClosedSet, Run, Scoring, class_names, read_run
+from rlfseg.stage import Stage, found
 
-#: The chapters that train or score, and the numbers of the paper's tables that they fill.
-_TABLES = {
-    "03_train": "8",
-    "03b_labels": "5",
-    "04_sampling": "79",
-    "05_phrasecut": "1",
-    "05b_ask": "",
-    "06_refcoco": "2",
-    "07_cocostuff": "3",
-    "08_speed": "4",
-    "09_ranks": "6",
-    "10_protocols": "",
-    "11b_objectives": "",
-}
-_A_SCENE = 4  # phrases of a drawn scene, about
+_A_PICTURE = 4  # phrases of a picture, drawn or not, about
 _AN_IMAGE = 8  # classes of a picture of COCO-Stuff, about
+_COCO = {"train": 118_287, "val": 5_000}  # pictures
 _SENTENCES = 2.84  # of a reference in REFER's sets, about
 
 
@@ -46,13 +28,13 @@ class Work:
     Attributes:
         chapter: its name.
         runs: trainings that neither ship nor are found, nor are an earlier chapter's.
-        scored: phrases that are segmented and scored, about.
+        scored: phrases that are segmented, once for each pass of a sampler, about.
         refined: masks that SAM refines, about.
         baselines: samples that baselines are trained on, by one device.
     """
 
     chapter: str
-    runs: tuple[Identity, ...]
+    runs: tuple[Run, ...]
     scored: int
     refined: int
     baselines: int
@@ -60,10 +42,11 @@ class Work:
     @property
     def table(self) -> str:
         """The paper's tables that the chapter fills, or the chapter."""
-        numbers = _TABLES[self.chapter]
+        numbers = CHAPTERS[self.chapter].tables
         if not numbers:
             return self.chapter
-        return f"Table{'s' * (len(numbers) > 1)} {' and '.join(numbers)} ({self.chapter})"
+        said = " and ".join(map(str, numbers))
+        return f"Table{'s' * (len(numbers) > 1)} {said} ({self.chapter})"
 
     @property
     def trained(self) -> int:
@@ -77,140 +60,119 @@ class Plan:
 
     Attributes:
         profile: its name.
-        chapters: parameters by chapter, of those that train or score.
+        chapters: their checked parameters, in the registry's order.
     """
 
     profile: str
-    chapters: Mapping[str, Mapping[str, Any]]
+    chapters: Mapping[str, Any]
 
     @cached_property
-    def descriptions(self) -> dict[str, Identity]:
-        """What each chapter's parameters describe."""
-        return {
-            name: Identity.from_parameters(**run_parameters(given))
-            for name, given in self.chapters.items()
-        }
+    def run(self) -> Run:
+        """The default run: the profile's, as no chapter changes it."""
+        return read_run(self.profile)
 
     @cached_property
-    def main(self) -> Identity:
-        """The default run: chapter 03's."""
-        return self.descriptions["03_train"]
+    def asks(self) -> dict[str, Asks]:
+        """What each chapter asks for."""
+        return {name: given.asks() for name, given in self.chapters.items()}
 
     @property
     def processes(self) -> int:
         """The most processes that any training asks for."""
-        return max(each.machine.processes for each in self.descriptions.values())
+        return max(given.run.machine.processes for given in self.chapters.values())
 
-    @property
-    def data(self) -> dict[tuple[str, str], DataConfig]:
-        """The data sets that are needed, by name and folder."""
-        every = [each.data for each in self.descriptions.values()]
-        for given in self.chapters.values():
-            others = [*given.get("others", {}).values(), given.get("other")]
-            every += [DataConfig(**other) for other in others if other]
-        return {(data.dataset, data.source): data for data in every}
+    @cached_property
+    def packed(self) -> list[Run]:
+        """Runs whose data are packed, one for each packed file."""
+        every = [run for asks in self.asks.values() for run in asks.packed]
+        return list({run.data_stage.hash: run for run in every}.values())
 
-    def setting(self) -> Setting:
-        """The default run on drawn scenes, so that it can be asked for without the data."""
-        given = self.main.parameters()
-        drawn = {"source": "mini", "pixels": self.main.data.pixels, "train": 1, "val": 1, "test": 1}
-        return Setting.from_parameters(**{**given, "data": drawn})
+    @cached_property
+    def refining(self) -> Run | None:
+        """The first run whose SAM a chapter asks for, if any does."""
+        for name, asks in self.asks.items():
+            run: Run = self.chapters[name].run
+            if run.sam_stage.folder in asks.stages():
+                return run
+        return None
 
     def works(self) -> list[Work]:
-        """What each chapter adds, in the book's order."""
+        """Return what each chapter adds that trains, refines or segments, in the book's order."""
         known: set[str] = set()
-        works = []
-        for chapter, given in self.chapters.items():
-            missing = []
-            for run in runs(given):
-                stage = run.train_stage
-                if stage.hash not in known and not self._done(run, given):
-                    missing.append(run)
-                known.add(stage.hash)
-            refined = 0
-            for run in missing:
-                if run.train.selection == "original":
-                    continue
-                stage = run.refined_stage("train")
-                if stage.hash not in known and found(stage, profile=self.profile) is None:
-                    refined += phrases(run.data, "train")
-                known.add(stage.hash)
-            scored = self._scored(chapter, given)
-            works.append(Work(chapter, tuple(missing), scored, refined, self._baselines(given)))
-        return works
+        return [
+            self._work(name, asks, known)
+            for name, asks in self.asks.items()
+            if asks.trained or asks.rivals or asks.refined or asks.segmented
+        ]
 
-    def _baselines(self, given: Mapping[str, Any]) -> int:
-        """Samples that a chapter's baselines see, of those that are neither trained nor scored."""
-        return sum(
-            each.samples
-            for each in asked(given)
-            if not any(found(stage, profile=self.profile) for stage in (each.training, each.scores))
+    def _work(self, name: str, asks: Asks, known: set[str]) -> Work:
+        """What a chapter adds to the stages that are known to be made; they are known after it."""
+
+        def due(stage: Stage) -> bool:
+            if stage.hash in known or found(stage, profile=self.profile) is not None:
+                return False
+            known.add(stage.hash)
+            return True
+
+        scored = tuple(pair for pair in asks.scored if due(pair[0].scores_stage(pair[1])))
+        closed = tuple(pair for pair in asks.closed if due(pair[0].closed_stage(pair[1])))
+        rivals = [rival for rival in asks.rivals if due(rival.scores)]
+        needed = replace(asks, scored=scored, closed=closed).trained
+        runs = tuple(run for run in needed if due(run.train_stage))
+        labels = [*asks.refined, *((run, "train") for run in runs if run.uses_refined)]
+        labels = [(run, split) for run, split in labels if due(run.refined_stage(split))]
+        asked = asks.segmented + sum(_scored(*pair) for pair in scored)
+        asked += sum(_closed(*pair) for pair in closed) + sum(map(_compared, rivals))
+        return Work(
+            name,
+            runs,
+            scored=asked,
+            refined=sum(phrases(run.data, split) for run, split in labels),
+            baselines=sum(rival.samples for rival in rivals if due(rival.training)),
         )
-
-    def _done(self, run: Identity, given: Mapping[str, Any]) -> bool:
-        """Whether a run is trained, or all that is wanted of it are scores, which are there."""
-        scores = [run.scores_stage(**way) for way in scorings(given)]
-        scored = bool(scores) and all(found(s, profile=self.profile) is not None for s in scores)
-        return scored or found(run.train_stage, profile=self.profile) is not None
-
-    def _scored(self, chapter: str, given: Mapping[str, Any]) -> int:
-        test = phrases(self.descriptions[chapter].data, "test")
-        wanted = min(given.get("scored", {}).get("phrases", 0), test)
-        if chapter == "03b_labels":
-            return wanted * math.prod(len(given[k]) for k in ("variants", "seeds", "samplers"))
-        if chapter == "04_sampling":
-            passes = sum(map(_passes, given["samplers"].values()))
-            many = len(given["seeds"]) + len(given["others"])
-            return wanted * (many * passes + 2 * len(given["tols"]))
-        if chapter == "05_phrasecut":
-            others = min(given["baselines_scored"]["phrases"], test) * len(given["baselines"])
-            some = min(given["compared"], test) * (2 + 2 * len(given["variants"]))
-            return 2 * test + some + others
-        if chapter == "06_refcoco":
-            sets = [DataConfig(**other) for other in given["others"].values()]
-            return sum(phrases(each, split) for each in sets for split in ("val", "test"))
-        if chapter == "07_cocostuff":
-            stuff = DataConfig(**given["other"])
-            named = min(given["images"], phrases(stuff, "val") // _AN_IMAGE)
-            names = len(MINI_CLASSES if stuff.source == "mini" else COCO_STUFF)
-            return phrases(stuff, "val") + named * (names + given["semflow"]["euler"])
-        if chapter == "09_ranks":
-            several = len(given["variants"]) * len(given["seeds"]) + len(given["longer"])
-            return wanted * several
-        if chapter == "11b_objectives":
-            several = len(given["variants"]) * len(given["seeds"]) + len(given["once"])
-            return wanted * several * len(given["samplers"])
-        return min(given.get("phrases", 0), test)
 
 
 def read_plan(profile: str) -> Plan:
-    """Reads a profile's parameters.
+    """Read a profile's parameters.
 
     Raises:
-        ValueError: if there is no such profile.
+        ValueError: if there is no such profile, or a parameter is wrong.
     """
-    folder = repository() / "params" / profile
-    if not folder.is_dir():
-        known = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.is_dir()))
-        raise ValueError(f"there is no profile {profile!r}: choose from {known}")
-    every = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yml"))}
-    return Plan(profile, {name: given for name, given in every.items() if name in _TABLES})
-
-
-def _passes(way: Mapping[str, Any]) -> int:
-    """How often a sampler goes through the network; the reference of HSS is a walk."""
-    config = SamplerConfig(**way)
-    return {"steps": config.steps, "hss": 1 + config.steps}.get(config.name, 1)
+    return Plan(profile, chapters_of(profile))
 
 
 def phrases(data: DataConfig, split: str) -> int:
-    """About how many phrases a split has: published, or expected of as many drawn scenes."""
+    """Return about how many phrases a split has: published, or expected of as many scenes."""
     if data.source == "mini":
-        return _A_SCENE * int(getattr(data, split))
+        return _A_PICTURE * pictures(data, split)
     if data.dataset == "phrasecut":
         return phrasecut.PUBLISHED[split][0][1]
     if data.dataset == "cocostuff":
-        return _AN_IMAGE * {"train": 118_287, "val": 5_000}[split]
+        return _AN_IMAGE * pictures(data, split)
     partition = "umd" if data.dataset == "refcocog" else "unc"
-    counts = refer.PUBLISHED[data.dataset, partition]
-    return round(_SENTENCES * sum(n for name, n in counts.items() if name.startswith(split)))
+    return round(_SENTENCES * refer.PUBLISHED[data.dataset, partition][split])
+
+
+def pictures(data: DataConfig, split: str) -> int:
+    """Return about how many pictures a split has."""
+    if data.source == "mini":
+        shared = split in ("testA", "testB")  # by the test scenes
+        return (data.test + 1) // 2 if shared else int(getattr(data, split))
+    if data.dataset == "phrasecut":
+        return phrasecut.PUBLISHED[split][0][0]
+    return _COCO[split] if data.dataset == "cocostuff" else phrases(data, split) // _A_PICTURE
+
+
+def _scored(run: Run, scoring: Scoring) -> int:
+    every = phrases(run.on(scoring.on).data, scoring.split)
+    return min(scoring.phrases or every, every) * scoring.sampler.passes
+
+
+def _closed(run: Run, closed: ClosedSet) -> int:
+    there = run.on(closed.on)
+    names = len(class_names(there))
+    return min(closed.images, pictures(there.data, "val")) * names * closed.sampler.passes
+
+
+def _compared(rival: Rival) -> int:
+    return min(rival.scored, phrases(rival.data[0].data, rival.split)) * rival.passes

@@ -1,4 +1,4 @@
-"""How fast this machine does each kind of a profile's work, and what all of it will take."""
+"""Measure how fast this machine does a profile's work of each kind; predict what all takes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from diffusers import UNet2DConditionModel
 from rlfseg.config import OptimiserConfig
 from rlfseg.data.check import Line
 from rlfseg.device import quick_accelerator
-from rlfseg.experiment.setting import Setting
+from rlfseg.experiment import Run, backbone_folder, codec, predictor, untrained
 from rlfseg.method.flow import at_time
 from rlfseg.method.refinement import refine
 from rlfseg.method.sampling import aos
 from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.unet import ATTENTION, as_velocity, for_sampling
-from rlfseg.preflight.plan import Plan, Work, phrases
+from rlfseg.preflight.plan import Plan, Work, phrases, pictures
 from rlfseg.training.flow_batch import FlowBatch
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit
@@ -42,18 +42,18 @@ class Rates:
     refine: float | None
 
     def seconds(self, work: Work, *, encoded: int, processes: int) -> float:
-        """What a chapter's work takes on so many devices; its baselines use one."""
+        """Return what a chapter's work takes on so many devices; its baselines use one."""
         taken = encoded / self.encode + work.trained / self.train + work.scored / self.score
         taken += work.refined / self.refine if self.refine else 0.0
         return taken / processes + work.baselines / self.train
 
 
 def lines(plan: Plan, seconds: float) -> Iterator[Line]:
-    """Measured rates, and from them the time of every table."""
-    setting, batch = plan.setting(), local_batch(plan)
-    rates = measure(setting, batch=batch, seconds=seconds, refining=_refining(plan))
+    """Measure rates, and predict from them the time of every table."""
+    run, batch = plan.run, local_batch(plan)
+    rates = measure(run, batch=batch, seconds=seconds, refining=plan.refining)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    at = f"{setting.data.pixels} pixels, batch {batch}, {where}"
+    at = f"{run.data.pixels} pixels, batch {batch}, {where}"
     for name, said in (
         ("encode", "pictures or masks encoded"),
         ("train", "samples trained"),
@@ -65,7 +65,9 @@ def lines(plan: Plan, seconds: float) -> Iterator[Line]:
             yield Line("ok", f"speed: {name}", f"{rate:.3g} {said} a second", at)
     processes, first, total = _processes(plan), True, 0.0
     for work in plan.works():
-        encoded = phrases(plan.main.data, "train") * 5 // 4 if work.runs and first else 0
+        encoded = (
+            phrases(run.data, "train") + pictures(run.data, "train") if work.runs and first else 0
+        )
         first = first and not work.runs
         taken = rates.seconds(work, encoded=encoded, processes=processes)
         total += taken
@@ -74,53 +76,53 @@ def lines(plan: Plan, seconds: float) -> Iterator[Line]:
 
 
 def untimed(plan: Plan, reason: str) -> Iterator[Line]:
-    """What every table asks for, where it can't be said how long that takes."""
+    """Say what every table asks for, where it can't be said how long that takes."""
     yield Line("note", "speed", f"not measured: {reason}")
     for work in plan.works():
         yield Line("note", work.table, _counted(work))
 
 
-def measure(setting: Setting, *, batch: int, seconds: float, refining: Setting | None) -> Rates:
-    """Measures on random pictures, with the weights as they are; nothing is kept.
+def measure(run: Run, *, batch: int, seconds: float, refining: Run | None) -> Rates:
+    """Measure on random pictures, with the weights as they are; nothing is kept.
 
     Args:
-        setting: the default run.
+        run: the default one; what it would go on from is left away.
         batch: samples at a time.
         seconds: for each kind of work.
         refining: whose SAM refines, or None.
     """
-    codec, side = setting.codec(), setting.data.pixels
+    coder, side = codec(run), run.data.pixels
     generator = torch.Generator().manual_seed(0)
-    pictures = (torch.rand(batch, 3, side, side, generator=generator) * 2 - 1).to(codec.device)
-    z1, zb = codec.encode(pictures), codec.black(side)
-    encode = batch / _each(lambda: codec.encode(pictures), seconds)
-    unet = setting.untrained().to(codec.device)
-    train = batch / _each(_steps(unet, codec, z1), seconds)
-    v = as_velocity(for_sampling(unet, codec.device))
+    images = (torch.rand(batch, 3, side, side, generator=generator) * 2 - 1).to(coder.device)
+    z1, zb = coder.encode(images), coder.black(side)
+    encode = batch / _each(lambda: coder.encode(images), seconds)
+    unet = untrained(replace(run, start=None)).to(coder.device)
+    train = batch / _each(_steps(unet, coder, z1), seconds)
+    v = as_velocity(for_sampling(unet, coder.device))
 
     def segment() -> None:
         with torch.no_grad():
-            z0 = aos(v, z1=z1, c=codec.text([_PHRASE] * batch), zb=zb, tol=0.2).z0
-            codec.decode(z0)
+            z0 = aos(v, z1=z1, c=coder.text([_PHRASE] * batch), zb=zb, tol=0.2).z0
+            coder.decode(z0)
 
     score = batch / _each(segment, seconds)
     return Rates(encode, train, score, _refine_rate(refining, seconds) if refining else None)
 
 
-def memory(setting: Setting) -> int:
-    """Bytes that training one sample at a time, or a GPU's share of a batch, needs, about.
+def memory(run: Run) -> int:
+    """Return about the bytes that training a sample at a time, or a GPU's share of a batch, needs.
 
     The UNet is run on tensors without storage, in bfloat16, and what its backward pass would keep
     is counted; weights are held in float32.
     """
-    batch = setting.train.batch // setting.machine.processes if torch.cuda.is_available() else 1
-    config = UNet2DConditionModel.load_config(setting.backbone_location(), subfolder="unet")
+    batch = run.train.batch // run.machine.processes if torch.cuda.is_available() else 1
+    config = UNet2DConditionModel.load_config(backbone_folder(run), subfolder="unet")
     with init_empty_weights():
         unet = UNet2DConditionModel.from_config(config)
     unet = unet.to("meta", torch.bfloat16)
     for name, parameter in unet.named_parameters():
         parts = name.rsplit(".", 1)[0]
-        parameter.requires_grad_(setting.train.rank == 0 or parts.endswith(tuple(ATTENTION)))
+        parameter.requires_grad_(run.train.rank == 0 or parts.endswith(tuple(ATTENTION)))
     kept: dict[int, int] = {}
     weights = {id(p) for p in unet.parameters()}
 
@@ -138,38 +140,28 @@ def memory(setting: Setting) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         unet(z, torch.ones(1, device="meta"), text)
     count = sum(parameter.numel() for parameter in unet.parameters())
-    trained = count if setting.train.rank == 0 else _adapter(unet, setting.train.rank)
+    trained = count if run.train.rank == 0 else _adapter(unet, run.train.rank)
     return 4 * count + _MASTER * trained + batch * sum(kept.values())
 
 
 def local_batch(plan: Plan) -> int:
-    """Samples at a time: a GPU's share of a batch; on a CPU one, but for the mini backbone."""
-    run = plan.main
+    """Return how many samples at a time: a GPU's share of a batch; on a CPU one, unless mini."""
+    run = plan.run
     if torch.cuda.is_available():
         return max(1, run.train.batch // _processes(plan))
-    return run.train.batch if run.backbone == "mini" else 1
+    return run.train.batch if run.backbone.name == "mini" else 1
 
 
 def _processes(plan: Plan) -> int:
     return max(1, min(plan.processes, torch.cuda.device_count()))
 
 
-def _refining(plan: Plan) -> Setting | None:
-    """The setting of the chapter that refines, if any, without its data."""
-    for name, given in plan.chapters.items():
-        if "sam" in given:
-            every = plan.descriptions[name].parameters()
-            every["data"] = plan.setting().parameters()["data"]
-            return Setting.from_parameters(**every)
-    return None
-
-
 def _steps(
-    unet: UNet2DConditionModel, codec: LatentCodec, z1: torch.Tensor
+    unet: UNet2DConditionModel, coder: LatentCodec, z1: torch.Tensor
 ) -> Callable[[], object]:
     """One training step after another, on latents of random pictures."""
     batch = FlowBatch(
-        z1=z1, z0=z1.roll(1, 0) * 0.5, c=codec.text([_PHRASE] * len(z1)), t=at_time(0.5, like=z1)
+        z1=z1, z0=z1.roll(1, 0) * 0.5, c=coder.text([_PHRASE] * len(z1)), t=at_time(0.5, like=z1)
     )
     run = fit(
         RectifiedFlowObjective(unet),
@@ -180,13 +172,13 @@ def _steps(
     return lambda: next(run)
 
 
-def _refine_rate(setting: Setting, seconds: float) -> float:
+def _refine_rate(run: Run, seconds: float) -> float:
     """Masks a second: an image with a few phrases, Algorithm 1 in as many rounds as is usual."""
-    sam, side = setting.predictor(), setting.data.pixels
+    sam, side = predictor(run), run.data.pixels
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     masks = np.zeros((_PHRASES, side, side), dtype=bool)
     masks[:, side // 4 : side // 2, side // 4 : side // 2] = True
-    config = replace(setting.refine, iterations=_ASKED, tau=1.0)
+    config = replace(run.refine, iterations=_ASKED, tau=1.0)
     return _PHRASES / _each(lambda: refine(image, list(masks), sam, config), seconds)
 
 

@@ -1,4 +1,4 @@
-"""Weights and data of a profile: there, whole, readable, and what they are."""
+"""Look at the weights and data of a profile: there, whole, readable, and what they are."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from rlfseg.data.check import Line, check
-from rlfseg.experiment.description import RANDOM, RANDOM_SAM
-from rlfseg.experiment.identity import Identity
-from rlfseg.experiment.inputs import located
+from rlfseg.experiment import Run, located
 from rlfseg.models.sam import load_sam
 from rlfseg.preflight.plan import Plan
 from rlfseg.stage import found, repository
+from rlfseg.stand_ins.backbone import RANDOM
 from rlfseg.stand_ins.full_size import random_stable_diffusion
+from rlfseg.stand_ins.mini_sam import RANDOM as RANDOM_SAM
 
 _PARTS = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -28,45 +28,43 @@ _PARTS = {
 
 
 def weights(plan: Plan) -> Iterator[Line]:
-    """Lines on the backbone and, where they are asked for, SAM and a baseline's released weights.
+    """Look at the backbone and, where they are asked for, SAM and a baseline's released weights.
 
     They are ok if they can be loaded.
     """
-    yield _backbone(plan.main)
-    sams = [each for name, each in plan.descriptions.items() if "sam" in plan.chapters[name]]
-    if sams:
-        yield _sam(sams[0])
-    for given in plan.chapters.values():
-        for choice in given.get("baselines", {}).values():
-            if name := choice.get("checkpoint"):
-                yield _released(name)
+    yield _backbone(plan.run)
+    if plan.refining is not None:
+        yield _sam(plan.refining)
+    rivals = [rival for asks in plan.asks.values() for rival in asks.rivals]
+    yield from (_released(rival.outside) for rival in rivals if rival.outside)
 
 
 def data(plan: Plan) -> Iterator[Line]:
-    """A line for each data set."""
-    for dataset, source in plan.data:
+    """Look at each data set that is packed."""
+    for dataset, source in dict.fromkeys((r.data.dataset, r.data.source) for r in plan.packed):
         yield _data(dataset, source)
 
 
-def _backbone(run: Identity) -> Line:
-    if run.backbone == RANDOM:
+def _backbone(run: Run) -> Line:
+    name = run.backbone.name
+    if name == RANDOM:
         return _folder(random_stable_diffusion(profile=run.profile), RANDOM)
-    if run.backbone == "mini":
+    if name == "mini":
         there = found(run.backbone_stage, profile=run.profile)
         if there is None:
             return Line("note", "backbone", "not made yet: the first run trains it", "mini")
         return _folder(there, "mini")
-    folder = located(run.backbone)
+    folder = located(name)
     if not isinstance(folder, Path):
         try:
-            folder = Path(snapshot_download(run.backbone, local_files_only=True))
+            folder = Path(snapshot_download(name, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
             advice = (
-                f"Fetch it once, where there is a network (hf download {run.backbone}), or put "
-                f"its folder, in the diffusers layout, at weights/{run.backbone}."
+                f"Fetch it once, where there is a network (hf download {name}), or put "
+                f"its folder, in the diffusers layout, at weights/{name}."
             )
-            return Line("problem", "backbone", "not there", run.backbone, advice=advice)
-    return _folder(folder, run.backbone)
+            return Line("problem", "backbone", "not there", name, advice=advice)
+    return _folder(folder, name)
 
 
 def _released(name: str) -> Line:
@@ -104,7 +102,7 @@ def _folder(folder: Path, name: str) -> Line:
     )
 
 
-def _sam(run: Identity) -> Line:
+def _sam(run: Run) -> Line:
     kind, checkpoint = run.sam.kind, run.sam.checkpoint
     if checkpoint == RANDOM_SAM:
         return Line("ok", "SAM", "made of random weights when first needed", kind)
@@ -139,7 +137,7 @@ def _data(dataset: str, source: str) -> Line:
 
 
 def broken(path: Path) -> str:
-    """What is wrong with a safetensors file, or nothing; its length must fit its header."""
+    """Say what is wrong with a safetensors file, or nothing; its length must fit its header."""
     try:
         with safe_open(path, framework="pt") as file:
             file.keys()
@@ -149,6 +147,6 @@ def broken(path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The first sixteen hexadecimal digits of a file's SHA-256."""
+    """Return the first sixteen hexadecimal digits of a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

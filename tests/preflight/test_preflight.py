@@ -14,47 +14,94 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from conftest import ROOT
 from tiny import tiny_backbone
 
 from rlfseg.__main__ import main
+from rlfseg.chapters import CHAPTERS, Chapter
+from rlfseg.config import read_yaml
 from rlfseg.data.check import Line, Report
+from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
 from rlfseg.data.drawn.write_phrasecut import TRUTH_FILE, write_phrasecut
+from rlfseg.experiment import read_run, untrained
+from rlfseg.models.sam import mini_sam, save_sam
 from rlfseg.preflight import machine, preflight, speed
 from rlfseg.preflight.plan import Work, read_plan
 from rlfseg.preflight.speed import Rates
-from rlfseg.stage import repository
+from rlfseg.stage import Stage, made_at, shipped
 
 TRAIN = {"steps": 3, "rank": 2, "batch": 2, "lr": 0.001}
+DRAWN = {"source": "mini", "pixels": 16, "train": 5, "val": 1, "test": 2}
+QUIET = {
+    "changes": {},
+    "data": {},
+    "variants": {},
+    "longer": {},
+    "once": {},
+    "supervised": {},
+    "others": {},
+    "tols": [],
+    "baselines": {},
+}
 Usage = namedtuple("Usage", "total used free")
 Memory = namedtuple("Memory", "available")
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A repository with one profile: a tiny backbone of its own and drawn scenes."""
-    locks = list(repository().glob("requirements*.lock"))
+    """A repository with one profile: a tiny backbone and SAM of its own, and drawn scenes."""
     for folder in ("book", "params/tiny"):
         (tmp_path / folder).mkdir(parents=True)
-    for each in locks:
+    for each in ROOT.glob("requirements*.lock"):
         shutil.copy(each, tmp_path)
     tiny_backbone(tmp_path / "backbone")
-    write(tmp_path, "03_train")
+    write_run(tmp_path)
+    for chapter in CHAPTERS:
+        write(tmp_path, chapter)
     monkeypatch.chdir(tmp_path)
+    sam = shipped("tiny", read_run("tiny").sam_stage)
+    mark(sam, read_run("tiny").sam_stage)
+    save_sam(mini_sam(pixels=16), sam / "sam.safetensors")
     AcceleratorState._reset_state(True)  # other tests made one without mixed precision
     yield tmp_path
     AcceleratorState._reset_state(True)
 
 
+def write_run(place: Path, **changes: object) -> None:
+    """Writes what the run is."""
+    given = {"backbone": {"name": "backbone"}, "data": DRAWN, "train": TRAIN, **changes}
+    (place / "params/tiny/run.yml").write_text(yaml.safe_dump(given))
+
+
 def write(place: Path, chapter: str, **changes: object) -> None:
-    """Writes a chapter's parameters."""
-    given = {
-        "profile": "tiny",
-        "backbone": {"name": "backbone"},
-        "data": {"source": "mini", "pixels": 16, "train": 5, "val": 1, "test": 2},
-        "train": TRAIN,
-    }
-    path = place / "params" / "tiny" / f"{chapter}.yml"
-    path.write_text(yaml.safe_dump({**given, **changes}))
+    """Writes a chapter's parameters: the smoke profile's without variants, with changes."""
+    given = read_yaml(ROOT / "params/smoke" / f"{chapter}.yml")
+    given |= {name: value for name, value in QUIET.items() if name in given}
+    path = place / "params/tiny" / f"{chapter}.yml"
+    path.write_text(yaml.safe_dump({**given, "profile": "tiny", **changes}))
+
+
+def mark(folder: Path, stage: Stage) -> None:
+    """Makes a folder look as if a stage had ended in it."""
+    folder.mkdir(parents=True)
+    (folder / "stage.json").write_text(json.dumps({"hash": stage.hash}))
+
+
+def end(*stages: Stage) -> None:
+    """Marks stages as made here."""
+    for stage in stages:
+        mark(made_at(stage, profile="tiny"), stage)
+
+
+def work(chapter: str) -> Work:
+    """What a chapter adds, as its parameters are now."""
+    return next(work for work in read_plan("tiny").works() if work.chapter == chapter)
+
+
+def ranks() -> dict[str, list[int]]:
+    """The ranks of the runs that each chapter adds."""
+    every = {w.chapter: [run.train.rank for run in w.runs] for w in read_plan("tiny").works()}
+    return {chapter: found for chapter, found in every.items() if found}
 
 
 def problem(report: Report, what: str) -> Line:
@@ -65,16 +112,55 @@ def problem(report: Report, what: str) -> Line:
 
 
 def test_all_is_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(place, "10_protocols", phrases=1000)
     assert main(["preflight", "--profile", "tiny", "--seconds", "0", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     found = {line["what"]: line for line in report["lines"]}
-    assert report["ok"]
+    assert report["ok"] and len(found) == len(report["lines"])
     assert found["Table 8 (03_train)"]["expected"].startswith("1 runs, 6 samples")
-    assert found["10_protocols"]["expected"] == "8 phrases"  # of two drawn scenes, not 1000
-    for work in ("encode", "train", "score"):
-        assert float(found[f"speed: {work}"]["found"].split()[0]) > 0
+    assert found["02_refine"]["expected"] == "4 masks; 0 phrases"
+    for kind in ("encode", "train", "score", "refine"):
+        assert float(found[f"speed: {kind}"]["found"].split()[0]) > 0
     assert not (place / "runs").exists(), "preflight keeps nothing"
+    names = list(found)
+    assert names[names.index("backbone") :] == [
+        *("backbone", "SAM", "phrasecut", "cocostuff", "memory"),
+        *(f"speed: {kind}" for kind in ("encode", "train", "score", "refine")),
+        *("02_refine", "Table 8 (03_train)", "Tables 7 and 9 (04_sampling)"),
+        *("Table 1 (05_phrasecut)", "05b_ask", "Table 3 (07_cocostuff)"),
+        *("Table 4 (08_speed)", "10_protocols", "all chapters"),
+    ]  # the others compare variants, and have none here
+
+
+def test_a_chapter_is_known_by_the_registry_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHAPTERS, "12_more", Chapter("method.Training", 1, (10, 11)))
+    given = {"profile": "tiny", "changes": {"train": {"rank": 9}, "machine": {"processes": 3}}}
+    given |= {"live_steps": 1, "shown": 1, "agreement": 1.0}
+    (place / "params/tiny/12_more.yml").write_text(yaml.safe_dump(given))
+    assert work("12_more").table == "Tables 10 and 11 (12_more)"
+    assert ranks()["12_more"] == [9]
+    assert (read_plan("tiny").processes, read_plan("tiny").run.train.rank) == (3, 2)
+
+
+def test_sam_is_looked_at_where_it_is_asked_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(place, sam={"kind": "vit_b", "checkpoint": "sam.pth"})
+    assert "sam.pth" in problem(preflight("tiny"), "SAM").found
+    (place / "sam.pth").write_bytes(b"no weights")
+    assert "sam.pth" in problem(preflight("tiny"), "SAM").found
+    for chapter in ("02_refine", "A1_backbone"):
+        monkeypatch.delitem(CHAPTERS, chapter)
+    assert not {"SAM", "speed: refine"} & {each.what for each in preflight("tiny", seconds=0).lines}
+    write(place, "03b_labels", variants={"exact": {"selection": "exact"}})
+    assert "sam.pth" in problem(preflight("tiny"), "SAM").found
+
+
+def test_what_a_run_would_go_on_from_is_not_trained(place: Path) -> None:
+    write_run(place, start={**TRAIN, "rank": 0})
+    assert preflight("tiny", seconds=0).ok and not (place / "runs").exists()
+    assert ranks()["03_train"] == [0, 2]
 
 
 def test_missing_weights(place: Path) -> None:
@@ -91,34 +177,34 @@ def test_truncated_weights(place: Path) -> None:
 
 
 def test_backbone_of_the_hub_that_is_not_here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(place, "03_train", backbone={"name": "no-one/nothing"})
+    write_run(place, backbone={"name": "no-one/nothing"})
     assert "hf download no-one/nothing" in problem(preflight("tiny"), "backbone").advice
-
-
-def test_missing_and_foreign_sam(place: Path) -> None:
-    none = {"variants": {}, "seeds": [], "samplers": {}}
-    write(place, "03b_labels", sam={"kind": "vit_b", "checkpoint": "sam.pth"}, **none)
-    assert "sam.pth" in problem(preflight("tiny"), "SAM").found
-    (place / "sam.pth").write_bytes(b"no weights")
-    assert "sam.pth" in problem(preflight("tiny"), "SAM").found
 
 
 def test_a_baselines_released_weights_and_its_training_are_counted(place: Path) -> None:
     some = {"a": {"kind": "clipseg", "checkpoint": "given", "pixels": 16}}
     more = some | {"b": {"kind": "ldznet", "steps": 5, "batch": 3}}
-    rest = {"compared": 1, "variants": {}, "baselines_scored": {"split": "test", "phrases": 2}}
-    write(place, "05_phrasecut", baselines=some, **rest)
-    (before,) = (w for w in read_plan("tiny").works() if w.chapter == "05_phrasecut")
-    write(place, "05_phrasecut", baselines=more, **rest)
-    (after,) = (w for w in read_plan("tiny").works() if w.chapter == "05_phrasecut")
+    counts = {"shown": 1, "compared": 1, "baselines": 2}
+    write(place, "05_phrasecut", baselines=some, phrases=counts)
+    before = work("05_phrasecut")
+    write(place, "05_phrasecut", baselines=more, phrases=counts)
+    after = work("05_phrasecut")
     assert (before.baselines, after.baselines, after.scored - before.scored) == (0, 15, 2)
+    write(place, "05_phrasecut", baselines=more, phrases=counts | {"baselines": 1000})
+    assert work("05_phrasecut").scored - after.scored == 2 * (8 - 2)  # of two drawn scenes
     line = problem(preflight("tiny", seconds=0), "baseline")
     assert line.expected == "given" and "hf download given" in line.advice
     (place / "given").mkdir()
     shutil.copy(place / "backbone/text_encoder/model.safetensors", place / "given")
-    assert not [x for x in preflight("tiny", seconds=0).lines if x.level == "problem"]
+    assert preflight("tiny", seconds=0).ok
     os.truncate(place / "given/model.safetensors", 100)
     assert "model.safetensors" in problem(preflight("tiny", seconds=0), "baseline").found
+    ldznet = read_plan("tiny").asks["05_phrasecut"].rivals[1]
+    end(ldznet.training)
+    assert (work("05_phrasecut").baselines, work("05_phrasecut").scored) == (0, after.scored + 12)
+    shutil.rmtree(place / "runs")
+    end(ldznet.scores)  # its weights are then not needed
+    assert (work("05_phrasecut").baselines, work("05_phrasecut").scored) == (0, after.scored + 4)
 
 
 def test_wrong_counts(place: Path) -> None:
@@ -126,7 +212,7 @@ def test_wrong_counts(place: Path) -> None:
     folder = place / "given"
     write_phrasecut(folder, seed=0, counts={"train": 3, "val": 1, "test": 1}, pixels=64)
     (folder / TRUTH_FILE).unlink()
-    write(place, "03_train", data={"source": "given", "pixels": 16})
+    write_run(place, data={"source": "given", "pixels": 16})
     lines = preflight("tiny", seconds=0).lines
     (line,) = (line for line in lines if line.what == "phrasecut")
     assert line.level == "problem" and any("71746" in t.replace(",", "") for t in line.examples)
@@ -135,7 +221,7 @@ def test_wrong_counts(place: Path) -> None:
 
 
 def test_data_that_are_not_there(place: Path) -> None:
-    write(place, "03_train", data={"source": "nowhere", "pixels": 16})
+    write_run(place, data={"source": "nowhere", "pixels": 16})
     lines = [line for line in preflight("tiny", seconds=0).lines if line.what == "phrasecut"]
     assert lines[0].level == "problem" and "nowhere" in lines[0].found
 
@@ -186,23 +272,82 @@ def test_an_environment_of_the_other_lock_is_set_against_that_one(
 
 
 def test_a_run_is_counted_once_and_only_if_it_is_not_there(place: Path) -> None:
-    wider = {**TRAIN, "rank": 4}
-    rest = {"baselines": {}, "baselines_scored": {"split": "test", "phrases": 1}, "compared": 1}
-    write(place, "05_phrasecut", variants={"wide": {"rank": 4}}, **rest)
-    ranks = {"variants": {"a": {"rank": 4}, "b": {"rank": 5}}, "longer": {"c": {"rank": 6}}}
-    write(place, "09_ranks", scored=SCORED, seeds=[42], **ranks)
-    plan = read_plan("tiny")
-    runs = {work.chapter: [run.train.rank for run in work.runs] for work in plan.works()}
-    assert runs == {"03_train": [2], "05_phrasecut": [4], "09_ranks": [5, 6]}
-    stage = plan.main.variant(wider).train_stage
-    there = place / "runs/tiny/stages" / f"{stage.name}-{stage.hash}"
-    there.mkdir(parents=True)
-    (there / "stage.json").write_text(json.dumps({"hash": stage.hash}))
-    runs = {work.chapter: [run.train.rank for run in work.runs] for work in plan.works()}
-    assert runs == {"03_train": [2], "05_phrasecut": [], "09_ranks": [5, 6]}
+    write(place, "05_phrasecut", variants={"wide": {"rank": 4}})
+    some = {"variants": {"a": {"rank": 4}, "b": {"rank": 5}}, "longer": {"c": {"rank": 6}}}
+    write(place, "09_ranks", **some)
+    assert ranks() == {"03_train": [2], "05_phrasecut": [4], "09_ranks": [5, 6]}
+    end(read_run("tiny").variant({"rank": 4}).train_stage)
+    assert ranks() == {"03_train": [2], "09_ranks": [5, 6]}
 
 
-SCORED = {"split": "test", "phrases": 3, "name": "aos", "tol": 0.1}
+def test_a_run_of_which_only_scores_are_wanted_is_counted_unless_they_are_there(
+    place: Path,
+) -> None:
+    write(place, "09_ranks", variants={"a": {"rank": 4}, "b": {"rank": 5}})
+    (four, scoring), (five, _) = read_plan("tiny").asks["09_ranks"].scored
+    assert (ranks()["09_ranks"], work("09_ranks").scored) == ([4, 5], 2 * 8)
+    end(four.scores_stage(scoring))
+    assert (ranks()["09_ranks"], work("09_ranks").scored) == ([5], 8)
+    write(place, "10_protocols", changes={"train": {"rank": 4}})  # which reads the weights
+    assert ranks() == {"03_train": [2], "09_ranks": [5], "10_protocols": [4]}
+    end(five.train_stage)
+    assert "09_ranks" not in ranks() and work("09_ranks").scored == 8
+
+
+def test_phrases_are_those_there_are_times_the_passes_of_the_sampler(place: Path) -> None:
+    """A split of two scenes has about eight phrases; of 1000 that are asked for, too."""
+    walk = {"name": "hss", "steps": 2}
+    for many, passes, sampler in ((3, 1, {}), (1000, 1, {}), (1000, 3, walk)):
+        scoring = {"split": "test", "phrases": many, "sampler": sampler}
+        write(place, "09_ranks", variants={"a": {"rank": 4}}, scoring=scoring)
+        assert work("09_ranks").scored == min(many, 8) * passes
+    refcoco = {"refcoco": {**DRAWN, "dataset": "refcoco", "val": 2, "test": 3}}
+    write(place, "06_refcoco", others=refcoco)
+    assert work("06_refcoco").scored == 8 + 2 * 8  # both test sets are of the same scenes
+    one = {"scoring": {"split": "test", "phrases": 5}, "samplers": {"1 step": {"name": "one"}}}
+    write(place, "04_sampling", **one, shown=2, others=refcoco, tols=[0.1, 0.1, 0.3])
+    assert work("04_sampling").scored == (1 + 1 + 2 * 2) * 5 + 4 * 2  # the same only once
+    run, scoring = read_plan("tiny").asks["04_sampling"].scored[0]
+    end(run.scores_stage(scoring))
+    assert work("04_sampling").scored == (1 + 2 * 2) * 5 + 4 * 2
+
+
+def test_a_closed_set_asks_each_picture_for_all_names(place: Path) -> None:
+    stuff = {**DRAWN, "dataset": "cocostuff", "val": 3}
+    baseline = {"steps": 7, "batch": 2, "scenes": 4, "euler": 5}
+    for many in (2, 1000):
+        write(place, "07_cocostuff", other=stuff, images=many, semflow={**baseline})
+        plan, images = read_plan("tiny"), min(many, 3)
+        rival = 5 * min(many, 12)
+        asked = work("07_cocostuff")
+        assert asked.scored == 12 + images * len(MINI_CLASSES) + rival and asked.baselines == 14
+    run, closed = plan.asks["07_cocostuff"].closed[0]
+    end(run.closed_stage(closed))
+    assert work("07_cocostuff").scored == 12 + rival
+
+
+def test_labels_are_refined_once_and_only_for_runs_that_are_not_there(place: Path) -> None:
+    labels = {"refined": {"selection": "refined"}, "exact": {"selection": "exact"}}
+    write(place, "03b_labels", variants=labels)
+    run = read_run("tiny")
+    assert (work("02_refine").refined, work("03b_labels").refined) == (4, 20)
+    end(run.refined_stage("val"), run.variant(labels["exact"]).train_stage)
+    assert (work("02_refine").refined, work("03b_labels").refined) == (0, 20)
+    end(run.variant(labels["refined"]).train_stage)
+    assert work("03b_labels").refined == 0
+    shutil.rmtree(place / "runs")
+    end(run.refined_stage("train"))
+    assert len(work("03b_labels").runs) == 2 and work("03b_labels").refined == 0
+
+
+def test_space_is_for_every_packed_file(place: Path) -> None:
+    needs = []
+    for scenes in (4, 1004):
+        baseline = {"steps": 1, "scenes": scenes}
+        stuff = {**DRAWN, "dataset": "cocostuff"}
+        write(place, "07_cocostuff", other=stuff, semflow=baseline)
+        needs.append(machine.space(read_plan("tiny")))
+    assert needs[1] - needs[0] == 1000 * (16 * 16 * 3 + 4 * 6000)
 
 
 def test_processes_share_all_work_but_the_baselines() -> None:
@@ -215,17 +360,18 @@ def test_processes_share_all_work_but_the_baselines() -> None:
 def test_memory_counts_sixteen_bytes_for_each_parameter_of_an_adapter(place: Path) -> None:
     needs, trained = [], []
     for rank in (2, 5):
-        write(place, "03_train", train={**TRAIN, "rank": rank})
-        setting = read_plan("tiny").setting()
-        unet = setting.untrained()
+        write_run(place, train={**TRAIN, "rank": rank})
+        run = read_plan("tiny").run
+        unet = untrained(run)
         trained.append(sum(p.numel() for p in unet.parameters() if p.requires_grad))
-        needs.append(speed.memory(setting))
+        needs.append(speed.memory(run))
     assert needs[1] - needs[0] == 16 * (trained[1] - trained[0]) > 0
     weights = sum(p.numel() for p in unet.parameters()) - trained[1]
     assert needs[1] > 4 * weights + 16 * trained[1]
 
 
 def test_every_chapter_that_trains_or_scores_is_counted() -> None:
-    folder = repository() / "params" / "a100"
-    about_runs = {path.stem for path in folder.glob("*.yml") if "train:" in path.read_text()}
-    assert set(read_plan("a100").chapters) == about_runs - {"01_data", "02_refine", "A1_backbone"}
+    others = {"01_data", "01b_datasets", "11_flowseg", "A1_backbone"}
+    for profile in ("smoke", "mini", "preflight", "a100"):
+        counted = [work.chapter for work in read_plan(profile).works()]
+        assert counted == [name for name in CHAPTERS if name not in others]

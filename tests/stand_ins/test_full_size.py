@@ -13,11 +13,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from rlfseg.config import OptimiserConfig
-from rlfseg.experiment.setting import Setting
+from rlfseg.config import DataConfig, OptimiserConfig, TrainConfig
+from rlfseg.experiment import fill_latents, first_steps, is_trained, trained, untrained
+from rlfseg.experiment.run import Run
 from rlfseg.method.sampling import aos
 from rlfseg.models.latent_codec import load_codec
 from rlfseg.models.unet import add_lora, as_velocity, load_trained, load_unet, save_trained
+from rlfseg.stand_ins.backbone import BackboneConfig
 from rlfseg.stand_ins.full_size import random_stable_diffusion
 from rlfseg.training.flow_batch import FlowBatch
 from rlfseg.training.flow_objective import RectifiedFlowObjective
@@ -92,14 +94,14 @@ def test_preflight_is_cached_trained_interrupted_and_resumed(
     for name in ("params", "book"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
-    setting = Setting.from_parameters(
+    run = Run(
         profile="preflight",
-        backbone={"name": "random-sd15"},
-        data={"source": "mini", "pixels": 512, "train": 2, "val": 1, "test": 1},
-        train={"steps": 3, "rank": 64, "batch": 1, "lr": 1e-4},
+        backbone=BackboneConfig(name="random-sd15"),
+        data=DataConfig(source="mini", pixels=512, train=2, val=1, test=1),
+        train=TrainConfig(steps=3, rank=64, batch=1, lr=1e-4),
     )
-    assert setting.fill_latents() > 0
-    whole = list(setting.training(setting.untrained(), until=3))
+    assert fill_latents(run) > 0
+    whole = list(first_steps(run, untrained(run), until=3))
     real = recorded
 
     def cut_short(steps: Iterator[Step], *more: object, **said: object) -> Iterator[Step]:
@@ -111,12 +113,12 @@ def test_preflight_is_cached_trained_interrupted_and_resumed(
     with monkeypatch.context() as patch:
         patch.setattr("rlfseg.training.loop.recorded", cut_short)
         patch.setattr(
-            "rlfseg.experiment.trainable.OptimiserConfig", partial(OptimiserConfig, save_every=1)
+            "rlfseg.experiment.training.OptimiserConfig", partial(OptimiserConfig, save_every=1)
         )
         with pytest.raises(KeyboardInterrupt):
-            setting.trained()
+            trained(run)
         patch.setattr("rlfseg.training.loop.recorded", real)
-        folder = setting.trained()
+        folder = trained(run)
     steps = read_steps(folder / "steps.jsonl")
     assert [step.loss for step in steps] == [rounded(step).loss for step in whole]
-    assert setting.is_trained and (folder / "pytorch_lora_weights.safetensors").is_file()
+    assert is_trained(run) and (folder / "pytorch_lora_weights.safetensors").is_file()

@@ -164,8 +164,7 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
         def save() -> None:
             models = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
             save_backbone(folder, tokenizer, **{name: m.half() for name, m in models.items()})
-            for kept in folder.glob("*latents.npy*"):  # drafts too, that a kill left
-                kept.unlink()
+            (folder / "latents.npy").unlink(missing_ok=True)
 
         return fit_in_stage(
             TextToImageObjective(unet, text_encoder, noise_schedule()),

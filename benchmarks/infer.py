@@ -26,7 +26,7 @@ import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
 # isort: split
 from diffusers import AutoencoderTiny
 
-from rlfseg.evaluation.cost import in_turns, matrix_rate, parts
+from rlfseg.evaluation.cost import costs_of, in_turns, matrix_rate
 from rlfseg.experiment.setting import Setting
 from rlfseg.pipeline import RLFSegPipeline
 
@@ -62,7 +62,7 @@ def main() -> None:
     pipe.to(device, dtype)
     pipe.set_progress_bar_config(disable=True)
     roof = matrix_rate(device, dtype)
-    costs = parts(pipe, batch=given.batch, rounds=given.rounds)
+    costs = costs_of(pipe, batch=given.batch, rounds=given.rounds)
     picture = torch.rand(3, pipe.side, pipe.side)
     phrases = ["small striped star", "red circle", "moon", "the left heart"]
     ways = {

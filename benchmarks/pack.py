@@ -27,7 +27,7 @@ import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
 from rlfseg.data.drawn.write_phrasecut import write_phrasecut
 from rlfseg.data.masks import rasterise
 from rlfseg.data.packed.index import Index, Texts
-from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import FORMAT, VERSION, index_path
 from rlfseg.data.packed.shard import Chunk, append, chunks, make_shard
@@ -43,13 +43,13 @@ INDEX = (70_000, 310_000)  # images, phrases
 READS = 300
 
 
-def records(root: Path, images: int) -> Iterator[Record]:
+def examples(root: Path, images: int) -> Iterator[Example]:
     """The scenes again and again under new ids, as a data set without exact masks."""
     groups = [list(g) for _, g in itertools.groupby(_samples(root), lambda s: s.image_id)]
     for number, group in zip(range(images), itertools.cycle(groups), strict=False):
         for s in group:
             mask = partial(rasterise, s)
-            yield Record(f"{number}", s.image_path, s.caption, mask, ids=(s.ids["task_id"],))
+            yield Example(f"{number}", s.image_path, s.caption, mask, ids=(s.ids["task_id"],))
 
 
 def _samples(root: Path) -> Iterator[Sample]:
@@ -93,14 +93,14 @@ def least(some: list[Chunk], path: Path) -> None:
         for _, group in (image for chunk in some for image in chunk.images):
             with Image.open(group[0].image) as image:
                 out.write(np.asarray(image).data)
-            for record in group:
-                out.write(compress(np.ascontiguousarray(record.mask()).view(np.uint8)))
+            for example in group:
+                out.write(compress(np.ascontiguousarray(example.mask()).view(np.uint8)))
 
 
 def compressing(some: list[Chunk]) -> tuple[float, float]:
     """Milliseconds to compress a mask: our stream, put together, and zlib's own."""
-    records = [record for chunk in some for _, group in chunk.images for record in group]
-    masks = [np.ascontiguousarray(record.mask()).view(np.uint8) for record in records]
+    examples = [example for chunk in some for _, group in chunk.images for example in group]
+    masks = [np.ascontiguousarray(example.mask()).view(np.uint8) for example in examples]
     ours = seconds(lambda: [compress(mask) for mask in masks])
     plain = seconds(lambda: [zlib.compress(mask.data, 1) for mask in masks])
     return ours / len(masks) * 1e3, plain / len(masks) * 1e3
@@ -108,7 +108,7 @@ def compressing(some: list[Chunk]) -> tuple[float, float]:
 
 def peak_memory(root: Path, images: int, folder: Path, answer: Any) -> None:
     """Packs in a fresh process and tells its highest memory in MB (Linux)."""
-    write_pack(records(root, images), folder / "memory.h5", size=PIXELS)
+    write_pack(examples(root, images), folder / "memory.h5", size=PIXELS)
     status = Path("/proc/self/status").read_text()
     answer.put(int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1e3)
 
@@ -156,7 +156,7 @@ def main() -> None:
         root = folder / "scenes"
         write_phrasecut(root, seed=0, counts={"train": SCENES}, pixels=PIXELS)
         files = sorted((root / "images").iterdir())
-        some = list(chunks(records(root, SCENES)))
+        some = list(chunks(examples(root, SCENES)))
         phrases = sum(len(group) for chunk in some for _, group in chunk.images)
         bare = seconds(partial(decode, files)) / SCENES * 1e3
         drawing = seconds(lambda: [rasterise(s) for s in _samples(root)]) / SCENES * 1e3
@@ -167,7 +167,7 @@ def main() -> None:
         shards = make_shards(some, folder / "shards")
         writer = seconds(partial(join, shards, folder / "joined.h5")) / SCENES * 1e3
         path = folder / "a.h5"
-        report = write_pack(records(root, SCENES), path, size=PIXELS)
+        report = write_pack(examples(root, SCENES), path, size=PIXELS)
         raw = SCENES * PIXELS**2 * 3 + report.phrases * PIXELS**2
         compressed = report.bytes - SCENES * PIXELS**2 * 3
         mask, picture, item = random_reads(path)

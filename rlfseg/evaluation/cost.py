@@ -22,8 +22,8 @@ _TOL = 0.2
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of a segmentation, for a whole batch.
+class Cost:
+    """What one part of a segmentation costs, for a whole batch.
 
     Attributes:
         seconds: median over the rounds.
@@ -46,7 +46,7 @@ class Part:
         return self.flop / self.bytes
 
 
-def parts(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, Part]:
+def costs_of(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, Cost]:
     """Measure the parts of an AOS segmentation side by side.
 
     Args:
@@ -83,7 +83,7 @@ def parts(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, Par
             "decode": _size(pipe.vae.decoder, z1, pictures),
         }
         taken = in_turns(works, rounds=rounds, device=codec.device)
-        return {n: Part(taken[n], count_flop(work), moved[n]) for n, work in works.items()}
+        return {n: Cost(taken[n], count_flop(work), moved[n]) for n, work in works.items()}
 
 
 def in_turns(

@@ -161,15 +161,15 @@ class _Sums:
         return torch.nonzero(~torch.isfinite(torch.cat(self.losses))).flatten().tolist()
 
 
-def _backward(model: nn.Module, batch: Any, parts: int, accelerator: Accelerator) -> _Sums:
+def _backward(model: nn.Module, batch: Any, count: int, accelerator: Accelerator) -> _Sums:
     """Run forward and backward on a batch in equal parts; gradients meet at the last one."""
     sums = _Sums()
     batch = send_to_device(batch, accelerator.device)
-    for number in range(parts):
-        part = batch if parts == 1 else recursively_apply(_Part(number, parts), batch)
-        with nullcontext() if number == parts - 1 else accelerator.no_sync(model):
+    for number in range(count):
+        part = batch if count == 1 else recursively_apply(_MicroBatch(number, count), batch)
+        with nullcontext() if number == count - 1 else accelerator.no_sync(model):
             losses: Losses = model(part)
-            accelerator.backward(losses.loss.float().mean() / parts)
+            accelerator.backward(losses.loss.float().mean() / count)
         sums.losses.append(losses.loss.detach())
         sums.add("loss", losses.loss)
         for name, values in losses.values.items():
@@ -178,16 +178,16 @@ def _backward(model: nn.Module, batch: Any, parts: int, accelerator: Accelerator
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Takes one of the equal parts of a tensor's first axis."""
+class _MicroBatch:
+    """One of the equal parts of a batch; called with a tensor, it takes that part of it."""
 
     number: int
-    parts: int
+    count: int
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        if len(tensor) % self.parts:
-            raise ValueError(f"a batch of {len(tensor)} can't be cut into {self.parts} equal parts")
-        return tensor.chunk(self.parts)[self.number]
+        if len(tensor) % self.count:
+            raise ValueError(f"a batch of {len(tensor)} can't be cut into {self.count} equal parts")
+        return tensor.chunk(self.count)[self.number]
 
 
 def _means(sums: _Sums, stop: bool, accelerator: Accelerator) -> dict[str, float]:

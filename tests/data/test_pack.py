@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from rlfseg.data.masks import rasterise
-from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import PackError, key_of
 from rlfseg.data.packed.store import compress
@@ -58,14 +58,16 @@ def blob(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width)) < 0.4
 
 
-def records(captions: list[str], image_id: str = "7", truth: bool = False) -> list[Record]:
+def examples(captions: list[str], image_id: str = "7", truth: bool = False) -> list[Example]:
     return [
-        Record(image_id, picture(3), c, blob(n), blob(n + 50) if truth else None, (f"task{n}", "x"))
+        Example(
+            image_id, picture(3), c, blob(n), blob(n + 50) if truth else None, (f"task{n}", "x")
+        )
         for n, c in enumerate(captions)
     ]
 
 
-def pack_of(path: Path, content: list[Record], size: int | None = None) -> Pack:
+def pack_of(path: Path, content: list[Example], size: int | None = None) -> Pack:
     write_pack(content, path, size=size)
     return Pack(path)
 
@@ -74,7 +76,7 @@ def pack_of(path: Path, content: list[Record], size: int | None = None) -> Pack:
 
 
 def test_plain_h5py_reads_the_file_as_the_paper_describes_it(tmp_path: Path) -> None:
-    content = records(CAPTIONS) + records(["star"], image_id="a/8")
+    content = examples(CAPTIONS) + examples(["star"], image_id="a/8")
     write_pack(content, tmp_path / "a.h5", size=None)
     with h5py.File(tmp_path / "a.h5") as file:
         assert set(file) == {"7", "a%2F8"}
@@ -95,7 +97,7 @@ def test_plain_h5py_reads_the_file_as_the_paper_describes_it(tmp_path: Path) -> 
 
 
 def test_our_reader_finds_every_caption(tmp_path: Path) -> None:
-    pack = pack_of(tmp_path / "a.h5", records(CAPTIONS))
+    pack = pack_of(tmp_path / "a.h5", examples(CAPTIONS))
     pack.validate()
     assert pack.captions("7") == tuple(CAPTIONS)
     for number, caption in enumerate(CAPTIONS):
@@ -112,9 +114,9 @@ def test_captions_that_hdf5_cannot_keep_are_refused(
     tmp_path: Path, caption: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        write_pack(records([caption]), tmp_path / "a.h5", size=None)
+        write_pack(examples([caption]), tmp_path / "a.h5", size=None)
     with pytest.raises(ValueError, match=message.replace("caption", "image id")):
-        write_pack(records(["a"], image_id=caption), tmp_path / "a.h5", size=None)
+        write_pack(examples(["a"], image_id=caption), tmp_path / "a.h5", size=None)
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -126,7 +128,7 @@ def test_any_caption_comes_back(
     tmp_path_factory: pytest.TempPathFactory, captions: list[str]
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "a.h5"
-    pack = pack_of(path, records(captions, image_id=captions[0]))
+    pack = pack_of(path, examples(captions, image_id=captions[0]))
     pack.validate()
     assert [pack[n].caption for n in range(len(pack))] == captions
     assert pack.image_ids == (captions[0],)
@@ -153,7 +155,7 @@ def test_long_captions_that_share_a_beginning_keep_apart() -> None:
 
 
 def test_duplicates_are_united_counted_and_keep_their_ids(tmp_path: Path) -> None:
-    content = records(["cat", "dog", "cat", "cat"], truth=True)
+    content = examples(["cat", "dog", "cat", "cat"], truth=True)
     report = write_pack(content, tmp_path / "a.h5", size=None)
     assert (report.images, report.phrases, report.merged) == (1, 2, 2)
     pack = Pack(tmp_path / "a.h5")
@@ -166,7 +168,7 @@ def test_duplicates_are_united_counted_and_keep_their_ids(tmp_path: Path) -> Non
 
 def test_the_same_caption_on_two_images_is_not_merged(tmp_path: Path) -> None:
     report = write_pack(
-        records(["cat"]) + records(["cat", "dog"], image_id="8"), tmp_path / "a.h5", size=None
+        examples(["cat"]) + examples(["cat", "dog"], image_id="8"), tmp_path / "a.h5", size=None
     )
     assert (report.images, report.phrases, report.merged) == (2, 3, 0)
     pack = Pack(tmp_path / "a.h5")
@@ -175,7 +177,7 @@ def test_the_same_caption_on_two_images_is_not_merged(tmp_path: Path) -> None:
 
 
 def test_truth_and_refined_masks_are_read_where_they_are(tmp_path: Path) -> None:
-    content = records(["cat"], truth=True) + records(["cat"], image_id="8")
+    content = examples(["cat"], truth=True) + examples(["cat"], image_id="8")
     path = tmp_path / "a.h5"
     write_pack(content, path, size=None)
     with h5py.File(path, "a") as file:
@@ -195,7 +197,7 @@ def test_resizing_is_antialiased_for_the_image_and_nearest_for_masks(tmp_path: P
     stripes[:, ::2] = 254
     half = np.zeros((64, 64), bool)
     half[:, 32:] = True
-    pack = pack_of(tmp_path / "a.h5", [Record("1", stripes, "right half", half, half)], size=16)
+    pack = pack_of(tmp_path / "a.h5", [Example("1", stripes, "right half", half, half)], size=16)
     item = pack[0]
     assert item.image.shape == (16, 16, 3) and item.mask.shape == (16, 16)
     assert abs(item.image[:, 2:-2].astype(int) - 127).max() <= 2  # the stripes are averaged
@@ -228,8 +230,8 @@ def test_a_large_mask_is_compressed_well() -> None:
 
 
 def test_native_sizes_are_kept(tmp_path: Path) -> None:
-    tall = Record("2", picture(1, 40, 10), "a", blob(1, 40, 10))
-    pack = pack_of(tmp_path / "a.h5", [*records(["a"]), tall])
+    tall = Example("2", picture(1, 40, 10), "a", blob(1, 40, 10))
+    pack = pack_of(tmp_path / "a.h5", [*examples(["a"]), tall])
     assert [pack.image(k).shape for k in (0, 1)] == [(24, 32, 3), (40, 10, 3)]
     assert pack[1].mask.shape == (40, 10)
 
@@ -238,7 +240,7 @@ def test_an_image_file_is_decoded_once_for_its_records(tmp_path: Path) -> None:
     file = tmp_path / "p.png"
     Image.fromarray(picture(4)).convert("P").save(file)
     expected = np.asarray(Image.open(file).convert("RGB"))
-    content = [Record("1", file, c, blob(0)) for c in ("a", "b")]
+    content = [Example("1", file, c, blob(0)) for c in ("a", "b")]
     np.testing.assert_array_equal(pack_of(tmp_path / "a.h5", content)[1].image, expected)
 
 
@@ -248,18 +250,18 @@ def test_an_image_file_is_decoded_once_for_its_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([Record("9", picture(0), "cat", blob(0, 24, 31))], "image '9'.*31 x 24.*32 x 24"),
-        ([Record("9", picture(0), "cat", blob(0).astype(np.uint8))], "image '9'.*bool"),
-        ([Record("9", picture(0) / 255, "cat", blob(0))], "image '9' is float64"),
-        ([*records(["a"]), *records(["a"], "8"), *records(["b"])], "'7' returns"),
-        ([*records(["a"], truth=True), *records(["b"])], "for some phrases only"),
-        ([Record("7", picture(n), str(n), blob(n)) for n in (0, 1)], "different images"),
-        ([Record("7", Path("none.jpg"), "a", blob(0))], r"image '7': none\.jpg can't be read"),
+        ([Example("9", picture(0), "cat", blob(0, 24, 31))], "image '9'.*31 x 24.*32 x 24"),
+        ([Example("9", picture(0), "cat", blob(0).astype(np.uint8))], "image '9'.*bool"),
+        ([Example("9", picture(0) / 255, "cat", blob(0))], "image '9' is float64"),
+        ([*examples(["a"]), *examples(["a"], "8"), *examples(["b"])], "'7' returns"),
+        ([*examples(["a"], truth=True), *examples(["b"])], "for some phrases only"),
+        ([Example("7", picture(n), str(n), blob(n)) for n in (0, 1)], "different images"),
+        ([Example("7", Path("none.jpg"), "a", blob(0))], r"image '7': none\.jpg can't be read"),
         ([], "no record"),
     ],
 )
 def test_records_that_contradict_themselves(
-    tmp_path: Path, content: list[Record], message: str
+    tmp_path: Path, content: list[Example], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         write_pack(content, tmp_path / "a.h5", size=None)
@@ -271,39 +273,39 @@ def test_a_truncated_photograph_is_named(tmp_path: Path) -> None:
     Image.fromarray(picture(0, 200, 200)).save(photo)
     photo.write_bytes(photo.read_bytes()[:-600])
     with pytest.raises(PackError, match=r"cut\.jpg can't be read"):
-        write_pack([Record("1", photo, "a", blob(0, 200, 200))], tmp_path / "a.h5", size=None)
+        write_pack([Example("1", photo, "a", blob(0, 200, 200))], tmp_path / "a.h5", size=None)
 
 
 # Writing
 
 
 def test_the_content_hash_depends_on_the_content_alone(tmp_path: Path) -> None:
-    def packed(name: str, content: list[Record]) -> PackReport:
+    def packed(name: str, content: list[Example]) -> PackReport:
         return write_pack(content, tmp_path / name, size=16)
 
-    base = packed("a.h5", records(["cat", "dog"], truth=True))
-    assert packed("b.h5", records(["cat", "dog"], truth=True)) == base
+    base = packed("a.h5", examples(["cat", "dog"], truth=True))
+    assert packed("b.h5", examples(["cat", "dog"], truth=True)) == base
     assert base.bytes == (tmp_path / "a.h5").stat().st_size
     assert Pack(tmp_path / "a.h5").content_hash == base.content_hash
     others = [
-        records(["cat", "dog"]),
-        records(["dog", "cat"], truth=True),
-        records(["cat", "dogs"], truth=True),
-        records(["cat", "dog"], image_id="8", truth=True),
+        examples(["cat", "dog"]),
+        examples(["dog", "cat"], truth=True),
+        examples(["cat", "dogs"], truth=True),
+        examples(["cat", "dog"], image_id="8", truth=True),
     ]
     hashes = {packed(f"{n}.h5", other).content_hash for n, other in enumerate(others)}
     assert len(hashes | {base.content_hash}) == 5
 
 
-def _interrupted() -> Iterator[Record]:
-    yield from records(["a", "b"])
-    yield from records(["a"], image_id="8")
+def _interrupted() -> Iterator[Example]:
+    yield from examples(["a", "b"])
+    yield from examples(["a"], image_id="8")
     raise KeyboardInterrupt
 
 
-def _killed() -> Iterator[Record]:
-    yield from records(["a", "b"])
-    yield from records(["a"], image_id="8")
+def _killed() -> Iterator[Example]:
+    yield from examples(["a", "b"])
+    yield from examples(["a"], image_id="8")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -314,7 +316,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_rewrite_leaves_the_earlier_file(tmp_path: Path) -> None:
-    before = pack_of(tmp_path / "a.h5", records(["cat"]))
+    before = pack_of(tmp_path / "a.h5", examples(["cat"]))
     with pytest.raises(KeyboardInterrupt):
         write_pack(_interrupted(), tmp_path / "a.h5", size=None)
     after = Pack(tmp_path / "a.h5")
@@ -331,7 +333,7 @@ def test_a_killed_writer_leaves_no_file_at_the_final_name(tmp_path: Path) -> Non
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
     assert not path.exists()
-    write_pack(records(["a"]), path, size=None)
+    write_pack(examples(["a"]), path, size=None)
     assert len(Pack(path)) == 1
 
 
@@ -344,7 +346,7 @@ def _digest(pack: Pack, number: int) -> bytes:
 
 
 def test_a_pickled_reader_and_forked_workers_read_the_same(tmp_path: Path) -> None:
-    pack = pack_of(tmp_path / "a.h5", records([f"thing {n}" for n in range(8)]))
+    pack = pack_of(tmp_path / "a.h5", examples([f"thing {n}" for n in range(8)]))
     expected = [_digest(pack, n) for n in range(8)]  # the parent's handle is open when forking
     again = pickle.loads(pickle.dumps(pack))
     assert [_digest(again, n) for n in range(8)] == expected
@@ -365,7 +367,7 @@ def _inherited_digest(number: int) -> bytes:
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    pack = pack_of(tmp_path / "a.h5", records(["cat"]))
+    pack = pack_of(tmp_path / "a.h5", examples(["cat"]))
     with pytest.raises(KeyError, match="no caption 'dog'"):
         pack.find("7", "dog")
     with pytest.raises(KeyError, match="no image '8'"):
@@ -378,7 +380,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_closed_reader_lets_others_write_and_opens_again(tmp_path: Path) -> None:
-    pack = pack_of(tmp_path / "a.h5", records(["cat"]))
+    pack = pack_of(tmp_path / "a.h5", examples(["cat"]))
     assert pack[0].refined is None
     pack.close()
     with h5py.File(pack.path, "a") as file:
@@ -387,8 +389,8 @@ def test_a_closed_reader_lets_others_write_and_opens_again(tmp_path: Path) -> No
 
 
 def test_a_reader_notices_that_its_file_was_packed_anew(tmp_path: Path) -> None:
-    pack = pack_of(tmp_path / "a.h5", records(["cat"]))
-    write_pack(records(["dog"]), tmp_path / "a.h5", size=None)
+    pack = pack_of(tmp_path / "a.h5", examples(["cat"]))
+    write_pack(examples(["dog"]), tmp_path / "a.h5", size=None)
     with pytest.raises(PackError, match=r"a\.h5 was packed anew"):
         pack[0]
 
@@ -396,7 +398,7 @@ def test_a_reader_notices_that_its_file_was_packed_anew(tmp_path: Path) -> None:
 def test_broken_files_give_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     index = tmp_path / "a.h5.index.npz"
-    write_pack(records(["cat", "dog"]), path, size=None)
+    write_pack(examples(["cat", "dog"]), path, size=None)
     whole, whole_index = path.read_bytes(), index.read_bytes()
 
     path.write_bytes(whole[: len(whole) // 2])
@@ -420,7 +422,7 @@ def test_broken_files_give_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(PackError, match=r"index\.npz is missing"):
         Pack(path)
 
-    write_pack(records(["cat"]), tmp_path / "b.h5", size=None)
+    write_pack(examples(["cat"]), tmp_path / "b.h5", size=None)
     shutil.copy(tmp_path / "b.h5.index.npz", index)
     with pytest.raises(PackError, match="belongs to another packed file"):
         Pack(path)
@@ -461,7 +463,7 @@ def _replace(place: str, value: np.ndarray):
 )
 def test_validate_names_the_file_and_the_key(tmp_path: Path, change, message: str) -> None:
     path = tmp_path / "a.h5"
-    write_pack(records(["cat", "dog"]), path, size=None)
+    write_pack(examples(["cat", "dog"]), path, size=None)
     with h5py.File(path, "a") as file:
         change(file)
     with pytest.raises(PackError, match=rf"a\.h5.*({message})"):
@@ -470,7 +472,7 @@ def test_validate_names_the_file_and_the_key(tmp_path: Path, change, message: st
 
 def test_a_damaged_mask_is_named_when_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
-    write_pack(records(["cat", "dog"]), path, size=None)
+    write_pack(examples(["cat", "dog"]), path, size=None)
     with h5py.File(path) as file:
         chunk = file["7/mask/dog"].id.get_chunk_info(0)
     data = bytearray(path.read_bytes())
@@ -488,7 +490,7 @@ def test_a_damaged_mask_is_named_when_it_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [None, np.ones((24, 32))])
 def test_a_strange_dataset_is_named_when_it_is_read(tmp_path: Path, place: str, value) -> None:
     path = tmp_path / "a.h5"
-    write_pack(records(["cat"]), path, size=None)
+    write_pack(examples(["cat"]), path, size=None)
     with h5py.File(path, "a") as file:
         del file[place]
         if value is None:
@@ -524,7 +526,7 @@ def test_two_real_photographs_and_their_polygons(inputs: Path, tmp_path: Path) -
             mask = coco_mask.decode(coco_mask.frPyObjects(rings, height, width)).any(-1)
             theirs[image_id, caption] = theirs.get((image_id, caption), False) | mask
     content = [
-        Record(s.image_id, s.image_path, s.caption, rasterise(s), ids=(str(s.ids["ann_id"]),))
+        Example(s.image_id, s.image_path, s.caption, rasterise(s), ids=(str(s.ids["ann_id"]),))
         for s in drawn
     ]
     report = write_pack(content, tmp_path / "native.h5", size=None)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlfseg.data.packed.prepare import LeftOut, Record
+from rlfseg.data.packed.prepare import Example, LeftOut
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import PackError, report_path
 from rlfseg.data.packed.shard import CHUNK
@@ -36,8 +36,8 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def good(photo: Path, count: int) -> Iterator[Record]:
-    return (Record(f"{n}", photo, "a thing", partial(some, n)) for n in range(count))
+def good(photo: Path, count: int) -> Iterator[Example]:
+    return (Example(f"{n}", photo, "a thing", partial(some, n)) for n in range(count))
 
 
 def cut(photo: Path) -> Path:
@@ -64,21 +64,27 @@ def spoiled(photo: Path) -> Path:
     return path
 
 
-BAD: list[tuple[Callable[[Path], Record], str]] = [
-    (lambda p: Record("x", p.with_name("gone.jpg"), "a", some(0)), r"image 'x': .*gone\.jpg can't"),
-    (lambda p: Record("x", cut(p), "a", some(0)), r"image 'x': .*cut\.jpg can't be read .*truncat"),
-    (lambda p: Record("x", text(p), "a", some(0)), r"image 'x': .*text\.jpg can't be read"),
-    (lambda p: Record("x", empty(p), "a", some(0)), r"image 'x': .*empty\.png can't be read"),
-    (lambda p: Record("x", spoiled(p), "a", some(0)), r"image 'x': .*spoiled\.png can't be read"),
-    (lambda p: Record("x", p.parent, "a", some(0)), "image 'x': .* can't be read"),
+BAD: list[tuple[Callable[[Path], Example], str]] = [
     (
-        lambda p: Record("x", p, "a", partial(some, 0, 40, 41)),
+        lambda p: Example("x", p.with_name("gone.jpg"), "a", some(0)),
+        r"image 'x': .*gone\.jpg can't",
+    ),
+    (
+        lambda p: Example("x", cut(p), "a", some(0)),
+        r"image 'x': .*cut\.jpg can't be read .*truncat",
+    ),
+    (lambda p: Example("x", text(p), "a", some(0)), r"image 'x': .*text\.jpg can't be read"),
+    (lambda p: Example("x", empty(p), "a", some(0)), r"image 'x': .*empty\.png can't be read"),
+    (lambda p: Example("x", spoiled(p), "a", some(0)), r"image 'x': .*spoiled\.png can't be read"),
+    (lambda p: Example("x", p.parent, "a", some(0)), "image 'x': .* can't be read"),
+    (
+        lambda p: Example("x", p, "a", partial(some, 0, 40, 41)),
         r"image 'x' \(.*photo\.jpg\), caption 'a': the annotation is 41 x 40 .* 40 x 40",
     ),
-    (lambda p: Record("x", p, "", some(0)), r"image 'x' \(.*photo\.jpg\): empty caption"),
-    (lambda p: Record("x", p, "a\0b", some(0)), r"image 'x' \(.*photo\.jpg\): .*'a\\x00b'.*NUL"),
-    (lambda p: Record("x", p, "\udc00", some(0)), r"image 'x' \(.*photo\.jpg\): .*valid Unicode"),
-    (lambda p: Record("x", p, "a", some(0), ids=("1\0",)), "image 'x' .*id '1.x00' holds a NUL"),
+    (lambda p: Example("x", p, "", some(0)), r"image 'x' \(.*photo\.jpg\): empty caption"),
+    (lambda p: Example("x", p, "a\0b", some(0)), r"image 'x' \(.*photo\.jpg\): .*'a\\x00b'.*NUL"),
+    (lambda p: Example("x", p, "\udc00", some(0)), r"image 'x' \(.*photo\.jpg\): .*valid Unicode"),
+    (lambda p: Example("x", p, "a", some(0), ids=("1\0",)), "image 'x' .*id '1.x00' holds a NUL"),
 ]
 
 
@@ -106,7 +112,7 @@ HARD = ["a/b", "/", ".", "..", "🦊 fox", "الكلب الأسود", "x" * 10_0
 
 
 def test_texts_that_can_be_stored_come_back_through_workers(tmp_path: Path, photo: Path) -> None:
-    content = [Record("../a", photo, text, partial(some, 1), ids=(text,)) for text in HARD]
+    content = [Example("../a", photo, text, partial(some, 1), ids=(text,)) for text in HARD]
     write_pack(content, tmp_path / "a.h5", size=16, workers=1)
     pack = Pack(tmp_path / "a.h5")
     pack.validate()
@@ -120,12 +126,12 @@ def test_empty_masks_are_left_out_and_listed(tmp_path: Path, photo: Path) -> Non
     kept = np.zeros((40, 40), bool)
     kept[5, 5] = True
     content = [
-        Record("1", photo, "kept", kept, nothing, ("k",)),
-        Record("1", photo, "nothing", nothing, kept, ("n",)),
-        Record("1", photo, "speck", speck, kept, ("s", "t")),
-        Record("1", photo, "mended", nothing, nothing, ("m",)),
-        Record("1", photo, "mended", kept, kept, ("o",)),
-        Record("2", photo, "nothing", nothing),
+        Example("1", photo, "kept", kept, nothing, ("k",)),
+        Example("1", photo, "nothing", nothing, kept, ("n",)),
+        Example("1", photo, "speck", speck, kept, ("s", "t")),
+        Example("1", photo, "mended", nothing, nothing, ("m",)),
+        Example("1", photo, "mended", kept, kept, ("o",)),
+        Example("2", photo, "nothing", nothing),
     ]
     report = write_pack(content, tmp_path / "a.h5", size=4)
     assert report.left_out == (
@@ -154,7 +160,7 @@ def test_empty_masks_are_left_out_and_listed(tmp_path: Path, photo: Path) -> Non
 def test_nothing_but_empty_masks_is_no_file(tmp_path: Path, photo: Path) -> None:
     nothing = np.zeros((40, 40), bool)
     with pytest.raises(ValueError, match=r"no record to pack into .*a\.h5, 1 left out"):
-        write_pack([Record("1", photo, "a", nothing)], tmp_path / "a.h5", size=None)
+        write_pack([Example("1", photo, "a", nothing)], tmp_path / "a.h5", size=None)
     assert not (tmp_path / "a.h5").exists()
 
 
@@ -210,7 +216,7 @@ def test_a_folder_that_may_not_be_written_is_named(photo: Path) -> None:
         if os.geteuid() == 0:
             os.seteuid(65534)  # for root, no folder is read-only
         write_pack(
-            [Record("1", np.zeros((4, 4, 3), np.uint8), "a", some(1, 4, 4))],
+            [Example("1", np.zeros((4, 4, 3), np.uint8), "a", some(1, 4, 4))],
             folder / "a.h5",
             size=None,
         )

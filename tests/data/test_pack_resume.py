@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from rlfseg.data.masks import rasterise
-from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import PackError, report_path
 from rlfseg.data.packed.shard import CHUNK, chunks, fingerprint
@@ -36,12 +36,12 @@ def drawn(seed: int, log: str) -> np.ndarray:
     return np.random.default_rng(seed).random((6, 8)) < 0.4
 
 
-def records(log: Path, count: int = IMAGES) -> Iterator[Record]:
+def examples(log: Path, count: int = IMAGES) -> Iterator[Example]:
     """One phrase for each image."""
     for number in range(count):
         image = np.full((6, 8, 3), number, np.uint8)
         mask = partial(drawn, number, str(log))
-        yield Record(f"{number}", image, f"thing / {number}", mask, ids=(f"id{number}", "é"))
+        yield Example(f"{number}", image, f"thing / {number}", mask, ids=(f"id{number}", "é"))
 
 
 def everything(path: Path) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def kill_at_rename(number: int, work: Callable[[], Any]) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PackReport]:
     folder = tmp_path_factory.mktemp("whole")
-    return folder / "a.h5", write_pack(records(folder / "log"), folder / "a.h5", size=None)
+    return folder / "a.h5", write_pack(examples(folder / "log"), folder / "a.h5", size=None)
 
 
 @pytest.mark.parametrize("number", range(RENAMES + 1))
@@ -95,8 +95,8 @@ def test_killed_at_any_step_then_resumed(
     tmp_path: Path, whole: tuple[Path, PackReport], number: int
 ) -> None:
     path, log = tmp_path / "a.h5", tmp_path / "log"
-    earlier = write_pack(records(log, 1), path, size=None)
-    work = partial(write_pack, records(log), path, size=None)
+    earlier = write_pack(examples(log, 1), path, size=None)
+    work = partial(write_pack, examples(log), path, size=None)
     assert survives(partial(kill_at_rename, number, work)) == (number == RENAMES)
     now = Pack(path)  # the earlier file, or already the new one: never a broken one
     now.validate()
@@ -104,7 +104,7 @@ def test_killed_at_any_step_then_resumed(
     arrived = number > 5  # four shards and the waiting index come before the file
     assert now.content_hash == (report if arrived else earlier).content_hash
     log.unlink()
-    assert write_pack(records(log), path, size=None) == report
+    assert write_pack(examples(log), path, size=None) == report
     drawings = log.stat().st_size if log.exists() else 0
     again = number == RENAMES  # nothing was interrupted, so all is packed anew
     assert drawings == (IMAGES if again else max(0, IMAGES - number * CHUNK))
@@ -120,7 +120,7 @@ def test_workers_change_nothing(
     tmp_path: Path, whole: tuple[Path, PackReport], workers: int
 ) -> None:
     path = tmp_path / "a.h5"
-    assert write_pack(records(tmp_path / "log"), path, size=None, workers=workers) == whole[1]
+    assert write_pack(examples(tmp_path / "log"), path, size=None, workers=workers) == whole[1]
     assert path.read_bytes() == whole[0].read_bytes()
     told = json.loads(report_path(path).read_text())
     assert (told["images"], told["content_hash"]) == (IMAGES, whole[1].content_hash)
@@ -134,10 +134,10 @@ def killing(seed: int, log: str, marker: str) -> np.ndarray:
     return drawn(seed, log)
 
 
-def deadly(log: Path, marker: Path, at: int) -> Iterator[Record]:
-    for number, record in enumerate(records(log)):
-        mask = partial(killing, number, str(log), str(marker)) if number == at else record.mask
-        yield Record(record.image_id, record.image, record.caption, mask, None, record.ids)
+def deadly(log: Path, marker: Path, at: int) -> Iterator[Example]:
+    for number, example in enumerate(examples(log)):
+        mask = partial(killing, number, str(log), str(marker)) if number == at else example.mask
+        yield Example(example.image_id, example.image, example.caption, mask, None, example.ids)
 
 
 def test_a_killed_worker_is_reported_and_its_work_resumed(
@@ -154,11 +154,11 @@ def test_a_killed_worker_is_reported_and_its_work_resumed(
     assert path.read_bytes() == whole[0].read_bytes()
 
 
-def interrupted(log: Path, how: Callable[[], Any], at: int) -> Iterator[Record]:
-    for number, record in enumerate(records(log)):
+def interrupted(log: Path, how: Callable[[], Any], at: int) -> Iterator[Example]:
+    for number, example in enumerate(examples(log)):
         if number == at:
             how()
-        yield record
+        yield example
 
 
 def test_a_killed_writer_ends_its_workers_and_is_resumed(
@@ -188,7 +188,7 @@ def test_a_killed_writer_ends_its_workers_and_is_resumed(
         assert time.monotonic() < deadline, "a worker outlives its writer"
         time.sleep(0.05)
     pids.unlink()
-    assert write_pack(records(log), path, size=None, workers=2) == whole[1]
+    assert write_pack(examples(log), path, size=None, workers=2) == whole[1]
     assert path.read_bytes() == whole[0].read_bytes()
 
 
@@ -203,12 +203,12 @@ def test_leftovers_of_another_run_are_not_taken(tmp_path: Path) -> None:
     part = tmp_path / ".a.h5.part"
     assert len(list(part.glob("*.h5"))) == 1  # the chunk after it was not complete
     (spoiled,) = part.glob("000000-*.h5")
-    other = write_pack(records(log, CHUNK), path, size=4)
+    other = write_pack(examples(log, CHUNK), path, size=4)
     assert not part.exists() and Pack(path)[0].mask.shape == (4, 4)
     part.mkdir()
     (part / spoiled.name).write_bytes(b"cut short by a power cut")
-    write_pack(records(log, CHUNK), tmp_path / "b.h5", size=None)
-    assert write_pack(records(log, CHUNK), path, size=None).content_hash != other.content_hash
+    write_pack(examples(log, CHUNK), tmp_path / "b.h5", size=None)
+    assert write_pack(examples(log, CHUNK), path, size=None).content_hash != other.content_hash
     assert path.read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
@@ -217,7 +217,7 @@ def test_two_packers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 
     def second() -> None:
         with pytest.raises(PackError, match=r"a\.h5 is being packed by another process"):
-            write_pack(records(log, 1), path, size=None)
+            write_pack(examples(log, 1), path, size=None)
 
     write_pack(interrupted(log, lambda: survives(second) or pytest.fail(), 3), path, size=None)
     Pack(path).validate()
@@ -228,38 +228,38 @@ def test_the_fingerprint_covers_what_a_shard_is_made_of(tmp_path: Path) -> None:
     for file in (photo, chart):
         Image.new("RGB", (8, 6)).save(file)
 
-    def mark(record: Record, size: int | None = 16) -> str:
-        (chunk,) = chunks([record])
+    def mark(example: Example, size: int | None = 16) -> str:
+        (chunk,) = chunks([example])
         return fingerprint(chunk, size)
 
-    def record(
+    def example(
         region: Any, *, image_id: str = "1", caption: str = "c", ids: tuple[str, ...] = ("1",)
-    ) -> Record:
+    ) -> Example:
         sample = Sample("1", photo, "c", "train", 8, 6, region, {"task_id": "1", "more": {"a": 1}})
-        return Record(image_id, photo, caption, partial(rasterise, sample), ids=ids)
+        return Example(image_id, photo, caption, partial(rasterise, sample), ids=ids)
 
     def outline(x: float) -> Polygons:
         return Polygons(((np.array([[0.0, 0], [x, 0], [0, 4]]),),))
 
-    base = record(outline(4))
-    assert mark(base) == mark(record(outline(4)))
+    base = example(outline(4))
+    assert mark(base) == mark(example(outline(4)))
     marks = {
         mark(base),
         mark(base, None),
-        mark(record(outline(5))),
-        mark(record(outline(4), image_id="2")),
-        mark(record(outline(4), caption="d")),
-        mark(record(outline(4), ids=("1", "2"))),
-        mark(record(Segments(([[0, 0, 4, 0, 0, 4]],)))),
-        mark(record(Segments(([[0, 0, 5, 0, 0, 4]],)))),
-        mark(record(PixelMap(chart, (1,)))),
-        mark(record(PixelMap(chart, (2,)))),
-        mark(Record("1", photo, "c", drawn(0, os.devnull))),
-        mark(Record("1", photo, "c", drawn(1, os.devnull))),
-        mark(Record("1", photo, "c", drawn(0, os.devnull), drawn(1, os.devnull))),
+        mark(example(outline(5))),
+        mark(example(outline(4), image_id="2")),
+        mark(example(outline(4), caption="d")),
+        mark(example(outline(4), ids=("1", "2"))),
+        mark(example(Segments(([[0, 0, 4, 0, 0, 4]],)))),
+        mark(example(Segments(([[0, 0, 5, 0, 0, 4]],)))),
+        mark(example(PixelMap(chart, (1,)))),
+        mark(example(PixelMap(chart, (2,)))),
+        mark(Example("1", photo, "c", drawn(0, os.devnull))),
+        mark(Example("1", photo, "c", drawn(1, os.devnull))),
+        mark(Example("1", photo, "c", drawn(0, os.devnull), drawn(1, os.devnull))),
     }
     os.utime(chart, ns=(5, 5))
-    marks.add(mark(record(PixelMap(chart, (2,)))))
+    marks.add(mark(example(PixelMap(chart, (2,)))))
     os.utime(photo, ns=(5, 5))
     marks.add(mark(base))
     assert len(marks) == 15

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rlfseg.config import OptimiserConfig
-from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.write import write_pack
 from rlfseg.evaluation.counting import count
@@ -37,8 +37,8 @@ ITEMS = 4
 STEPS = 400
 
 
-def records(inputs: Path) -> Iterator[Record]:
-    """A record for each category of each photograph: the union of its polygons, its name."""
+def examples(inputs: Path) -> Iterator[Example]:
+    """An example for each category of each photograph: the union of its polygons, its name."""
     annotations = inputs / "coco_train2017" / "instances_train2017.json"
     coco = COCO(annotations)
     for image in json.loads(annotations.read_text())["images"]:
@@ -50,7 +50,7 @@ def records(inputs: Path) -> Iterator[Record]:
             masks = [coco.annToMask(a) for a in found if a["category_id"] == category]
             (name,) = coco.loadCats([category])
             mask = np.any(masks, axis=0)
-            yield Record(str(image["id"]), path, name["name"], mask, None, (str(category),))
+            yield Example(str(image["id"]), path, name["name"], mask, None, (str(category),))
 
 
 def as_phrasecut(inputs: Path, root: Path) -> dict[str, int]:
@@ -121,7 +121,7 @@ def test_the_chapters_on_labels_run_on_real_photographs(
 def test_masks_of_real_photographs_are_learned_and_found_again(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = write_pack(records(inputs), tmp_path / "coco.h5", size=512)
+    report = write_pack(examples(inputs), tmp_path / "coco.h5", size=512)
     assert report.images >= 30 and report.merged == 0
     pack = Pack(tmp_path / "coco.h5")
     pack.validate()

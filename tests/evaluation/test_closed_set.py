@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from rlfseg.config import SamplerConfig
-from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.write import write_pack
 from rlfseg.evaluation.closed_set import confusions, given_classes, true_classes
@@ -102,12 +102,12 @@ def plain_world(folder: Path, *, images: int = 3) -> tuple[LatentCache, np.ndarr
     classes = RNG.integers(len(NAMES), size=(images, SIDE, SIDE))
     classes[:, 0] = IGNORED
     pictures = RNG.integers(256, size=(images, SIDE, SIDE, 3), dtype=np.uint8)
-    records = [
-        Record(str(k), pictures[k], name, found == n)
+    examples = [
+        Example(str(k), pictures[k], name, found == n)
         for k, found in enumerate(classes)
         for n, name in enumerate(NAMES)
     ]
-    write_pack(records, folder / "a.h5", size=SIDE)
+    write_pack(examples, folder / "a.h5", size=SIDE)
     return plain_cache(folder), classes
 
 

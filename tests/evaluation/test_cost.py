@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_backbone
 from torch import nn
 
-from rlfseg.evaluation.cost import Part, copy_rate, count_flop, in_turns, matrix_rate, parts
+from rlfseg.evaluation.cost import Cost, copy_rate, costs_of, count_flop, in_turns, matrix_rate
 from rlfseg.pipeline import RLFSegPipeline
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def test_a_nap_is_measured() -> None:
 
 def test_parts_scale_with_the_batch_and_add_up(tmp_path: Path) -> None:
     pipe = RLFSegPipeline.from_backbone(tiny_backbone(tmp_path / "tiny"))
-    one, three = parts(pipe, batch=1, rounds=1), parts(pipe, batch=3, rounds=1)
+    one, three = costs_of(pipe, batch=1, rounds=1), costs_of(pipe, batch=3, rounds=1)
     assert list(one) == ["text", "encode", "UNet", "rescale", "decode"]
     for name in ("encode", "UNet", "decode", "text"):
         assert three[name].flop == 3 * one[name].flop > 0
@@ -63,7 +63,7 @@ def test_parts_scale_with_the_batch_and_add_up(tmp_path: Path) -> None:
 
 
 def test_rates() -> None:
-    part = Part(seconds=0.5, flop=100, bytes=20)
-    assert part.rate == 200 and part.intensity == 5
+    cost = Cost(seconds=0.5, flop=100, bytes=20)
+    assert cost.rate == 200 and cost.intensity == 5
     assert matrix_rate("cpu", torch.float32, side=256, rounds=2) > 1e8
     assert copy_rate("cpu", megabytes=8, rounds=2) > 1e8

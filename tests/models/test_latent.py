@@ -16,7 +16,7 @@ from tiny import CAPTIONS, TOKENS, WIDTH, tiny_backbone
 from torch import Tensor
 
 from rlfseg.config import SamplerConfig
-from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.refined import add_refined
 from rlfseg.data.packed.schema import PackError, index_path
@@ -55,12 +55,12 @@ def mask(word: str, *, exact: bool = False) -> np.ndarray:
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8) for name in WORDS}
-    records = [
-        Record(image, images[image], word, mask(word), mask(word, exact=True))
+    examples = [
+        Example(image, images[image], word, mask(word), mask(word, exact=True))
         for image, word in ITEMS
     ]
     path = tmp_path_factory.mktemp("pack") / "test.h5"
-    write_pack(records, path, size=SIDE)
+    write_pack(examples, path, size=SIDE)
     return Pack(path)
 
 
@@ -243,7 +243,7 @@ def test_a_cache_of_other_data_is_refused(pack: Pack, codec: LatentCodec, tmp_pa
     LatentCache(tmp_path / "cache", pack, codec)
     other = tmp_path / "other.h5"
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    write_pack([Record("a", image, "left", mask("left"))], other, size=SIDE)
+    write_pack([Example("a", image, "left", mask("left"))], other, size=SIDE)
     with pytest.raises(ValueError, match="cache holds latents of another data: delete it"):
         LatentCache(tmp_path / "cache", Pack(other), codec)
 

@@ -1,4 +1,4 @@
-"""Make one image's records ready to be stored: loaded, drawn, checked, united, resized."""
+"""Make one image's examples ready to be stored: loaded, drawn, checked, united, resized."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MaskSource = np.ndarray | Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
+class Example:
     """One phrase of one image, ready to be packed.
 
     Attributes:
-        image_id: the records of an image must follow each other.
-        image: uint8 [H, W, 3], or the image file; the same for all records of an image. A file is
+        image_id: the examples of an image must follow each other.
+        image: uint8 [H, W, 3], or the image file; the same for all examples of an image. A file is
             taken as it is stored (no rotation by EXIF), as annotations are.
         caption: not empty; kept exactly.
         mask: bool [H, W], the annotation; or what draws it, such as `partial(rasterise, sample)`,
@@ -67,7 +67,7 @@ class Ready:
         image_id: exactly.
         image: uint8 [H, W, 3].
         phrases: those that are stored; where there is none, the image isn't either.
-        merged: how many records were united with an earlier one.
+        merged: how many examples were united with an earlier one.
         left_out: phrases whose mask is empty.
     """
 
@@ -82,40 +82,40 @@ class Ready:
         return image_digest(self.image_id, self.image, self.phrases)
 
 
-def prepare(image_id: str, records: Sequence[Record], size: int | None) -> Ready:
-    """Load, draw, check, unite and resize one image's records; depend on nothing else.
+def prepare(image_id: str, examples: Sequence[Example], size: int | None) -> Ready:
+    """Load, draw, check, unite and resize one image's examples; depend on nothing else.
 
     Args:
-        image_id: of all the records.
-        records: at least one.
+        image_id: of all the examples.
+        examples: at least one.
         size: side of the result in pixels; None keeps the image's own.
 
     Raises:
         ValueError: naming image, file and caption: see `write_pack`.
     """
     key_of(image_id, what="image id")
-    first = records[0]
+    first = examples[0]
     place = f"image {image_id!r}"
     if isinstance(first.image, Path):
         place += f" ({first.image})"
     image = _load(image_id, first.image)
-    if any(not _same(record.image, first.image) for record in records):
+    if any(not _same(example.image, first.image) for example in examples):
         raise ValueError(f"{place}: its records carry different images")
-    if len({record.truth is None for record in records}) > 1:
+    if len({example.truth is None for example in examples}) > 1:
         raise ValueError(f"{place}: the exact mask is given for some phrases only")
     united: dict[str, Stored] = {}
-    for record in records:
-        where = f"{place}, caption {record.caption!r:.80}"
-        _check_texts(record, place)
-        mask = _drawn(record.mask, image, where)
-        truth = None if record.truth is None else _drawn(record.truth, image, where)
-        ids = record.ids
-        earlier = united.get(record.caption)
+    for example in examples:
+        where = f"{place}, caption {example.caption!r:.80}"
+        _check_texts(example, place)
+        mask = _drawn(example.mask, image, where)
+        truth = None if example.truth is None else _drawn(example.truth, image, where)
+        ids = example.ids
+        earlier = united.get(example.caption)
         if earlier is not None:
             mask, ids = mask | earlier.mask, earlier.ids + ids
             if truth is not None and earlier.truth is not None:
                 truth = truth | earlier.truth
-        united[record.caption] = Stored(record.caption, ids, mask, truth)
+        united[example.caption] = Stored(example.caption, ids, mask, truth)
     phrases, left_out = [], []
     for full in united.values():
         phrase = _shrunk(full, size)
@@ -128,7 +128,7 @@ def prepare(image_id: str, records: Sequence[Record], size: int | None) -> Ready
         image_id,
         _resize(image, size, Image.Resampling.BILINEAR),
         tuple(phrases),
-        len(records) - len(united),
+        len(examples) - len(united),
         tuple(left_out),
     )
 
@@ -156,10 +156,10 @@ def _same(a: np.ndarray | Path, b: np.ndarray | Path) -> bool:
     return a is b or np.array_equal(a, b)
 
 
-def _check_texts(record: Record, place: str) -> None:
+def _check_texts(example: Example, place: str) -> None:
     try:
-        key_of(record.caption)
-        for name in filter(None, record.ids):
+        key_of(example.caption)
+        for name in filter(None, example.ids):
             key_of(name, what="id")
     except ValueError as error:
         raise ValueError(f"{place}: {error}: leave the phrase out, or mend it") from error

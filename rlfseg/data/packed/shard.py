@@ -1,6 +1,6 @@
 """Shards: small HDF5 files of a few images each, of which a packed file is put together.
 
-A worker makes one from a chunk of the records; the writer copies it into the draft. Shards stay in
+A worker makes one from a chunk of the examples; the writer copies it into the draft. Shards stay in
 the folder `.{file}.part` until the packed file is complete, so that an interrupted run finds them.
 """
 
@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 import PIL
 
-from rlfseg.data.packed.prepare import LeftOut, Ready, Record, prepare
+from rlfseg.data.packed.prepare import Example, LeftOut, Ready, prepare
 from rlfseg.data.packed.schema import FORMAT, VERSION, key_of
 from rlfseg.data.packed.store import created, store, writing
 
@@ -32,10 +32,10 @@ _CONTENTS = "#contents"  # no key of an image: see key_of
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Some images and their records, and the place of the chunk among all."""
+    """Some images and their examples, and the place of the chunk among all."""
 
     number: int
-    images: tuple[tuple[str, tuple[Record, ...]], ...]
+    images: tuple[tuple[str, tuple[Example, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Packed:
         image_id: exactly.
         captions: of the phrases that are stored; without any, the image isn't stored either.
         digest: its part of the content hash, hexadecimal.
-        merged: how many records were united with an earlier one.
+        merged: how many examples were united with an earlier one.
         left_out: phrases whose mask is empty.
     """
 
@@ -57,13 +57,13 @@ class Packed:
     left_out: tuple[LeftOut, ...]
 
 
-def chunks(records: Iterable[Record]) -> Iterator[Chunk]:
-    """Put the records of an image together, and images into chunks.
+def chunks(examples: Iterable[Example]) -> Iterator[Chunk]:
+    """Put the examples of an image together, and images into chunks.
 
     Raises:
         ValueError: if an image returns after another.
     """
-    images = _images(records)
+    images = _images(examples)
     for number in itertools.count():
         some = tuple(itertools.islice(images, CHUNK))
         if not some:
@@ -86,7 +86,7 @@ def make_shard(chunk: Chunk, *, folder: Path, size: int | None) -> Path:
         The shard; it appears under this name only when complete.
 
     Raises:
-        ValueError: if a record can't be stored.
+        ValueError: if an example can't be stored.
         PackError: if an image can't be read, or the shard not be written.
     """
     path = folder / f"{chunk.number:06d}-{fingerprint(chunk, size)}.h5"
@@ -99,8 +99,8 @@ def make_shard(chunk: Chunk, *, folder: Path, size: int | None) -> Path:
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     packed = []
     with created(draft) as file:
-        for image_id, records in chunk.images:
-            ready = prepare(image_id, records, size)
+        for image_id, examples in chunk.images:
+            ready = prepare(image_id, examples, size)
             packed.append(asdict(_packed(ready)))
             with writing(path):
                 if ready.phrases:
@@ -130,31 +130,31 @@ def append(shard: Path, file: h5py.File) -> list[Packed]:
 def fingerprint(chunk: Chunk, size: int | None) -> str:
     """Hash what a shard is made from, without making it.
 
-    It covers the version of the format and of Pillow, `size`, and of each record ids, caption,
+    It covers the version of the format and of Pillow, `size`, and of each example ids, caption,
     arrays, and of what draws a mask the function's name and all its arguments. A file (the image,
     or a map among the arguments) enters with its path, size and time of change. Not covered: a
     file's bytes, if they change while size and time stay, and the code of the function.
 
     Args:
-        chunk: images and records.
+        chunk: images and examples.
         size: as for `write_pack`.
 
     Returns:
         32 hexadecimal digits.
     """
     sha = hashlib.sha256(json.dumps((FORMAT, VERSION, PIL.__version__, size)).encode())
-    for image_id, records in chunk.images:
-        told: list[Any] = [image_id, records[0].image]
-        for record in records:
-            image = None if record.image is records[0].image else record.image
-            told.append((image, record.caption, record.mask, record.truth, record.ids))
+    for image_id, examples in chunk.images:
+        told: list[Any] = [image_id, examples[0].image]
+        for example in examples:
+            image = None if example.image is examples[0].image else example.image
+            told.append((image, example.caption, example.mask, example.truth, example.ids))
         sha.update(json.dumps(told, default=_told).encode())
     return sha.hexdigest()[:32]
 
 
-def _images(records: Iterable[Record]) -> Iterator[tuple[str, tuple[Record, ...]]]:
+def _images(examples: Iterable[Example]) -> Iterator[tuple[str, tuple[Example, ...]]]:
     seen: set[str] = set()
-    for image_id, group in itertools.groupby(records, key=lambda record: record.image_id):
+    for image_id, group in itertools.groupby(examples, key=lambda example: example.image_id):
         if image_id in seen:
             raise ValueError(
                 f"image {image_id!r} returns after another image: "

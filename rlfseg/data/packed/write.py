@@ -1,6 +1,6 @@
-"""Write a packed file (A.3.2) from a stream of records, with worker processes and one writer.
+"""Write a packed file (A.3.2) from a stream of examples, with worker processes and one writer.
 
-Workers turn chunks of records into shards; the writer copies finished shards, in order, into a
+Workers turn chunks of examples into shards; the writer copies finished shards, in order, into a
 draft, which becomes the packed file when it is complete. Shards are kept until then: while it
 works, this takes twice the file's space and writes each byte twice, and for that it can be killed
 at any point, and the next run of the same takes up all finished shards, at the speed of a copy.
@@ -31,7 +31,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from rlfseg.data.packed.index import Index, Texts
-from rlfseg.data.packed.prepare import LeftOut, Record
+from rlfseg.data.packed.prepare import Example, LeftOut
 from rlfseg.data.packed.schema import (
     FORMAT,
     VERSION,
@@ -111,7 +111,7 @@ class PackReport:
     Attributes:
         images: number of images.
         phrases: number of items, after merging.
-        merged: number of records that were united with an earlier one of the same caption.
+        merged: number of examples that were united with an earlier one of the same caption.
         left_out: the phrases that were not packed, because their mask is empty.
         images_left_out: number of images that were not packed, because no phrase of theirs was.
         content_hash: SHA-256 of the decoded content, also in the file's attributes.
@@ -152,11 +152,11 @@ class _Tally:
 
 
 def write_pack(
-    records: Iterable[Record], path: Path | str, *, size: int | None, workers: int = 0
+    examples: Iterable[Example], path: Path | str, *, size: int | None, workers: int = 0
 ) -> PackReport:
-    """Pack records into one HDF5 file and its index, in memory that doesn't grow with pixels.
+    """Pack examples into one HDF5 file and its index, in memory that doesn't grow with pixels.
 
-    Where several records of an image have the same caption, their masks are united, their exact
+    Where several examples of an image have the same caption, their masks are united, their exact
     masks too, and their ids are joined; the report counts them. A phrase whose mask is empty, or
     becomes so by resizing, is left out and listed in the report.
 
@@ -168,14 +168,14 @@ def write_pack(
     without regard to the aspect; the image by antialiased bilinear, masks by nearest neighbour.
 
     Args:
-        records: at least one; the records of an image one after another.
+        examples: at least one; the examples of an image one after another.
         path: the file to write; it and its index appear only when complete.
         size: side of the stored images and masks in pixels; None keeps each image's own.
         workers: processes that load, draw, resize and compress; 0 does it all in this one.
 
     Raises:
-        ValueError: if a record can't be stored: see `Record` and `key_of`; if a mask and its image
-            differ in size; if an image returns after another; if there is nothing to pack.
+        ValueError: if an example can't be stored: see `Example` and `key_of`; if a mask and its
+            image differ in size; if an image returns after another; if there is nothing to pack.
         PackError: if an image file can't be read, a file can't be written, a worker was killed, or
             another process is packing the same file.
     """
@@ -186,7 +186,7 @@ def write_pack(
     path = Path(path).absolute()
     with _workplace(path) as part, ordered_map(workers) as run:
         make = partial(make_shard, folder=part, size=size)
-        return _merge(run(make, chunks(records)), part, path)
+        return _merge(run(make, chunks(examples)), part, path)
 
 
 def _merge(shards: Iterable[Path], part: Path, path: Path) -> PackReport:

@@ -206,6 +206,7 @@ def _make(
         **provenance(),
     }
     (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    sweep(part)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(part, final)
     return final
@@ -244,6 +245,8 @@ def provenance() -> dict[str, Any]:
 def replaced(path: Path) -> Iterator[Path]:
     """Give a draft beside a file, to be written whole; it then takes the file's place, or goes.
 
+    A process that is killed leaves its draft, for `sweep`.
+
     Yields:
         A path in the same folder; the file is as it was until the block has ended well.
     """
@@ -253,3 +256,9 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Take away the drafts that killed processes left, when no other one writes there."""
+    for draft in folder.rglob(".*.tmp"):
+        draft.unlink()

@@ -18,7 +18,7 @@ from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES, write_cocostuff
 from rlfseg.data.drawn.write_phrasecut import read_truth, write_phrasecut
 from rlfseg.data.drawn.write_refer import write_refer
 from rlfseg.data.masks import rasterise
-from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import index_path
 from rlfseg.data.packed.write import write_pack
@@ -72,8 +72,8 @@ def packed(run: Run, split: str) -> Pack:
         exact = read_truth(root) if mini and dataset == "phrasecut" else {}
         reports = {}
         for name, theirs in run.splits.items():
-            records = (
-                Record(
+            examples = (
+                Example(
                     sample.image_id,
                     sample.image_path,
                     sample.caption,
@@ -84,7 +84,7 @@ def packed(run: Run, split: str) -> Pack:
                 for sample in by_image(read(dataset, root, theirs, classes=classes(run)))
             )
             path = folder / f"{name}.h5"
-            report = write_pack(records, path, size=run.data.pixels, workers=_WORKERS)
+            report = write_pack(examples, path, size=run.data.pixels, workers=_WORKERS)
             reports[name] = asdict(report)
         return reports
 

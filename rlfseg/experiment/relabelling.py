@@ -26,7 +26,7 @@ from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.refined import add_refined, refined_by
 from rlfseg.method.refinement import Predictor, Refined, refine
 from rlfseg.processes import cut, in_parts, until
-from rlfseg.stage import replaced
+from rlfseg.stage import replaced, sweep
 
 _WORST = 12
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -257,6 +257,7 @@ def _put_together(job: _Job) -> None:
     report = report_of(records, job.made_of)
     _write(job.out / "report.json", json.dumps(asdict(report), indent=1) + "\n")
     shutil.rmtree(job.out / "parts", ignore_errors=True)
+    sweep(job.out)
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,7 +1,5 @@
 """Text-based segmentation by a rectified flow between the latents of an image and of its mask."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rlfseg.models import torchvision_operators as torchvision_operators

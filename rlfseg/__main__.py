@@ -15,8 +15,6 @@ The last three are what a launcher starts, on as many GPUs and nodes as it is to
     torchrun --nproc_per_node 8 -m rlfseg evaluate params/a100/04_sampling.yml
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -1,12 +1,10 @@
 """Settings: frozen values, checked when they are made, read from YAML with every fault named."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -50,7 +48,7 @@ class OptimiserConfig:
     @classmethod
     def from_scratch(
         cls, *, steps: int, lr: float, warmup: int, weight_decay: float = 0.01
-    ) -> OptimiserConfig:
+    ) -> Self:
         """Return what small models are trained with: cosine, quick moments, a short warm-up."""
         return cls(
             steps=steps,

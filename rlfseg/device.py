@@ -1,7 +1,5 @@
 """In which precision a machine works, and with which kernels."""
 
-from __future__ import annotations
-
 import torch
 from accelerate import Accelerator, PartialState
 

@@ -4,8 +4,6 @@ Part p is made by the process with index p mod (their number) and lies in a file
 what is finished stays, whatever becomes of the run, and another number of processes can go on.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

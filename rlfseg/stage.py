@@ -6,8 +6,6 @@ with the repository (`artefacts/<profile>`) are nothing but a cache filled befor
 `runs/<profile>/stages`, moved.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -21,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock
 
@@ -45,13 +43,13 @@ class Stage:
     name: str
     version: int
     config: Mapping[str, Any]
-    inputs: Mapping[str, Stage] = field(default_factory=dict)
+    inputs: Mapping[str, Self] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(
-        cls, name: str, version: int, settings: Any, inputs: Mapping[str, Stage] | None = None
-    ) -> Stage:
+        cls, name: str, version: int, settings: Any, inputs: Mapping[str, Self] | None = None
+    ) -> Self:
         """Make a stage of a dataclass of settings, hashed as `hashed` says."""
         return cls(name, version, hashed(settings), inputs or {}, asdict(settings))
 

@@ -7,8 +7,6 @@ trained together with the decoder; the words' tower begins as the backbone's tex
 in either case: prompts that are pictures, and prompt templates (the phrase is said as it is).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal
@@ -89,7 +87,7 @@ class ClipsegConfig:
         note = "A small baseline of ours in its manner (`rlfseg.baselines.clipseg`)"
         return "no: ours, after its idea", note
 
-    def model(self, run: Run, coder: LatentCodec) -> Clipseg:
+    def model(self, run: Run, coder: LatentCodec) -> "Clipseg":
         """Return the model as it is before any training of ours."""
         if self.checkpoint:
             weights = CLIPSegForImageSegmentation.from_pretrained(

@@ -7,8 +7,6 @@ one attention to the words; the features of the way down; several draws of the n
 the same for every picture; its resolution of 384, here the packed one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -59,7 +57,7 @@ class LdznetConfig:
     timestep: Annotated[int, Field(ge=0, le=999)] = 200
     seed: Seed = 42
 
-    def model(self, run: Run, coder: LatentCodec) -> Ldznet:
+    def model(self, run: Run, coder: LatentCodec) -> "Ldznet":
         """Return the model before any training, on the backbone's frozen UNet."""
         unet, words = load_unet(backbone_folder(run)), coder.text_encoder.config.hidden_size
         return seeded(self.seed, partial(Ldznet, unet, self, magnify=coder.factor, words=words))

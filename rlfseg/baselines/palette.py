@@ -1,7 +1,5 @@
 """Colours that stand for classes, and what the autoencoder makes of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The phrase-by-phrase baselines as stages: identified, trained, scored, or found so."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """What phrase-by-phrase baselines share: their batches, their objective, and their scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 

@@ -6,8 +6,6 @@ perturbation of the colours that it is trained with; its training length and res
 which colours stand for the classes, and what they are compared with (`spread`, `calibrated`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -5,8 +5,6 @@ and the last convolution, which is new and gives one channel at the picture's si
 is decoded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal
@@ -52,7 +50,7 @@ class UnetHeadConfig:
     rank: Annotated[int, Field(gt=0, le=4096)] = 64
     seed: Seed = 42
 
-    def model(self, run: Run, coder: LatentCodec) -> UnetHead:
+    def model(self, run: Run, coder: LatentCodec) -> "UnetHead":
         """Return the model before any training, on the backbone's UNet."""
         unet = load_unet(backbone_folder(run))
         return seeded(self.seed, partial(UnetHead, unet, self, magnify=coder.factor))

@@ -5,8 +5,6 @@ Snakefile read it. This module is light; what a chapter asks for lies in the cla
 parameters, which is loaded when it is asked for.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any

@@ -1,7 +1,5 @@
 """What a chapter asks for: runs to be trained and scored, baselines, and all stages on the way."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

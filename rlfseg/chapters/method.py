@@ -1,7 +1,5 @@
 """The chapters on data, refinement, training and sampling: their parameters, what they ask for."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field

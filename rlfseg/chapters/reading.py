@@ -1,7 +1,5 @@
 """From notebooks' variables and YAML files to checked parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path

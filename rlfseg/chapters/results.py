@@ -1,7 +1,5 @@
 """The chapters that compare: their parameters, and what they ask for."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import Field

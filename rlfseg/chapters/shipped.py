@@ -4,8 +4,6 @@ A shipped artefact is a cache filled beforehand. One that no chapter's parameter
 would silently be trained again, so it is an error.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rlfseg.chapters.reading import chapters_of

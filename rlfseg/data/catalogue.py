@@ -1,7 +1,5 @@
 """The data sets by name: titles, homes, splits, and one way to read any of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@
 The maps' folders may also lie in root/annotations/, the images' in root/ itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -11,8 +11,6 @@ since samples of an image with the same caption are united.
 Deviation: the paper doesn't say which words it gave the text encoder for COCO-Stuff.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

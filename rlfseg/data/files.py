@@ -1,7 +1,5 @@
 """Files that others wrote: read whole or named as broken, each key checked as it is taken."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

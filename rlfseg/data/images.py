@@ -1,7 +1,5 @@
 """Pictures in any form made uint8 RGB, and a mask laid over one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias

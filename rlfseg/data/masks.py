@@ -3,8 +3,6 @@
 Polygons by PhraseCut's own rule or CLIPSeg's, segments by pycocotools, pixel maps by their values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """PhraseCut's own files: `refer_{split}.json`, `image_data_split.json` and `images/{id}.jpg`."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

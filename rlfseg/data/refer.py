@@ -7,8 +7,6 @@
 The images may also lie in root/images/train2014/ or root/train2014/.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Read a pickle that can hold data only: REFER's `refs(*.p)` are pickles, mostly of Python 2."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import Any

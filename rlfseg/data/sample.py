@@ -1,7 +1,5 @@
 """The one type that every data set is read into: a phrase, its image and where the mask is told."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Three average precisions that share nothing but the name; every table says which one it shows."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

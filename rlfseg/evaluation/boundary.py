@@ -1,7 +1,5 @@
 """How well a mask's boundary lies on another's."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt
 

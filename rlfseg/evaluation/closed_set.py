@@ -1,7 +1,5 @@
 """Every pixel gets one of a closed set of names: COCO-Stuff's own protocol, asked by text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 

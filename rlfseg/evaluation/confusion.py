@@ -1,7 +1,5 @@
 """Closed-set scoring: every pixel gets one name, and a confusion matrix counts which."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a segmentation costs: seconds and FLOPs by part, beside what the machine can do."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """From scores and masks to counts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

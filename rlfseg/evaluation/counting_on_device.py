@@ -1,7 +1,5 @@
 """What `count` counts, by torch, so that scores need not leave the accelerator that made them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

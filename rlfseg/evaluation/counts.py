@@ -1,7 +1,5 @@
 """The numbers of the tables, read from counts."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -255,7 +253,7 @@ class Counts:
         return float(self.total(np.nan_to_num(self.ap)) / n) if n else float("nan")
 
     def bootstrap(
-        self, read: Callable[[Counts], float], *, n: int = 1000, seed: int
+        self, read: Callable[[Self], float], *, n: int = 1000, seed: int
     ) -> tuple[float, float]:
         """Return the 95% interval of a reading over images drawn with replacement.
 
@@ -278,7 +276,7 @@ class Counts:
         return float(low), float(high)
 
     def gain_over(
-        self, base: Counts, read: Callable[[Counts], float], *, n: int = 1000, seed: int
+        self, base: Self, read: Callable[[Self], float], *, n: int = 1000, seed: int
     ) -> tuple[float, tuple[float, float]]:
         """Return by how much a reading exceeds that of other counts of the same samples.
 
@@ -304,7 +302,7 @@ class Counts:
         )
         return read(self) - read(base), (float(low), float(high))
 
-    def _resampled(self, read: Callable[[Counts], float], n: int, seed: int) -> Iterator[Counts]:
+    def _resampled(self, read: Callable[[Self], float], n: int, seed: int) -> Iterator[Self]:
         """Yield counts over images drawn with replacement; `read` fills the tables they share."""
         if n < 1:
             raise ValueError(f"n must be at least 1 resample, got {n}")

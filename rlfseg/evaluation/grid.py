@@ -4,8 +4,6 @@ A bin holds its upper edge, not its lower one, so `score > edge` is exactly "in 
 are float32, as scores are: a score that equals a threshold is not above it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -3,8 +3,6 @@
 Corners of an outline are counted for the paper's A.1 and Figure 7.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

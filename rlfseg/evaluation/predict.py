@@ -1,7 +1,5 @@
 """From a velocity field and the latents of a packed file to decoded masks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ are cut apart, so that no two processes encode it; a batch never spans two parts
 not depend on how many processes there were.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path

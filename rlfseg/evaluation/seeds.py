@@ -1,7 +1,5 @@
 """What several runs that differ by their seed say together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

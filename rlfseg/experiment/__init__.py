@@ -9,8 +9,6 @@
 Several processes of a launch call the same function with the same `Run`.
 """
 
-from __future__ import annotations
-
 from rlfseg.experiment.packing import (
     class_names,
     fill_latents,

@@ -1,7 +1,5 @@
 """The data of a run, found or made: files, packed splits, refined labels, latents."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Mapping

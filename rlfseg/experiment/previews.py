@@ -1,7 +1,5 @@
 """What a run's masks look like while it learns: a few phrases, segmented every so many steps."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ first process writes the packed file with refined masks, and beside them, in the
     report.json      see `RelabelReport`
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

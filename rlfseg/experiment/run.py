@@ -1,7 +1,5 @@
 """What is trained on what: a run, its variants, and the stages that it leads to."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, replace

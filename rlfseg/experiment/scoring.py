@@ -1,7 +1,5 @@
 """The scores of a run, found or made, and its model as people use it."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from functools import partial

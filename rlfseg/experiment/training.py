@@ -1,7 +1,5 @@
 """The training of a run, found or made."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path

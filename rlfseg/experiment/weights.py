@@ -1,7 +1,5 @@
 """The models that a run starts from, found or made: backbone, SAM, tiny decoder."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

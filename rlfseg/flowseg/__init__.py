@@ -1,7 +1,5 @@
 """FlowSeg in miniature: a pixel neural field on drawn scenes of many classes, in every variant."""
 
-from __future__ import annotations
-
 from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldObjective
 from rlfseg.flowseg.recipe import Curves, FieldConfig, arm, arm_stage, gains

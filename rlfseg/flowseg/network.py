@@ -1,7 +1,5 @@
 """A pixel neural field: a transformer writes, for each patch, a small network over pixels."""
 
-from __future__ import annotations
-
 import math
 
 import torch

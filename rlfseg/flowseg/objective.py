@@ -1,7 +1,5 @@
 """What the pixel neural field is trained for: every variant of the flow, and a plain classifier."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

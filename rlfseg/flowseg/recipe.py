@@ -1,7 +1,5 @@
 """Train the pixel neural field in one variant with several seeds, and keep how it went."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

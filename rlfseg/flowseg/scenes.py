@@ -1,7 +1,5 @@
 """Drawn scenes with a class at every pixel: grounds, and things by place and colour."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ Orientation, everywhere: `z1` is the image at t = 1, `z0` the mask at t = 0. Swa
 seen from shapes, so they are passed by name.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Anchors are the points inside a mask that stay fixed while SAM redraws its bound
 an image are refined at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache

@@ -10,8 +10,6 @@ other way; its t is 1 - t here, its x0 our z1, its x1 our z0 and its velocity th
 Centroids are `mu` [k, c, h, w], where h and w may be 1; shares of the classes are `y` [b, k, h, w].
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@
 All samplers run without gradient. None uses classifier-free guidance.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@
 Shapes are documentation here: nothing is checked at run time unless a checker is switched on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from jaxtyping import Bool, Float

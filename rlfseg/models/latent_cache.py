@@ -6,8 +6,6 @@ filled when first asked for, so a short run encodes no more than it uses, or all
 in any number of processes; an interrupted one keeps what it had.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -102,7 +100,7 @@ class LatentCache:
         return total
 
     @cached_property
-    def _refined(self) -> _Rows:
+    def _refined(self) -> "_Rows":
         made_of = refined_by(self.pack.path)
         if made_of is None:
             raise PackError(
@@ -112,7 +110,7 @@ class LatentCache:
         return _Rows(self._folder, f"refined-{made_of}", self._masks.values.shape)
 
     def _filled(
-        self, kept: _Rows, rows: np.ndarray, encode: Callable[[np.ndarray], Latent]
+        self, kept: "_Rows", rows: np.ndarray, encode: Callable[[np.ndarray], Latent]
     ) -> Latent:
         missing = np.unique(rows[~kept.filled[rows]])
         for start in range(0, len(missing), _BATCH):

@@ -4,8 +4,6 @@ Latents are always in the autoencoder's scaled units (`vae.config.scaling_factor
 posterior's mode. A mask is encoded as a picture: background black (-1), foreground white (+1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ Models are of the segment-anything package's own classes: the mini SAM, random o
 and those of checkpoints.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

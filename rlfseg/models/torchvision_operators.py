@@ -5,8 +5,6 @@ The two are built for different devices: torchvision then fails at import becaus
 them. Where torch and torchvision agree, this module does nothing.
 """
 
-from __future__ import annotations
-
 import importlib.util
 
 import torch

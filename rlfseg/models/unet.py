@@ -1,7 +1,5 @@
 """The UNet that becomes a velocity field: LoRA or full parameters, saving and loading."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from pathlib import Path

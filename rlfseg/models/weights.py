@@ -1,7 +1,5 @@
 """Weights on disk, whatever the model: located, identified, saved."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Say, before GPU-hours are spent, whether a profile can run on this machine, and how long."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from rlfseg.data.check import Line, Report

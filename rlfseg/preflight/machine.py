@@ -1,7 +1,5 @@
 """Set this machine's software, devices, disk and memory against what a profile asks for."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

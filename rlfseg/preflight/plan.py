@@ -1,7 +1,5 @@
 """What the chapters of a profile ask for: runs, and samples to be trained, refined and scored."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property

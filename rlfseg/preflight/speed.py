@@ -1,7 +1,5 @@
 """Measure how fast this machine does a profile's work of each kind; predict what all takes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

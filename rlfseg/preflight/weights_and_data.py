@@ -1,7 +1,5 @@
 """Look at the weights and data of a profile: there, whole, readable, and what they are."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path

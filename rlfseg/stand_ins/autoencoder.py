@@ -4,8 +4,6 @@ Deviation: SD1.5's autoencoder never saw a mask but has seen a billion pictures;
 be shown masks to carry them, so a quarter of each batch are masks.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL

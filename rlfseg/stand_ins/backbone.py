@@ -4,8 +4,6 @@ The folder has the hub's layout (`vae/ text_encoder/ tokenizer/ unet/ scheduler/
 by the code that loads Stable Diffusion 1.5.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

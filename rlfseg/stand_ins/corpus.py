@@ -1,7 +1,5 @@
 """The pictures, masks and captions that the mini backbone is pretrained on."""
 
-from __future__ import annotations
-
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 

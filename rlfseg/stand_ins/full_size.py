@@ -4,8 +4,6 @@ Its classes and sizes are the public configuration's; its output is noise. It pr
 throughput and the loading path before the real weights are at hand.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The mini SAM's recipe: points and coarse masks of drawn scenes, answered with the truth."""
 
-from __future__ import annotations
-
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Deviation: SD1.5 takes its text encoder from CLIP; here it is trained together with the UNet.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A tiny decoder for the mini backbone: TAESD's class, taught by the autoencoder's own decoder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 

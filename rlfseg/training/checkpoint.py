@@ -4,8 +4,6 @@ All randomness of a run is a function of its seed and the step's number, so weig
 moments and the step are the whole state; settings and git commit are kept beside it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict

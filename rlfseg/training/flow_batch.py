@@ -1,7 +1,5 @@
 """Batches of a rectified flow run, as a function of seed and step alone."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Eq. 2 with Eq. 4's dynamic selection, as the objective that the training loop steps on."""
 
-from __future__ import annotations
-
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn

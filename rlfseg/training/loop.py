@@ -5,8 +5,6 @@ a gradient. A batch is a function of the step's number alone, so that a run that
 and resumed sees what an uninterrupted one sees.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """The record of a training: one step after the other, as JSON lines."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Every picture of the book; the only package that imports matplotlib."""
 
-from __future__ import annotations
-
 from rlfseg.book.figures.charts import (
     COLOURS,
     bars,

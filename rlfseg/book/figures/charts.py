@@ -1,7 +1,5 @@
 """Curves, histograms and bars."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

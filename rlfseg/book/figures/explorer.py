@@ -1,7 +1,5 @@
 """A picture that a reader can ask: its phrases and ways of answering, all computed beforehand."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """Pictures in rows: scenes, masks, decoded latents."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 

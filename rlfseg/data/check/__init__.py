@@ -1,7 +1,5 @@
 """Say, before hours of work, what of a data set is on disk against what should be."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

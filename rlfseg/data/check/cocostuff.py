@@ -1,7 +1,5 @@
 """What a folder of COCO-Stuff holds against the published counts."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

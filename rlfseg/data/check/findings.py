@@ -1,7 +1,5 @@
 """What the checks of all data sets do alike: read a file or say where it breaks, count, compare."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Look at image files without decoding them: are they there, how large, are they whole?"""
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What PhraseCut's folder holds against what the authors published."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations

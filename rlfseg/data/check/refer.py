@@ -1,7 +1,5 @@
 """What a folder of REFER's holds against the published counts."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations

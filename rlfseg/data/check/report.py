@@ -1,7 +1,5 @@
 """What a check has to say: lines that are fine, worth knowing or wrong, for people and machines."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections import Counter

@@ -4,8 +4,6 @@ Scene number i of a split is the same whatever the file format and however many 
 colour and shape pairs of `HELD_OUT` appear in val and test only.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor

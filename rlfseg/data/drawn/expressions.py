@@ -8,8 +8,6 @@ A location word names the one fitting thing whose centre lies in that third of t
 then the leftmost (rightmost, topmost, lowest) of them too, so both readings agree.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from rlfseg.data.drawn.phrases import phrases

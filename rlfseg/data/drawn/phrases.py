@@ -4,8 +4,6 @@ A phrase has a name, attributes (colour, texture, size) and at most one relation
 star"); every thing it fits is its target, so several may match.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

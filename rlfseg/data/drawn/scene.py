@@ -4,8 +4,6 @@ Shapes are drawn by Pillow at four times the size and averaged down: the image i
 a pixel belongs to an object's mask when at least half of it is covered.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -7,8 +7,6 @@
 The scenes are those of `write_phrasecut`'s train and val.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

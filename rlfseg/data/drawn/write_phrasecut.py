@@ -6,8 +6,6 @@
 Scenes differ between splits; the colour and shape pairs of `HELD_OUT` appear in val and test only.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ people or not; here testA are the test scenes with a circle, testB those without
 test set. Annotations are as coarse as PhraseCut's; those of small things are kept as RLE.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Compare a packed file with the schema of A.3.2, with its index and with its content hash."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,11 +1,10 @@
 """The index beside a packed file: which items it holds, in order, as flat arrays."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -25,7 +24,7 @@ class Texts:
     ends: np.ndarray
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Texts:
+    def of(cls, texts: Sequence[str]) -> Self:
         """Encode a list of texts."""
         encoded = [text.encode("utf-8") for text in texts]
         ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
@@ -76,7 +75,7 @@ class Index:
         )
 
     @classmethod
-    def load(cls, path: Path) -> Index:
+    def load(cls, path: Path) -> Self:
         """Read an index.
 
         Raises:

@@ -1,7 +1,5 @@
 """Make one image's examples ready to be stored: loaded, drawn, checked, united, resized."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,10 +1,9 @@
 """Read a packed file (A.3.2): items by number, lazily opened in each process."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import h5py
 import numpy as np
@@ -156,7 +155,7 @@ class Pack:
             self._file.close()
             self._file = None
 
-    def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         """Pickle the path alone: an HDF5 handle doesn't survive."""
         return type(self), (self.path,)
 

@@ -1,7 +1,5 @@
 """Add refined masks to a packed file: a copy with them takes the file's place when complete."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

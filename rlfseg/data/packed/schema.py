@@ -1,7 +1,5 @@
 """Names, keys and hashes of a packed file (A.3.2)."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable
@@ -116,7 +114,7 @@ def content_hash(digests: Iterable[bytes]) -> str:
     return sha.hexdigest()
 
 
-def _add_texts(sha: hashlib._Hash, *texts: str) -> None:
+def _add_texts(sha: "hashlib._Hash", *texts: str) -> None:
     for text in texts:
         data = text.encode("utf-8")
         sha.update(len(data).to_bytes(8, "little") + data)

@@ -4,8 +4,6 @@ A worker makes one from a chunk of the examples; the writer copies it into the d
 the folder `.{file}.part` until the packed file is complete, so that an interrupted run finds them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import itertools

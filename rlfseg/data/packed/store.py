@@ -1,7 +1,5 @@
 """Put images and masks into an HDF5 file, by h5py's low-level interface, which is much quicker."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -113,7 +111,7 @@ def _blank(count: int, end: int) -> bytes:
     return deflate.compress(bytes(count)) + deflate.flush(end)
 
 
-def _deflate() -> zlib._Compress:
+def _deflate() -> "zlib._Compress":
     return zlib.compressobj(_GZIP, zlib.DEFLATED, -zlib.MAX_WBITS)
 
 

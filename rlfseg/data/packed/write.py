@@ -7,8 +7,6 @@ at any point, and the next run of the same takes up all finished shards, at the 
 A shard takes no `fsync`: after a power cut, unlike after a kill, run `Pack.validate`.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

@@ -4,12 +4,14 @@
     python -m rlfseg check DATASET ROOT     what of a data set is on disk
     python -m rlfseg preflight              whether a profile can run here, and how long it takes
     python -m rlfseg artefacts              whether what ships is what the chapters ask for
+    python -m rlfseg refine PARAMS          refines the labels that that training reads
     python -m rlfseg latents PARAMS         encodes what that training reads, before it
     python -m rlfseg train PARAMS           the training run of a file of parameters
     python -m rlfseg evaluate PARAMS        all that a chapter asks to be trained and scored
 
-The last three are what a launcher starts, on as many GPUs and nodes as it is told:
+The last four are what a launcher starts, on as many GPUs and nodes as it is told:
 
+    torchrun --nproc_per_node 8 -m rlfseg refine params/a100/03b_labels.yml
     torchrun --nproc_per_node 8 -m rlfseg latents params/a100/03_train.yml
     torchrun --nproc_per_node 8 -m rlfseg train params/a100/03_train.yml
     torchrun --nproc_per_node 8 -m rlfseg evaluate params/a100/04_sampling.yml
@@ -75,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asking.add_argument("--sampler", default="aos", help="aos, one, hss, steps or aos_signed")
     asking.add_argument("--threshold", type=float, help="of the scores, as in 0.5")
     works = {
+        "refine": ("refine the labels of the training split, or find them refined", _refine),
         "latents": ("encode the pictures and masks that the training of a file reads", _latents),
         "train": ("train what a file of parameters describes, or find it trained", _train),
         "evaluate": ("train and score what a chapter asks for, or find it so", _evaluate),
@@ -145,6 +148,16 @@ def _segment(given: argparse.Namespace) -> int:
     Image.fromarray(overlay(picture, done.masks[0])).save(out)
     Image.fromarray(done.masks[0]).save(mask)
     print(f"{done.masks[0].mean():.1%} of the picture; {out} and {mask}")
+    return 0
+
+
+def _refine(given: argparse.Namespace) -> int:
+    from rlfseg.chapters.reading import run_file
+    from rlfseg.experiment import refined
+    from rlfseg.processes import joined
+
+    with joined():
+        print(refined(run_file(Path(given.parameters)), "train"))
     return 0
 
 

@@ -14,17 +14,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tqdm.auto import tqdm
 
-from rlfseg.stage import replaced
+from rlfseg.stage import Stage, draft_of, finished, found, locked, made, replaced
+
+_LAST = 60  # lines of a process's output that an error repeats
+_POLL = 0.2  # seconds
+_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_launch = ["alone"]  # the name of the launch that this process has joined
 
 
 @contextmanager
@@ -50,9 +57,6 @@ def signals() -> Iterator[list[str]]:
             signal.signal(number, handler)
 
 
-_LAST = 60  # lines of the processes' output that an error repeats; torchrun adds 30
-
-
 @contextmanager
 def joined() -> Iterator[None]:
     """Joins the launch that this process belongs to, if any, and leaves it at the end.
@@ -61,8 +65,66 @@ def joined() -> Iterator[None]:
     share their work only if they are told from the first that it is done on the CPU.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
+    name = [uuid4().hex]
+    if state.num_processes > 1:
+        broadcast_object_list(name)
+    _launch[:] = name
     yield
     state.destroy_process_group()
+
+
+def by_first(
+    stage: Stage, fill: Callable[[Path], Mapping[str, Any] | None], *, profile: str
+) -> Path:
+    """Make a stage in the first process of a launch, or find it; the others wait, however long.
+
+    Arguments and result are those of `rlfseg.stage.made`.
+    """
+    if PartialState().is_main_process:
+        return made(stage, fill, profile=profile)
+    until(lambda: found(stage, profile=profile) is not None)
+    return _there(stage, profile)
+
+
+def together(
+    stage: Stage, fill: Callable[[Path], Mapping[str, Any] | None], *, profile: str
+) -> Path:
+    """Make a stage in all processes of a launch, or find it.
+
+    The first locks it against other programs and tells the others, by a file, that it is to be
+    made; all call `fill(folder)` with the same folder; when all have ended, the first puts it into
+    its place, for which the others wait. They wait by looking at files: a barrier would run out of
+    time.
+
+    Arguments and result are those of `rlfseg.stage.made`.
+    """
+    state = PartialState()
+    if state.num_processes == 1 or found(stage, profile=profile) is not None:
+        return made(stage, fill, profile=profile)
+    draft = draft_of(stage, profile=profile)
+    tokens = [draft / f".{_launch[0]}-{number}.tmp" for number in range(state.num_processes)]
+    if not state.is_main_process:
+        until(lambda: tokens[0].exists() or found(stage, profile=profile) is not None)
+        if tokens[0].exists():
+            fill(draft)
+            tokens[state.process_index].touch()
+            until(lambda: found(stage, profile=profile) is not None)
+        return _there(stage, profile)
+    with locked(stage, profile=profile):
+        if found(stage, profile=profile) is not None:
+            return _there(stage, profile)
+        draft.mkdir(exist_ok=True)
+        tokens[0].touch()
+        started = time.perf_counter()
+        figures = fill(draft)
+        until(lambda: all(token.exists() for token in tokens))
+        return finished(stage, draft, figures, profile=profile, started=started)
+
+
+def _there(stage: Stage, profile: str) -> Path:
+    there = found(stage, profile=profile)
+    assert there is not None
+    return there
 
 
 def launch(verb: Callable[..., object], *arguments: object, processes: int) -> None:
@@ -113,10 +175,6 @@ def _last_lines(folder: Path) -> list[str]:
     """The end of what each process wrote, those that wrote to standard error last."""
     files = [*sorted(folder.rglob("stdout.log")), *sorted(folder.rglob("stderr.log"))]
     return [line for file in files for line in file.read_text().splitlines()[-_LAST:]]
-
-
-_POLL = 0.2  # seconds
-_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def in_parts(

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +24,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 RECORD = "stage.json"
-_POLL = 0.2  # seconds
+PARTS = "parts"  # of a folder that is filled: what long work is resumed from, gone at the end
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
@@ -145,53 +145,57 @@ def made_at(stage: Stage, *, profile: str) -> Path:
     return repository() / "runs" / profile / "stages" / stage.folder
 
 
-def made(
-    stage: Stage,
-    fill: Callable[[Path], Mapping[str, Any] | None],
-    *,
-    profile: str,
-    main: bool = True,
-) -> Path:
+def made(stage: Stage, fill: Callable[[Path], Mapping[str, Any] | None], *, profile: str) -> Path:
     """Return the folder of a stage's artefact, making it only if it is not there.
 
     It is looked for as by `found`. Where several programs want it at once, one makes it and the
     others wait. `fill(folder)` fills a folder that survives an interruption, so that it can resume
-    from what it finds there, and returns figures to keep in the record.
+    from what it finds there, and returns figures to keep in the record. In the processes of a
+    launch see `rlfseg.processes.by_first` and `together`.
 
     Args:
         stage: what is wanted.
         fill: writes the artefact into the folder it is given.
         profile: `smoke`, `mini`, `preflight` or `a100`.
-        main: False in the other processes of a launch that makes it together: they call `fill`
-            too, and wait until the first has put the artefact into its place.
 
     Returns:
         The folder, holding what `fill` wrote and `stage.json`.
     """
     if (there := found(stage, profile=profile)) is not None:
         return there
+    with locked(stage, profile=profile) as draft:
+        if (there := found(stage, profile=profile)) is not None:
+            return there
+        draft.mkdir(exist_ok=True)
+        started = time.perf_counter()
+        return finished(stage, draft, fill(draft), profile=profile, started=started)
+
+
+@contextmanager
+def locked(stage: Stage, *, profile: str) -> Iterator[Path]:
+    """Keep other programs from making a stage; yields the folder that is filled for it."""
+    draft = draft_of(stage, profile=profile)
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{made_at(stage, profile=profile)}.lock"):
+        yield draft
+
+
+def draft_of(stage: Stage, *, profile: str) -> Path:
+    """Return the folder, beside its place, that is filled for a stage."""
     final = made_at(stage, profile=profile)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{final}.lock") if main else nullcontext():
-        return found(stage, profile=profile) or _make(stage, fill, final, main=main)
+    return final.with_name(final.name + ".part")
 
 
-def _make(
+def finished(
     stage: Stage,
-    fill: Callable[[Path], Mapping[str, Any] | None],
-    final: Path,
+    draft: Path,
+    figures: Mapping[str, Any] | None,
     *,
-    main: bool,
+    profile: str,
+    started: float,
 ) -> Path:
-    """Make the artefact beside its place and puts it there, whole."""
-    part = final.with_name(final.name + ".part")
-    part.mkdir(exist_ok=True)
-    started = time.perf_counter()
-    figures = fill(part)
-    while not main:
-        if is_current(final, stage):
-            return final
-        time.sleep(_POLL)
+    """Write a filled folder's record and put the folder into its place, whole."""
+    final = made_at(stage, profile=profile)
     record = {
         "name": stage.name,
         "hash": stage.hash,
@@ -203,10 +207,11 @@ def _make(
         "seconds": round(time.perf_counter() - started, 1),
         **provenance(),
     }
-    (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    sweep(part)
+    (draft / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    sweep(draft)
+    shutil.rmtree(draft / PARTS, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(part, final)
+    os.replace(draft, final)
     return final
 
 

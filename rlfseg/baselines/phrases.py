@@ -17,7 +17,8 @@ from rlfseg.config import STRICT, Count, OptimiserConfig
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
 from rlfseg.experiment import Run, codec, latent_cache
-from rlfseg.stage import Stage, made
+from rlfseg.processes import by_first, together
+from rlfseg.stage import Stage, found
 from rlfseg.training.loop import fit_in_stage
 
 Baseline = Annotated[ClipsegConfig | LdznetConfig | UnetHeadConfig, Field(discriminator="kind")]
@@ -82,7 +83,7 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
                 MaskObjective(model), batch, optimiser, folder, title=title, save=save
             )
 
-        folder = made(train_stage(run, baseline), train, profile=run.profile)
+        folder = together(train_stage(run, baseline), train, profile=run.profile)
         model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
     model.requires_grad_(False).eval().to(coder.device)
     return model
@@ -96,12 +97,14 @@ def scored(run: Run, baseline: Baseline, on: PhraseSet) -> Counts:
         baseline: which one, and its settings.
         on: which phrases.
     """
+    stage = scores_stage(run, baseline, on)
+    if (there := found(stage, profile=run.profile)) is not None:
+        return Counts.load(there / "counts.npz")
+    model = trained(run, baseline)
 
     def score(folder: Path) -> None:
-        model = trained(run, baseline)
         cache = latent_cache(run, on.split, codec(run))
         scores = evaluate_segmenter(model, cache, spaced(len(cache.pack), on.phrases))
         scores.annotation.save(folder / "counts.npz")
 
-    folder = made(scores_stage(run, baseline, on), score, profile=run.profile)
-    return Counts.load(folder / "counts.npz")
+    return Counts.load(by_first(stage, score, profile=run.profile) / "counts.npz")

@@ -27,7 +27,8 @@ from rlfseg.method.sampling import sample
 from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity, for_sampling, load_trained, load_unet, save_trained
-from rlfseg.stage import Stage, hashed, made
+from rlfseg.processes import by_first, together
+from rlfseg.stage import Stage, found, hashed
 from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit_in_stage
@@ -161,7 +162,7 @@ def trained(run: Run, config: SemflowConfig, names: Sequence[str]) -> Path:
             save=save,
         )
 
-    return made(train_stage(run, config), train, profile=run.profile)
+    return together(train_stage(run, config), train, profile=run.profile)
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,9 @@ def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int)
         names: the closed set, in the order of the classes.
         images: how many pictures of the validation split, evenly spaced.
     """
+    stage = scores_stage(run, config, images=images)
+    if found(stage, profile=run.profile) is None:
+        trained(run, config, names)  # by all processes; the first alone scores
 
     def count(folder: Path) -> None:
         first, coder = trained(run, config, names), codec(run)
@@ -191,16 +195,15 @@ def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int)
         palette, cache = Palette(**load_file(first / _PALETTE)), latent_cache(run, "val", coder)
         ids = cache.pack.image_ids
         chosen = [ids[k] for k in spaced(len(ids), images)]
-        found = named_by_colour(as_velocity(unet), cache, palette, chosen, euler=config.euler)
+        drawn = named_by_colour(as_velocity(unet), cache, palette, chosen, euler=config.euler)
         true = (true_classes(cache.pack, image_id, names)[None] for image_id in chosen)
         coded = (coder.encode(palette.paint(classes)) for classes in true)
         back = (palette.nearest(coder.decode_image(z0))[0] for z0 in coded)
         given, carried = (
             np.stack([c.pixels for c in confusions(maps, cache.pack, chosen, names)])
-            for maps in (found, back)
+            for maps in (drawn, back)
         )
         np.savez_compressed(folder / _COUNTED, given=given, carried=carried)
 
-    stage = scores_stage(run, config, images=images)
-    with np.load(made(stage, count, profile=run.profile) / _COUNTED) as kept:
+    with np.load(by_first(stage, count, profile=run.profile) / _COUNTED) as kept:
         return Named(*([Confusion(p) for p in kept[kind]] for kind in ("given", "carried")))

@@ -26,7 +26,8 @@ from rlfseg.experiment.run import Run
 from rlfseg.experiment.weights import codec, predictor
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
-from rlfseg.stage import made, made_at, read_record, replaced, repository
+from rlfseg.processes import by_first, together
+from rlfseg.stage import made_at, read_record, replaced, repository
 
 _WORKERS = min(8, os.cpu_count() or 1)
 _NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a packed item keeps
@@ -57,7 +58,7 @@ def source_folder(run: Run) -> Path:
             folder, seed=data.seed, counts=counts, pixels=data.pixels
         )
 
-    return made(run.source_stage, draw, profile=run.profile)
+    return by_first(run.source_stage, draw, profile=run.profile)
 
 
 def packed(run: Run, split: str) -> Pack:
@@ -86,7 +87,7 @@ def packed(run: Run, split: str) -> Pack:
             reports[name] = asdict(report)
         return reports
 
-    return Pack(made(run.data_stage, pack, profile=run.profile) / f"{split}.h5")
+    return Pack(by_first(run.data_stage, pack, profile=run.profile) / f"{split}.h5")
 
 
 def pack_report(run: Run) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def refined(run: Run, split: str) -> Path:
         report = relabel(annotated.path, predictor(run), run.refine, out, target=target)
         return asdict(report)
 
-    return made(run.refined_stage(split), refine, profile=run.profile)
+    return together(run.refined_stage(split), refine, profile=run.profile)
 
 
 def latent_cache(
@@ -141,8 +142,7 @@ def fill_latents(run: Run) -> int:
     coder, share = codec(run), (state.process_index, state.num_processes)
     for split in ("train", "val"):
         both = split == "train" and run.uses_refined
-        with state.main_process_first():  # which makes the cache's files
-            cache = latent_cache(run, split, coder, with_refined=both)
+        cache = latent_cache(run, split, coder, with_refined=both)
         count += cache.fill(share=share)
     state.wait_for_everyone()
     return count

@@ -1,7 +1,5 @@
 """The scores of a run, found or made, and its model as people use it."""
 
-import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,10 +24,10 @@ from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity
 from rlfseg.pipeline import RLFSegPipeline
-from rlfseg.processes import launch
-from rlfseg.stage import Stage, found, made
+from rlfseg.processes import launch, together
+from rlfseg.stage import PARTS, Stage, found
 
-_PARTS, _CLOSED = "parts", "confusions.npz"
+_CLOSED = "confusions.npz"
 
 
 def scored(run: Run, scoring: Scoring) -> Evaluation:
@@ -47,7 +45,7 @@ def scored(run: Run, scoring: Scoring) -> Evaluation:
 
     def score(folder: Path) -> None:
         v, cache = field_and_data(run, scoring.split, scoring.on)
-        items, parts = spaced(len(cache.pack), scoring.phrases), folder / _PARTS
+        items, parts = spaced(len(cache.pack), scoring.phrases), folder / PARTS
         work = partial(evaluate, v, cache, config=scoring.sampler)
         scores = scored_in_parts(parts, cache.pack, items, work, title=stage.name)
         if scoring.truth and scores.truth is None:
@@ -63,7 +61,7 @@ def scored(run: Run, scoring: Scoring) -> Evaluation:
 
     if _to_launch(run, stage, scoring.on):
         launch(scored, run, scoring, processes=run.machine.processes)
-    return Evaluation.load(_shared(run, stage, score))
+    return Evaluation.load(together(stage, score, profile=run.profile))
 
 
 def closed_set(run: Run, closed: ClosedSet) -> list[Confusion]:
@@ -81,13 +79,13 @@ def closed_set(run: Run, closed: ClosedSet) -> list[Confusion]:
         ids, names = cache.pack.image_ids, class_names(run.on(closed.on))
         chosen = [ids[k] for k in spaced(len(ids), closed.images)]
         asking = partial(given_classes, v, cache, names=names, config=closed.sampler)
-        counted = confusions_in_parts(folder / _PARTS, cache.pack, chosen, names, asking)
+        counted = confusions_in_parts(folder / PARTS, cache.pack, chosen, names, asking)
         if PartialState().is_main_process:
             save_confusions(folder / _CLOSED, counted)
 
     if _to_launch(run, stage, closed.on):
         launch(closed_set, run, closed, processes=run.machine.processes)
-    return load_confusions(_shared(run, stage, count) / _CLOSED)
+    return load_confusions(together(stage, count, profile=run.profile) / _CLOSED)
 
 
 def field_and_data(
@@ -95,8 +93,7 @@ def field_and_data(
 ) -> tuple[Velocity, LatentCache]:
     """Return the trained field, and the latents of a split of its own data or of other data."""
     coder = codec(run)
-    with PartialState().main_process_first():  # which makes the cache's files
-        cache = latent_cache(run.on(on), split, coder)
+    cache = latent_cache(run.on(on), split, coder)
     return as_velocity(trained_unet(run, coder.device)), cache
 
 
@@ -123,16 +120,3 @@ def _to_launch(run: Run, stage: Stage, on: DataConfig | None) -> bool:
     trained(run)
     packed(run.on(on), "val")
     return True
-
-
-def _shared(run: Run, stage: Stage, work: Callable[[Path], None]) -> Path:
-    """Return the folder of a stage of scores, made by all processes that ask for it."""
-    state = PartialState()
-
-    def share(folder: Path) -> None:
-        work(folder)
-        state.wait_for_everyone()  # until the others have read the parts too
-        if state.is_main_process:
-            shutil.rmtree(folder / _PARTS)
-
-    return made(stage, share, profile=run.profile, main=state.is_main_process)

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from rlfseg.config import OptimiserConfig
 from rlfseg.device import quick_accelerator
-from rlfseg.experiment.packing import latent_cache, packed, refined
+from rlfseg.experiment.packing import latent_cache, packed
 from rlfseg.experiment.previews import Watch
 from rlfseg.experiment.run import Run
 from rlfseg.experiment.weights import backbone_folder, codec
@@ -26,8 +26,8 @@ from rlfseg.models.unet import (
     load_unet,
     save_trained,
 )
-from rlfseg.processes import launch
-from rlfseg.stage import found, made
+from rlfseg.processes import launch, together
+from rlfseg.stage import found
 from rlfseg.training.flow_batch import FlowBatch, flow_batch
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit, fit_in_stage
@@ -87,8 +87,7 @@ def trained(run: Run) -> Path:
 
     def train(folder: Path) -> dict[str, Any]:
         unet = untrained(run)
-        with PartialState().main_process_first():  # which makes the cache's files
-            cache = latent_cache(run, "val", codec(run))
+        cache = latent_cache(run, "val", codec(run))
         places = np.linspace(0, len(cache.pack) - 1, _PREVIEWED)
         items = np.unique(places.round().astype(int)).tolist()
         every = max(1, run.train.steps // _PREVIEWS)
@@ -108,8 +107,7 @@ def trained(run: Run) -> Path:
         title = f"training {run.train_stage.name}"
         return fit_in_stage(*_work(run, unet), folder, title=title, save=save, watch=watch)
 
-    main = PartialState().is_main_process
-    return made(run.train_stage, train, profile=run.profile, main=main)
+    return together(run.train_stage, train, profile=run.profile)
 
 
 def trained_unet(run: Run, device: torch.device) -> UNet2DConditionModel:
@@ -122,8 +120,6 @@ def _prepare(run: Run) -> None:
     base(run)
     for split in ("train", "val"):
         packed(run, split)
-    if run.uses_refined:
-        refined(run, "train")
 
 
 def _work(
@@ -131,8 +127,7 @@ def _work(
 ) -> tuple[RectifiedFlowObjective, Callable[[int], FlowBatch], OptimiserConfig]:
     """Objective, batches and optimiser of the training."""
     train, state, coder = run.train, PartialState(), codec(run)
-    with state.main_process_first():  # which makes the cache's files
-        cache = latent_cache(run, "train", coder, with_refined=run.uses_refined)
+    cache = latent_cache(run, "train", coder, with_refined=run.uses_refined)
     optimiser = OptimiserConfig(
         steps=train.steps, lr=train.lr, warmup=train.warmup, schedule=train.schedule
     )

@@ -11,7 +11,8 @@ from rlfseg.device import quick_dtype
 from rlfseg.experiment.run import Run
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.models.sam import PromptedSam, load_sam, random_sam, save_sam
-from rlfseg.stage import made, repository
+from rlfseg.processes import by_first
+from rlfseg.stage import repository
 from rlfseg.stand_ins.backbone import RANDOM, backbone
 from rlfseg.stand_ins.full_size import random_stable_diffusion
 from rlfseg.stand_ins.mini_sam import RANDOM as RANDOM_SAM
@@ -54,7 +55,7 @@ def predictor(run: Run) -> PromptedSam:
         def save(folder: Path) -> None:
             save_sam(random_sam(run.sam.kind), folder / "sam.safetensors")
 
-        checkpoint = made(run.sam_stage, save, profile=run.profile) / "sam.safetensors"
+        checkpoint = by_first(run.sam_stage, save, profile=run.profile) / "sam.safetensors"
     else:
         checkpoint = repository() / run.sam.checkpoint
     return load_sam(run.sam.kind, checkpoint, device=PartialState().device)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
@@ -47,9 +48,10 @@ class LatentCache:
         side = self.pixels // codec.factor
         shape = (int(codec.vae.config.latent_channels), side, side)
         folder.mkdir(parents=True, exist_ok=True)
-        _tie(folder / "made_of.json", data=pack.content_hash, autoencoder=codec.identity)
-        self._images = _Rows(folder, "image", (len(pack.image_ids), *shape))
-        self._masks = _Rows(folder, "mask", (len(pack), *shape))
+        with FileLock(folder / ".lock"):  # of several processes one makes the files
+            _tie(folder / "made_of.json", data=pack.content_hash, autoencoder=codec.identity)
+            self._images = _Rows(folder, "image", (len(pack.image_ids), *shape))
+            self._masks = _Rows(folder, "mask", (len(pack), *shape))
         self._folder = folder
 
     def z1(self, items: Sequence[int] | np.ndarray) -> Latent:
@@ -107,7 +109,8 @@ class LatentCache:
                 f"{self.pack.path} has no refined masks: refine them first, or train with "
                 "selection 'original'"
             )
-        return _Rows(self._folder, f"refined-{made_of}", self._masks.values.shape)
+        with FileLock(self._folder / ".lock"):
+            return _Rows(self._folder, f"refined-{made_of}", self._masks.values.shape)
 
     def _filled(
         self, kept: "_Rows", rows: np.ndarray, encode: Callable[[np.ndarray], Latent]
@@ -157,5 +160,6 @@ def _tie(path: Path, **made_of: str) -> None:
 def _array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     """Open a `.npy` file for reading and writing, or make it, full of zeros."""
     if not path.exists():
-        return open_memmap(path, "w+", dtype=dtype, shape=shape)
+        with replaced(path) as draft:
+            open_memmap(draft, "w+", dtype=dtype, shape=shape)
     return open_memmap(path, "r+")

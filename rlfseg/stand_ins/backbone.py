@@ -25,7 +25,8 @@ from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed
 from rlfseg.data.images import to_unit
 from rlfseg.device import quick_dtype
 from rlfseg.models.weights import save_model
-from rlfseg.stage import Stage, hashed, made, replaced
+from rlfseg.processes import together
+from rlfseg.stage import Stage, hashed, replaced
 from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
 from rlfseg.stand_ins.corpus import draw_corpus
 from rlfseg.stand_ins.text_to_image import (
@@ -134,7 +135,7 @@ def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
             save=save,
         )
 
-    return made(autoencoder_stage(config), make, profile=profile)
+    return together(autoencoder_stage(config), make, profile=profile)
 
 
 def backbone(config: BackboneConfig, *, profile: str) -> Path:
@@ -173,7 +174,7 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
             save=save,
         )
 
-    return made(backbone_stage(config), make, profile=profile)
+    return together(backbone_stage(config), make, profile=profile)
 
 
 def save_backbone(

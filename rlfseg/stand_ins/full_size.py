@@ -10,7 +10,8 @@ from typing import Any
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from rlfseg.stage import Stage, made
+from rlfseg.processes import by_first
+from rlfseg.stage import Stage
 from rlfseg.stand_ins.backbone import save_backbone, seeded
 from rlfseg.stand_ins.text_to_image import small_tokenizer
 
@@ -40,7 +41,7 @@ def random_stable_diffusion(*, profile: str) -> Path:
         save_backbone(folder, tokenizer, **parts)
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
-    return made(random_stage(), make, profile=profile)
+    return by_first(random_stage(), make, profile=profile)
 
 
 UNET: dict[str, Any] = {

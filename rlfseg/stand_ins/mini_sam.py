@@ -22,7 +22,8 @@ from rlfseg.data.drawn.scene import draw_scene
 from rlfseg.data.drawn.write_phrasecut import annotate
 from rlfseg.method.refinement import anchors, logit_map
 from rlfseg.models.sam import decode, mini_sam, save_sam
-from rlfseg.stage import Stage, made
+from rlfseg.processes import together
+from rlfseg.stage import Stage
 from rlfseg.training.loop import Losses, fit_in_stage
 
 _CHUNK = 64
@@ -239,4 +240,4 @@ def trained_sam(config: SamConfig, *, profile: str) -> Path:
             save=lambda: save_sam(sam, folder / "sam.safetensors"),
         )
 
-    return made(sam_stage(config), make, profile=profile) / "sam.safetensors"
+    return together(sam_stage(config), make, profile=profile) / "sam.safetensors"

@@ -16,7 +16,8 @@ from rlfseg.method.flow import interpolate
 from rlfseg.method.types import Image, Latent
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.models.weights import save_model
-from rlfseg.stage import Stage, made
+from rlfseg.processes import together
+from rlfseg.stage import Stage
 from rlfseg.stand_ins.backbone import BackboneConfig, autoencoder_stage, backbone, seeded
 from rlfseg.stand_ins.corpus import draw_corpus
 from rlfseg.training.flow_batch import batch_items
@@ -109,7 +110,7 @@ def tiny_decoder(config: TinyConfig, recipe: BackboneConfig, *, profile: str) ->
             save=lambda: save_model(tiny.cpu().half(), folder),
         )
 
-    return made(tiny_stage(config, recipe), make, profile=profile)
+    return together(tiny_stage(config, recipe), make, profile=profile)
 
 
 def _latents(codec: LatentCodec, images: np.ndarray, masks: np.ndarray, *, seed: int) -> Latent:

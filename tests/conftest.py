@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
 # isort: split
 from accelerate.state import AcceleratorState
 from tiny import tiny_backbone
+
+if TYPE_CHECKING:
+    from rlfseg.experiment import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,3 +49,11 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield root
     AcceleratorState._reset_state(True)
     os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def run(repo: Path) -> Run:
+    """A run of seconds in that repository."""
+    from tiny_run import given_run
+
+    return given_run()

@@ -228,7 +228,7 @@ class Run:
         """Identifies the confusions of the trained model among a closed set of names."""
         config = {"images": closed.images, "sampler": asdict(closed.sampler)}
         inputs = {"training": self.train_stage, "data": self.on(closed.on).data_stage}
-        return Stage(f"closed-{self.train_stage.name}", 1, config, inputs)
+        return Stage(f"closed-{self.train_stage.name}", 1, config, inputs, asdict(closed))
 
 
 def read_run(profile: str, changes: Mapping[str, Any] | None = None) -> Run:

@@ -16,7 +16,7 @@ from test_pack_resume import everything, kill_at_rename, survives
 from torch import Tensor
 
 from rlfseg.config import RefineConfig
-from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.refined import add_refined, refined_by
 from rlfseg.data.packed.schema import PackError
@@ -68,8 +68,8 @@ def write(path: Path) -> Path:
         if number % 3 == 0:
             odd = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) == 5
         records += [
-            Record(f"{number}", image, f"box / {number}", box(2 + number % 4), box(4)),
-            Record(f"{number}", image, "é", odd, odd),
+            Example(f"{number}", image, f"box / {number}", box(2 + number % 4), box(4)),
+            Example(f"{number}", image, "é", odd, odd),
         ]
     write_pack(records, path, size=None)
     return path

@@ -20,6 +20,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 from filelock import FileLock
 
@@ -253,7 +254,7 @@ def replaced(path: Path) -> Iterator[Path]:
     Yields:
         A path in the same folder; the file is as it was until the block has ended well.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # no other process's, on any node
     try:
         yield draft
         os.replace(draft, path)

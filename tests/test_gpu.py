@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from tiny import latents, texts, tiny_unet
 from torch import Tensor
 
 from rlfseg import RLFSegPipeline
-from rlfseg.chapter import run_parameters
+from rlfseg.chapters.reading import run_file
 from rlfseg.config import OptimiserConfig
 from rlfseg.data.drawn.phrases import phrases
 from rlfseg.data.drawn.scene import draw_scene
 from rlfseg.device import quick_accelerator
-from rlfseg.experiment.setting import Setting
+from rlfseg.experiment import Run, backbone_folder, base, codec, is_trained, pipeline, trained
 from rlfseg.models.latent_codec import load_codec
 from rlfseg.models.sam import PromptedSam, mini_sam
 from rlfseg.models.unet import add_lora, as_velocity, for_sampling, load_trained
@@ -53,13 +52,12 @@ def adapted() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def mini() -> Setting:
+def mini() -> Run:
     """The shipped default run."""
-    given = yaml.safe_load(Path("params/mini/05_phrasecut.yml").read_text())
-    setting = Setting.from_parameters(**run_parameters(given))
-    if not setting.is_trained:
+    run = run_file(Path("params/mini/05_phrasecut.yml"))
+    if not is_trained(run):
         pytest.skip("the default run's weights are not shipped here")
-    return setting
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -104,22 +102,22 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     assert whole[-1] < 0.99 * whole[0]
 
 
-def test_latents_text_and_masks_there_and_back(mini: Setting) -> None:
-    here, there = (load_codec(mini.backbone_location(), device=d) for d in (CPU, GPU))
+def test_latents_text_and_masks_there_and_back(mini: Run) -> None:
+    here, there = (load_codec(backbone_folder(mini), device=d) for d in (CPU, GPU))
     masks = torch.zeros(2, 128, 128, dtype=torch.bool)
     masks[0, 30:90, 20:70] = True
     z = here.encode_mask(masks)
     assert off(there.encode_mask(masks), z) < 5e-3
     assert off(there.text(["red star"]), here.text(["red star"])) < 5e-3
-    half = mini.codec()
+    half = codec(mini)
     assert half.device.type == "cuda" and half.decoding == torch.bfloat16
     assert (half.decode(z.cuda()).cpu() - here.decode(z)).abs().max() < 0.05
 
 
-def test_the_field_of_the_shipped_run_is_that_of_float32(mini: Setting) -> None:
-    unet = load_trained(mini.base(), mini.trained())
+def test_the_field_of_the_shipped_run_is_that_of_float32(mini: Run) -> None:
+    unet = load_trained(base(mini), trained(mini))
     z, t = torch.randn(4, 4, 16, 16), torch.tensor([1.0, 0.7, 0.3, 0.0])
-    c = load_codec(mini.backbone_location()).text(["red star", "moon", "blue heart", ""])
+    c = load_codec(backbone_folder(mini)).text(["red star", "moon", "blue heart", ""])
     with torch.no_grad():
         wanted = as_velocity(deepcopy(unet).eval())(z, t, c)
         half = for_sampling(unet, GPU)
@@ -128,12 +126,10 @@ def test_the_field_of_the_shipped_run_is_that_of_float32(mini: Setting) -> None:
     assert off(found, wanted) < 0.02
 
 
-def test_the_shipped_run_s_masks(
-    mini: Setting, pictures: tuple[list[np.ndarray], list[str]]
-) -> None:
+def test_the_shipped_run_s_masks(mini: Run, pictures: tuple[list[np.ndarray], list[str]]) -> None:
     masks = []
     for device in (CPU, GPU):
-        pipe = mini.pipeline(threshold=0.18, tol=0.12).to(device)
+        pipe = pipeline(mini).to(device)
         pipe.set_progress_bar_config(disable=True)
         masks.append(np.stack(pipe(*pictures).masks))
     both, either = masks[0] & masks[1], masks[0] | masks[1]
@@ -142,13 +138,13 @@ def test_the_shipped_run_s_masks(
 
 @pytest.mark.slow
 def test_a_compiled_pipeline_finds_the_same(
-    mini: Setting, pictures: tuple[list[np.ndarray], list[str]]
+    mini: Run, pictures: tuple[list[np.ndarray], list[str]]
 ) -> None:
-    where = {"base": mini.base(), "threshold": 0.18, "tol": 0.12, "device": GPU}
+    where = {"base": base(mini), "threshold": 0.18, "tol": 0.12, "device": GPU}
     masks = []
     for fast in (False, True):
         pipe = RLFSegPipeline.from_backbone(
-            mini.backbone_location(), mini.trained(), fast=fast, **where
+            backbone_folder(mini), trained(mini), fast=fast, **where
         )
         pipe.set_progress_bar_config(disable=True)
         masks.append(np.stack(pipe(*pictures).masks))

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from rlfseg.chapters.reading import chapter_file
 from rlfseg.evaluation.score import Evaluation
-from rlfseg.experiment.setting import Setting
+from rlfseg.experiment import first_steps, is_trained, packed, scored, trained, untrained
 from rlfseg.stage import made_at
 from rlfseg.training.steps import read_steps
 
 NODES = {"node-a": "10.77.0.1", "node-b": "10.77.0.2"}
 RUN = {
-    "profile": "smoke",
     "backbone": {"name": "./tiny"},
     "data": {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 30, "seed": 5},
     "train": {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2},
 }
-SCORED = {"split": "test", "phrases": 90, "name": "aos", "tol": 0.2}
+SCORING = {"split": "test", "phrases": 90, "sampler": {"name": "aos", "tol": 0.2}}
+CHAPTER = {"profile": "smoke", "changes": {}, "variants": {"own": {}}, "longer": {}}
 pytestmark = pytest.mark.slow
 
 
@@ -81,23 +81,24 @@ def launched(nodes: dict[str, str], command: str, parameters: Path) -> None:
 
 
 def test_two_nodes_train_and_score_what_one_process_does(repo: Path, nodes: dict[str, str]) -> None:
-    one = Setting.from_parameters(**RUN)
-    parameters = repo / "run.json"
-    parameters.write_text(json.dumps({**RUN, "scored": SCORED}))
-    one.pack("val")
+    parameters = repo / "params" / "smoke" / "09_ranks.yml"
+    parameters.parent.mkdir()
+    (parameters.parent / "run.yml").write_text(yaml.safe_dump(RUN))
+    parameters.write_text(yaml.safe_dump({**CHAPTER, "scoring": SCORING}))
+    ((one, scoring),) = chapter_file(parameters).asks().scored
+    packed(one, "val")
     launched(nodes, "train", parameters)
-    assert one.is_trained
-    both = read_steps(one.trained() / "steps.jsonl")
-    alone = list(one.training(one.untrained(), until=4))
+    assert is_trained(one)
+    both = read_steps(trained(one) / "steps.jsonl")
+    alone = list(first_steps(one, untrained(one), until=4))
     for a, b in zip(both, alone, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-2)  # bf16; in float32: test_processes
 
     launched(nodes, "evaluate", parameters)
-    stage = one.scores_stage(**SCORED)
-    folder = made_at(stage, profile="smoke")
+    folder = made_at(one.scores_stage(scoring), profile="smoke")
     found = Evaluation.load(folder).annotation
     assert not (folder / "parts").exists()
     shutil.rmtree(folder)
-    again = replace(one).scored(**SCORED).annotation
+    again = scored(one, scoring).annotation
     assert np.array_equal(found.image_id, again.image_id) and len(again) > 64
     assert found.miou().value == pytest.approx(again.miou().value, rel=1e-3)

@@ -17,7 +17,7 @@ import rlfseg
 from rlfseg import RLFSegPipeline
 from rlfseg.__main__ import main
 from rlfseg.config import SamplerConfig
-from rlfseg.data.packed.prepare import Record
+from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.write import write_pack
 from rlfseg.evaluation.predict import predict
@@ -79,7 +79,7 @@ def test_it_is_the_evaluations_path(
     pipe: RLFSegPipeline, backbone: Path, trained: Path, tmp_path: Path, name: str
 ) -> None:
     mask = np.ones((SIDE, SIDE), bool)
-    records = [Record(str(n), PICTURES[n], phrase, mask) for n, phrase in ASKED]
+    records = [Example(str(n), PICTURES[n], phrase, mask) for n, phrase in ASKED]
     write_pack(records, tmp_path / "a.h5", size=SIDE)
     cache = LatentCache(tmp_path / "cache", Pack(tmp_path / "a.h5"), load_codec(backbone))
     v = as_velocity(load_trained(backbone, trained))
@@ -122,7 +122,7 @@ def test_masks_have_the_pictures_own_size(pipe: RLFSegPipeline) -> None:
 
 def test_pictures_are_scaled_as_they_are_packed(pipe: RLFSegPipeline, tmp_path: Path) -> None:
     wide = RNG.integers(256, size=(30, 50, 3), dtype=np.uint8)
-    write_pack([Record("a", wide, "b", np.ones((30, 50), bool))], tmp_path / "a.h5", size=SIDE)
+    write_pack([Example("a", wide, "b", np.ones((30, 50), bool))], tmp_path / "a.h5", size=SIDE)
     packed = Pack(tmp_path / "a.h5").image(0)
     own = pipe(wide, "red star", sampler="one").scores[0]
     small = torch.from_numpy(pipe(packed, "red star", sampler="one").scores[0])[None, None]
@@ -234,9 +234,10 @@ def test_the_quick_decoder_takes_scaled_latents(pipe: RLFSegPipeline) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"sampler": "euler"}, "sampler must be one of .*'euler'"),
+        ({"sampler": "euler"}, "sampler: name is 'euler': .*'one', 'steps', 'aos'"),
         ({"decoder": "taesd"}, "decoder must be 'vae' here, got 'taesd'"),
-        ({"num_steps": 0}, "steps must be positive"),
+        ({"num_steps": 0}, "sampler: steps is 0: .*greater than 0"),
+        ({"tol": -1.0}, "sampler: tol is -1.0: .*greater than 0"),
     ],
 )
 def test_unknown_options_are_named(
@@ -285,7 +286,10 @@ def test_the_command_writes_mask_and_overlay(
         ({"photo": "model/model_index.json"}, "is no picture that can be read here"),
         ({"phrase": " "}, "' ' is no phrase"),
         ({"out": "out.jpg"}, "written as PNG"),
-        ({"more": ["--sampler", "euler"]}, "sampler must be one of"),
+        (
+            {"more": ["--sampler", "euler"]},
+            "sampler: name is 'euler': Input should be 'one', 'steps'",
+        ),
         ({"model": "none.yml"}, r"none\.yml"),
     ],
 )

@@ -1,7 +1,9 @@
-"""Two processes of one launch make what one makes: training, refinement, scores, confusions."""
+"""Two processes of one launch make what one makes: training, refinement, scores, stages."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +18,7 @@ from test_closed_set import NAMES, plain_cache, plain_world
 from test_relabelling import CHUNK, IMAGES, Grows, results, write
 from test_relabelling import CONFIG as REFINE
 from test_train import bare, run
-from together import CONFIG, Regression, batch, run_two
+from together import CONFIG, Regression, batch, run_two, stumble, tell
 from torch import Tensor
 
 from rlfseg.config import SamplerConfig
@@ -32,6 +34,8 @@ from rlfseg.evaluation.score import (
 )
 from rlfseg.experiment import relabelling as stage
 from rlfseg.experiment.relabelling import relabel
+from rlfseg.processes import by_first, launch, together, until
+from rlfseg.stage import PARTS, Stage, read_record
 from rlfseg.training.loop import fit
 from rlfseg.training.steps import read_steps, recorded
 
@@ -44,7 +48,8 @@ ONE = SamplerConfig("one")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have done all their work."""
     folder = tmp_path_factory.mktemp("both")
-    (folder / "refined").mkdir()
+    for name in ("refined", "book", "params"):
+        (folder / name).mkdir()
     write(folder / "refined" / "a.h5")
     plain_world(folder, images=PICTURES)
     run_two(everything, folder)
@@ -55,6 +60,7 @@ def everything(folder: Path) -> None:
     train(folder)
     refine(folder)
     score(folder)
+    make(folder)
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -189,3 +195,75 @@ def test_scoring_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert asked == [15, 15, 15, 5]  # the broken part again, and what was missing
     assert np.array_equal(found.annotation.histogram, alone.histogram)
     assert np.array_equal(found.annotation.image_id, alone.image_id)
+
+
+# --- stages ------------------------------------------------------------------------------------
+
+SHARED, FIRST = Stage("shared", 1, {"a": 1}), Stage("first", 1, {"b": 2})
+
+
+def make(folder: Path) -> None:
+    """Makes a stage in both processes and another one in the first, twice, and tells about it."""
+    os.chdir(folder)
+    rank, told = PartialState().process_index, []
+    log = folder / f"made{rank}.txt"
+
+    def share(draft: Path) -> dict[str, int]:
+        told.append(f"shares {draft.name}")
+        (draft / PARTS).mkdir(exist_ok=True)
+        (draft / PARTS / f"{rank}.txt").write_text(f"of {rank}")
+        until(lambda: len(list((draft / PARTS).glob("?.txt"))) == 2)
+        time.sleep(rank)  # the first is done long before the second reads
+        told.append("reads " + (draft / PARTS / f"{1 - rank}.txt").read_text())
+        (draft / f"result{rank}.txt").write_text("whole")
+        return {"rank": rank}
+
+    def alone(draft: Path) -> None:
+        time.sleep(1)
+        told.append(f"alone in {rank}")
+        (draft / "result.txt").write_text("whole")
+
+    for _ in range(2):
+        told.append(str(together(SHARED, share, profile="smoke")))
+        told.append(str(by_first(FIRST, alone, profile="smoke")))
+    log.write_text("\n".join(told))
+
+
+def test_a_stage_is_made_by_both_and_nothing_is_taken_away_before_both_have_read(
+    both: Path,
+) -> None:
+    stages = both / "runs" / "smoke" / "stages"
+    ends = [str(stages / SHARED.folder), str(stages / FIRST.folder)]
+    for rank in range(2):
+        told = (both / f"made{rank}.txt").read_text().splitlines()
+        worked = [f"shares {SHARED.folder}.part", f"reads of {1 - rank}", ends[0]]
+        worked += [*(["alone in 0"] if rank == 0 else []), ends[1]]
+        assert told == [*worked, *ends]  # made once, and found the second time
+    names = {path.name for path in (stages / SHARED.folder).iterdir()}
+    assert names == {"result0.txt", "result1.txt", "stage.json"}
+    assert read_record(stages / SHARED.folder)["figures"] == {"rank": 0}
+    assert {path.name for path in stages.iterdir() if path.is_dir()} == {
+        SHARED.folder,
+        FIRST.folder,
+    }
+
+
+# --- launches ----------------------------------------------------------------------------------
+
+
+def test_a_launch_calls_a_function_with_its_arguments(tmp_path: Path) -> None:
+    arguments = (SamplerConfig("hss", tol=0.1), {"é": [None, 1.5]})
+    launch(tell, tmp_path, *arguments, processes=2)
+    said = sorted(path.read_text() for path in tmp_path.iterdir())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith(f"2 {device}") and line.endswith(repr(arguments))
+
+
+def test_what_fails_in_a_launch_is_told() -> None:
+    with pytest.raises(RuntimeError, match="stumble in 2 processes failed") as failed:
+        launch(stumble, "büro", processes=2)
+    told = str(failed.value)
+    assert "LookupError: there is no büro in process 1" in told
+    assert "Traceback" in told and "in process 0" not in told

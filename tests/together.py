@@ -1,4 +1,4 @@
-"""A small training, and a launch of two processes."""
+"""A small training, launches of two processes, and what a launch may call."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
@@ -65,3 +67,19 @@ def _one_of_two(rank: int, port: int, work: Callable[..., None], *arguments: obj
     torch.set_num_threads(1)
     with joined():
         work(*arguments)
+
+
+def tell(folder: Path, *arguments: object) -> None:
+    """Write down which process this is and what it was called with."""
+    state = PartialState()
+    state.wait_for_everyone()
+    told = f"{state.num_processes} {state.device} {arguments!r}"
+    (folder / f"{state.process_index}.txt").write_text(told)
+
+
+def stumble(word: str) -> None:
+    """Fail in the second process alone, while the first waits for it."""
+    state = PartialState()
+    if state.process_index == 1:
+        raise LookupError(f"there is no {word} in process {state.process_index}")
+    state.wait_for_everyone()

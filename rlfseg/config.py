@@ -73,9 +73,14 @@ class DataConfig:
         val: scenes in the validation split.
         test: scenes in the test split.
         seed: of the drawing.
+        leave_out: ids of images that are not packed (PhraseCut), or `auto` for those whose file
+            has another size than its annotation: no mask would lie on them.
     """
 
-    UNHASHED: ClassVar = ("source", "dataset", "pixels", "train", "val", "test", "seed")
+    UNHASHED: ClassVar = (
+        *("source", "dataset", "pixels", "train", "val", "test"),
+        *("seed", "leave_out"),
+    )
 
     source: Annotated[str, Field(min_length=1)] = "mini"
     dataset: Literal["phrasecut", "refcoco", "refcoco+", "refcocog", "cocostuff"] = "phrasecut"
@@ -84,6 +89,7 @@ class DataConfig:
     val: Count = 100
     test: Count = 300
     seed: Seed = 0
+    leave_out: Literal["auto"] | tuple[int, ...] = "auto"
 
 
 @dataclass(frozen=True, config=STRICT)

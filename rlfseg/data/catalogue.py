@@ -1,6 +1,6 @@
 """The data sets by name: titles, homes, splits, and one way to read any of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,12 @@ DATASETS = {
 
 
 def read(
-    dataset: str, root: Path | str, split: str, *, classes: Mapping[int, Label] = COCO_STUFF
+    dataset: str,
+    root: Path | str,
+    split: str,
+    *,
+    classes: Mapping[int, Label] = COCO_STUFF,
+    leave_out: Collection[str] = (),
 ) -> Iterator[Sample]:
     """Read one split of any data set, in the partition and form that papers report.
 
@@ -52,6 +57,7 @@ def read(
         root: the folder that the data set's own reader takes.
         split: one of the data set's splits.
         classes: COCO-Stuff's table of classes; the mini world has its own.
+        leave_out: ids of PhraseCut's images to pass over.
 
     Raises:
         ValueError: if the data set is unknown, and as its reader does.
@@ -60,7 +66,7 @@ def read(
     if dataset not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
     if dataset == "phrasecut":
-        return phrasecut.read(root, split)
+        return phrasecut.read(root, split, leave_out=leave_out)
     if dataset == "cocostuff":
         return cocostuff.read_maps(root, split, classes=classes)
     return refer.read(root, dataset, split)

@@ -20,6 +20,7 @@ from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import index_path
 from rlfseg.data.packed.write import write_pack
+from rlfseg.data.phrasecut import size_mismatches
 from rlfseg.data.sample import by_image
 from rlfseg.experiment.relabelling import relabel
 from rlfseg.experiment.run import Run
@@ -71,6 +72,7 @@ def packed(run: Run, split: str) -> Pack:
         exact = read_truth(root) if mini and dataset == "phrasecut" else {}
         reports = {}
         for name, theirs in run.splits.items():
+            passed_over = left_out(run, root, theirs)
             examples = (
                 Example(
                     sample.image_id,
@@ -80,14 +82,26 @@ def packed(run: Run, split: str) -> Pack:
                     exact[sample.ids[number]].mask if exact else None,
                     (str(sample.ids[number]),),
                 )
-                for sample in by_image(read(dataset, root, theirs, classes=classes(run)))
+                for sample in by_image(
+                    read(dataset, root, theirs, classes=classes(run), leave_out=passed_over)
+                )
             )
             path = folder / f"{name}.h5"
             report = write_pack(examples, path, size=run.data.pixels, workers=_WORKERS)
-            reports[name] = asdict(report)
+            reports[name] = {**asdict(report), "passed_over": passed_over}
         return reports
 
     return Pack(by_first(run.data_stage, pack, profile=run.profile) / f"{split}.h5")
+
+
+def left_out(run: Run, root: Path, split: str) -> list[str]:
+    """Return the ids of the images of a split that are not packed: see `DataConfig.leave_out`."""
+    data = run.data
+    if data.dataset != "phrasecut" or data.source == "mini":
+        return []
+    if data.leave_out != "auto":
+        return [str(image_id) for image_id in data.leave_out]
+    return [each.image_id for each in size_mismatches(root, split) if each.stored is not None]
 
 
 def pack_report(run: Run) -> dict[str, Any]:

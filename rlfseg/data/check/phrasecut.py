@@ -204,13 +204,14 @@ def _sizes(seen: Survey, used: Mapping[str, ImageFile]) -> Line:
     if differ <= CLIPSEG_LEFT_OUT:
         which = "exactly" if differ == CLIPSEG_LEFT_OUT else f"all {len(differ)} among"
         found = f"{len(differ)} of {seen.sized:,} differ, {which} CLIPSeg's 17"
-        advice = f"Leave them out, as CLIPSeg does (CLIPSEG_LEFT_OUT). {names}"
+        advice = f"Packing leaves them out, as CLIPSeg does (data: leave_out). {names}"
         return Line("note", "image sizes", found, "as annotated", examples, advice)
     found = f"{len(differ):,} of {seen.sized:,} differ, {len(differ & CLIPSEG_LEFT_OUT)} of them "
-    advice = f"Masks would not lie on them: fetch them again, or leave them out. {names}"
-    return Line(
-        "problem", "image sizes", f"{found}of CLIPSeg's 17", "as annotated", examples, advice
+    advice = (
+        "Masks would not lie on them, so packing leaves them out (data: leave_out); were they "
+        f"scaled or cut, fetch them again. {names}"
     )
+    return Line("note", "image sizes", f"{found}of CLIPSeg's 17", "as annotated", examples, advice)
 
 
 def _honesty(splits: Mapping[str, _Split], table: _Table, official: bool) -> Iterator[Line]:

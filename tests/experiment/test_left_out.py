@@ -1,0 +1,64 @@
+"""PhraseCut's images whose file has another size than its annotation are not packed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlfseg.config import DataConfig, TrainConfig
+from rlfseg.data.check import check
+from rlfseg.data.drawn.write_phrasecut import write_phrasecut
+from rlfseg.experiment import Run, pack_report, packed
+from rlfseg.stand_ins.backbone import BackboneConfig
+
+
+@pytest.fixture
+def turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, dict[str, str]]:
+    """A run on files in PhraseCut's form, in which one image a split is annotated on its side."""
+    for name in ("book", "params"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "cut"
+    write_phrasecut(root, seed=3, counts={"train": 4, "val": 2, "test": 3}, pixels=32, workers=1)
+    path = root / "image_data_split.json"
+    table, chosen = json.loads(path.read_text()), {}
+    for split in ("train", "test"):
+        image_id = json.loads((root / f"refer_{split}.json").read_text())[-1]["image_id"]
+        chosen[split] = str(image_id)
+        (entry,) = (each for each in table if each["image_id"] == image_id)
+        entry["width"], entry["height"] = 40, 24
+    path.write_text(json.dumps(table))
+    data = DataConfig(source="cut", pixels=32)
+    return Run("smoke", BackboneConfig(name="none/needed"), data, TrainConfig(steps=1)), chosen
+
+
+def test_they_are_passed_over_and_counted(turned: tuple[Run, dict[str, str]]) -> None:
+    run, chosen = turned
+    assert len(packed(run, "train").image_ids) == 3 and len(packed(run, "test").image_ids) == 2
+    assert len(packed(run, "val").image_ids) == 2
+    for split, image_id in chosen.items():
+        assert image_id not in packed(run, split).image_ids
+    told = {split: report["passed_over"] for split, report in pack_report(run).items()}
+    assert told == {"train": [chosen["train"]], "val": [], "test": [chosen["test"]]}
+    assert check("phrasecut", "cut").ok  # what packing takes, the check takes too
+
+
+def test_ids_may_be_named_instead(turned: tuple[Run, dict[str, str]]) -> None:
+    run, chosen = turned
+    ids = tuple(map(int, chosen.values()))
+    named = replace(run, data=replace(run.data, leave_out=ids))
+    assert named.data_stage.hash != run.data_stage.hash  # it is other data
+    assert len(packed(named, "train").image_ids) == 3
+    none = replace(run, data=replace(run.data, leave_out=()))
+    with pytest.raises(ValueError, match=chosen["train"]):
+        packed(none, "train")
+
+
+def test_an_image_that_is_missing_is_an_error_still(turned: tuple[Run, dict[str, str]]) -> None:
+    run, chosen = turned
+    Path(f"cut/images/{chosen['test']}.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=chosen["test"]):
+        packed(run, "test")

@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from rlfseg.book.paper.ablations import ENVIRONMENT
+from collections.abc import Mapping
+
 from rlfseg.book.paper.cells import baseline_cells, keep_results, semflow_cell
-from rlfseg.book.paper.lookup import TABLES, cell, paper_table
 from rlfseg.book.paper.render import render
 from rlfseg.book.paper.results import (
     NOT_RUN,
@@ -21,7 +21,17 @@ from rlfseg.book.paper.results import (
     measured,
     save_results,
 )
-from rlfseg.book.paper.tables import Cell, Column, Row, Table, UnknownCellError
+from rlfseg.book.paper.tables import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    UnknownCellError,
+    cell,
+    environment,
+    paper_table,
+    paper_tables,
+)
 
 __all__ = [
     "ENVIRONMENT",
@@ -47,3 +57,17 @@ __all__ = [
     "save_results",
     "semflow_cell",
 ]
+
+TABLES: Mapping[int, Table]
+"""The paper's tables by number."""
+ENVIRONMENT: Mapping[str, str]
+"""The versions of A.3.1."""
+
+
+def __getattr__(name: str) -> Mapping[int, Table] | Mapping[str, str]:
+    """Read the paper's tables when they are first asked for."""
+    if name == "TABLES":
+        return paper_tables()
+    if name == "ENVIRONMENT":
+        return environment()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

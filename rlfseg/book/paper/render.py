@@ -6,9 +6,8 @@ import re
 
 from IPython.display import Markdown
 
-from rlfseg.book.paper.lookup import paper_table
 from rlfseg.book.paper.results import Missing, Result, Results, complete, difference
-from rlfseg.book.paper.tables import UNREPORTED, Cell
+from rlfseg.book.paper.tables import UNREPORTED, Cell, paper_table
 from rlfseg.chapters import made_in
 from rlfseg.evaluation.seeds import over_seeds
 from rlfseg.stage import commit

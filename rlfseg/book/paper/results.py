@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from rlfseg.book.paper.lookup import paper_table
-from rlfseg.book.paper.tables import Cell
+from rlfseg.book.paper.tables import Cell, paper_table
 from rlfseg.evaluation.counts import Counts
 from rlfseg.stage import replaced
 

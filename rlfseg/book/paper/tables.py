@@ -1,44 +1,23 @@
-"""What a printed table is: rows and columns of cells, each with its protocol and its flags.
+"""The paper's tables: rows and columns of cells, each with its protocol and its flags.
 
-A protocol says how a number was measured, by metric, as far as it is known: a sentence that a
-rendered table shows as a note. What was not verified says so.
+What they hold is in `tables.yml`. A protocol says how a number was measured, by metric, as far as
+it is known: a sentence that a rendered table shows as a note. What was not verified says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from itertools import chain
+from types import MappingProxyType
+from typing import Any
+
+import yaml
 
 UNREPORTED = "-"
 """What the paper prints where a method has no number."""
-
-_CLIPSEG_AP = (
-    "AP of CLIPSeg's protocol: counts pooled over the set, Simpson's rule over recall, no anchors"
-)
-
-PHRASECUT = {"mIoU": "From PhraseCut's own evaluator: mean over phrases of the IoU of a hard mask"}
-CLIPSEG = {"mIoU": "CLIPSeg's protocol at the fixed threshold 0.3", "AP": _CLIPSEG_AP}
-LDZNET = {
-    "mIoU": "CLIPSeg's protocol at the best of its thresholds, chosen on the test set itself",
-    "AP": _CLIPSEG_AP,
-}
-LDZNET_REFER = {
-    "mIoU": "By the text, LD-ZNet's protocol; which threshold each row uses was not verified",
-    "AP": _CLIPSEG_AP,
-}
-OURS = {
-    "mIoU": "Best mIoU “following LD-ZNet”, so at the best threshold on the test set; it is not "
-    "printed",
-    "AP": "AP “following LD-ZNet”; which of the rules of that name was used was not verified",
-}
-VPD = {
-    "mIoU": "Not mIoU but overall IoU, pooled over the validation set (VPD's abstract: 73.3 oIoU "
-    "on RefCOCO val)"
-}
-ADDP = {"mIoU": "Which IoU and which split this is was not verified"}
-SEMFLOW = {"mIoU": "Closed set: every pixel gets one of 171 names; mIoU of the confusion matrix"}
-LATENCY = {"seconds": "Mean of 100 runs on an RTX 3090; batch and precision are not stated"}
-SETTING = {"value": "A setting, not a measurement"}
 
 
 class UnknownCellError(LookupError):
@@ -58,16 +37,6 @@ class Column:
     name: str
     metric: str
     dataset: str = ""
-
-
-def paired(*datasets: str) -> tuple[Column, ...]:
-    """Make columns for mIoU and AP on each data set."""
-    return tuple(Column(f"{d} {metric}", metric, d) for d in datasets for metric in ("mIoU", "AP"))
-
-
-def flag(text: str, *columns: str) -> dict[str, tuple[str, ...]]:
-    """Put the same flag on several columns of a row."""
-    return dict.fromkeys(columns, (text,))
 
 
 @dataclass(frozen=True)
@@ -152,6 +121,9 @@ class Table:
                 raise ValueError(f"Table {self.number}, row {row.name!r}: not one text a column")
             if unknown := set(row.flags) - set(self.column_names):
                 raise ValueError(f"Table {self.number}, row {row.name!r}: flags on {unknown}")
+            texts = [row.name, *row.printed, *row.protocols.values(), *chain(*row.flags.values())]
+            if wrong := [text for text in texts if not isinstance(text, str)]:
+                raise ValueError(f"Table {self.number}, row {row.name!r}: quote {wrong[0]!r}")
 
     @property
     def row_names(self) -> tuple[str, ...]:
@@ -191,3 +163,77 @@ class Table:
                 has = ", ".join(repr(n) for n in names)
                 raise UnknownCellError(f"Table {self.number} has no {what} {name!r}; it has {has}")
         return next(c for c in self.cells() if (c.row, c.column.name) == (row, column))
+
+
+@cache
+def paper_tables() -> Mapping[int, Table]:
+    """Return the paper's tables by number."""
+    return MappingProxyType({given["number"]: _table(**given) for given in _data()["tables"]})
+
+
+def environment() -> Mapping[str, str]:
+    """Return the versions of A.3.1."""
+    return MappingProxyType(_data()["environment"])
+
+
+def paper_table(number: int) -> Table:
+    """Return one table of the paper.
+
+    Raises:
+        UnknownCellError: if the paper has no such table.
+    """
+    if number not in paper_tables():
+        raise UnknownCellError(
+            f"the paper has no Table {number!r}; it has 1 to {len(paper_tables())}"
+        )
+    return paper_tables()[number]
+
+
+def cell(table: int, row: str, column: str) -> Cell:
+    """Return one printed cell: `cell(1, "LD-ZNet", "mIoU").value` is 52.7.
+
+    Raises:
+        UnknownCellError: if the paper has no such table, row or column.
+    """
+    return paper_table(table).cell(row, column)
+
+
+@cache
+def _data() -> dict[str, Any]:
+    """Read `tables.yml`, which lies beside this module."""
+    path = files("rlfseg.book.paper") / "tables.yml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _table(
+    *,
+    columns: Iterable[Sequence[str]],
+    rows: Iterable[Mapping[str, Any]],
+    protocols: Mapping[str, str] | None = None,
+    notes: Iterable[str] = (),
+    **rest: Any,
+) -> Table:
+    """Make a table; its protocols are those of every row that has none of its own."""
+    made = tuple(Column(*column) for column in columns)
+    return Table(
+        columns=made,
+        rows=tuple(_row(made, **{"protocols": protocols or {}, **row}) for row in rows),
+        notes=tuple(notes),
+        **rest,
+    )
+
+
+def _row(
+    columns: Iterable[Column],
+    *,
+    printed: Iterable[str],
+    flags: Mapping[str, str] | None = None,
+    **rest: Any,
+) -> Row:
+    """Make a row; a flag on a metric goes on all columns of it."""
+    placed = {
+        name: (text,)
+        for where, text in (flags or {}).items()
+        for name in [c.name for c in columns if c.metric == where] or [where]
+    }
+    return Row(printed=tuple(printed), flags=placed, **rest)

@@ -41,7 +41,7 @@ def needed(name):
     return [other for other in CHAPTERS if other != name] if chapter.alone else chapter.needs
 
 
-SHARED = files("rlfseg/**/*.py", f"artefacts/{PROFILE}/**/*", f"params/{PROFILE}/run.yml")
+SHARED = files("rlfseg/**/*.py", "rlfseg/**/*.yml", f"artefacts/{PROFILE}/**/*", f"params/{PROFILE}/run.yml")
 PROSE = [f for f in files("book/**/*") if not f.endswith(".ipynb") and "/." not in f]
 
 

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import yaml
 from accelerate import PartialState
 from torch import Tensor
 
@@ -26,8 +25,9 @@ import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
 # isort: split
 from diffusers import AutoencoderTiny
 
+from rlfseg.chapters.reading import run_file
 from rlfseg.evaluation.cost import costs_of, in_turns, matrix_rate
-from rlfseg.experiment.setting import Setting
+from rlfseg.experiment import backbone_folder
 from rlfseg.pipeline import RLFSegPipeline
 
 WALK = 25  # steps of the sampler that one step is set against
@@ -52,11 +52,9 @@ def main() -> None:
         "--fast", action="store_true", help="compiled, in bfloat16; parts alone, not whole calls"
     )
     given = parser.parse_args()
-    values = yaml.safe_load(given.parameters.read_text())
-    wanted = {name: values[name] for name in ("profile", "backbone", "data", "train")}
-    setting, device = Setting.from_parameters(**wanted), PartialState().device
+    run, device = run_file(given.parameters), PartialState().device
     dtype = torch.bfloat16 if given.bf16 or given.fast else torch.float32
-    backbone = setting.backbone_location()
+    backbone = backbone_folder(run)
     pipe = RLFSegPipeline.from_backbone(backbone, device=device, fast=given.fast)
     pipe.register_modules(tiny_vae=AutoencoderTiny().eval())
     pipe.to(device, dtype)
@@ -78,7 +76,7 @@ def main() -> None:
     # compiled parts would be compiled again for every other number of phrases
     whole = {} if given.fast else in_turns(calls, rounds=given.rounds, device=device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"{setting.backbone}, {pipe.side} pixels, batch {given.batch}, {dtype}, {name}")
+    print(f"{run.backbone.name}, {pipe.side} pixels, batch {given.batch}, {dtype}, {name}")
     print(f"a matrix product runs at {roof / 1e9:.0f} GFLOP/s")
     for part, cost in costs.items():
         print(

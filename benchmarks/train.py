@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -23,16 +24,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-import yaml
 
 import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
-from rlfseg.config import OptimiserConfig
+from rlfseg.chapters.reading import run_file
+from rlfseg.config import MachineConfig, OptimiserConfig
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.refined import add_refined
 from rlfseg.data.packed.schema import index_path
 from rlfseg.device import quick_accelerator, quick_dtype
 from rlfseg.evaluation.cost import count_flop, matrix_rate
-from rlfseg.experiment.setting import Setting
+from rlfseg.experiment import codec, packed, untrained
 from rlfseg.method.types import Latent, PerSample
 from rlfseg.models.latent_cache import LatentCache, _Rows
 from rlfseg.training.flow_batch import FlowBatch, batch_items, flow_batch
@@ -89,39 +90,38 @@ def main() -> None:
     parser.add_argument("--compile", default="", help="a backend of torch.compile, as inductor")
     parser.add_argument("--only", choices=tuple(WAYS), help="this way alone")
     given = parser.parse_args()
-    values = yaml.safe_load(given.parameters.read_text())
-    parts = {name: values[name] for name in ("profile", "backbone", "data", "train")}
-    setting = Setting.from_parameters(**parts, machine={"compile": given.compile})
+    run = run_file(given.parameters)
+    run = replace(run, machine=MachineConfig(compile=given.compile))
     ways = [given.only] if given.only else list(WAYS)
-    codec, unet = setting.codec(), setting.untrained()
+    coder, unet = codec(run), untrained(run)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        pack = with_refined(setting.pack("val"), folder)
-        cached = LatentCache(folder / "cache", pack, codec)
-        anew = Uncached(folder / "none", pack, codec)
+        pack = with_refined(packed(run, "val"), folder)
+        cached = LatentCache(folder / "cache", pack, coder)
+        anew = Uncached(folder / "none", pack, coder)
         for step in range(1, given.rounds + 3):
             items = batch_items(len(pack), given.batch, seed=0, step=step)
             for each in (cached.z1, cached.z0, cached.z0_refined):
                 each(items)
-        runs = {}
+        trainings = {}
         for way in ways:
             selection, time = WAYS[way]
             cache = cached if way.startswith("cached") else anew
             kind = OneByOne if way.startswith("naive") else RectifiedFlowObjective
             how = {"size": given.batch, "time": time, "selection": selection, "seed": 0}
-            runs[way] = fit(
+            trainings[way] = fit(
                 kind(unet, selection=selection),
                 partial(flow_batch, cache, **how),
                 OptimiserConfig(steps=given.rounds + 2, lr=1e-6),
                 accelerator=quick_accelerator(),
             )
-        flop = {way: count_flop(partial(next, run)) for way, run in runs.items()}
-        _, *turns = zip(*runs.values(), strict=True)  # the first are slow: they compile
+        flop = {way: count_flop(partial(next, each)) for way, each in trainings.items()}
+        _, *turns = zip(*trainings.values(), strict=True)  # the first are slow: they compile
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    dtype = quick_dtype(codec.device)
+    dtype = quick_dtype(coder.device)
     where = f"batch {given.batch}, {dtype}, {device}"
-    print(f"{setting.backbone}, {setting.data.pixels} pixels, {where}")
-    roof = matrix_rate(codec.device, dtype)
+    print(f"{run.backbone.name}, {run.data.pixels} pixels, {where}")
+    roof = matrix_rate(coder.device, dtype)
     print(f"a matrix product runs at {roof / 1e9:.0f} GFLOP/s")
     naive = None
     for way, steps in zip(ways, zip(*turns, strict=True), strict=True):

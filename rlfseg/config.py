@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -241,36 +242,50 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return out
 
 
-def _said(kind: type, fault: Any) -> str:
+def _said(kind: Any, fault: Any) -> str:
     """One fault as `key is value: what is allowed`."""
-    path = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
-    key, wrong = ".".join(map(str, path)), repr(fault["input"])
-    wrong = wrong if len(wrong) <= 60 else wrong[:57] + "..."
-    if fault["type"] == "missing":
-        return f"{key} is missing"
-    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _known(kind, path[:-1])
-        return f"{key} is unknown" + (f"; known are {', '.join(known)}" if known else "")
-    said = fault["msg"].removeprefix("Value error, ")
-    return f"{key} is {wrong}: {said}" if key else said
+    names, holder = [], kind
+    for part in fault["loc"]:
+        if not str(part).startswith("function-"):
+            holder, kind, named = kind, *_within(kind, part)
+            names += [str(part)] if named else []
+    wrong, said = fault["input"], fault["msg"].removeprefix("Value error, ")
+    if fault["type"].startswith("union_tag"):
+        names.append(fault["ctx"]["discriminator"].strip("'"))
+        wrong, said = fault["ctx"].get("tag"), f"known are {fault['ctx'].get('expected_tags')}"
+    key, given = ".".join(names), repr(wrong)
+    given = given if len(given) <= 60 else given[:57] + "..."
+    if fault["type"] in ("missing", "union_tag_not_found"):
+        said = f"{key} is missing"
+    elif fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = [f.name for f in fields(holder)] if is_dataclass(holder) else []
+        said = f"{key} is unknown" + (f"; known are {', '.join(known)}" if known else "")
+    elif key:
+        said = f"{key} is {given}: {said}"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in said)
 
 
-def _known(kind: Any, path: tuple[Any, ...]) -> list[str]:
-    """The fields of the settings that a path of keys leads to."""
-    for name in path:
-        kind = _settings(kind)
-        here = {f.name: f.type for f in fields(kind)} if kind is not None else {}
-        kind = _resolved(kind, name) if name in here else None
-    kind = _settings(kind)
-    return [f.name for f in fields(kind)] if kind is not None else []
+def _within(kind: Any, part: Any) -> tuple[Any, bool]:
+    """The type of what lies at a part of a path, and whether the part is a key and not a type.
+
+    Pydantic's paths name the kind that it took, or tried, of several.
+    """
+    kind = _bare(kind)
+    if isinstance(kind, tuple):
+        tagged = [each for each in kind if getattr(each, "kind", None) == part]
+        return (tagged[0] if tagged else None), False
+    if is_dataclass(kind):
+        here = kind.__pydantic_fields__
+        return (_bare(here[part].annotation) if part in here else None), True
+    arguments = get_args(kind)
+    return (_bare(arguments[-1 if get_origin(kind) is dict else 0]) if arguments else None), True
 
 
-def _resolved(kind: Any, name: str) -> Any:
-    return kind.__pydantic_fields__[name].annotation
-
-
-def _settings(kind: Any) -> Any:
-    """The dataclass within `X | None` or itself; None for anything else."""
-    if get_origin(kind) is Union or type(kind).__name__ == "UnionType":
-        return next((each for each in get_args(kind) if is_dataclass(each)), None)
-    return kind if is_dataclass(kind) else None
+def _bare(kind: Any) -> Any:
+    """A type without its constraints and without None; a tuple of types if it may be several."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, UnionType):
+        several = tuple(each for each in get_args(kind) if each is not NoneType)
+        return _bare(several[0]) if len(several) == 1 else several
+    return kind

@@ -7,7 +7,7 @@ which colours stand for the classes, and what they are compared with (`spread`, 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def train_stage(run: Run, config: SemflowConfig) -> Stage:
     """Identify the trained baseline; the run's data are the closed set's."""
     kept = {name: value for name, value in hashed(config).items() if name not in _OF_SCORING}
     inputs = {"backbone": run.backbone_stage, "data": to_learn(run, config).source_stage}
-    return Stage("semflow", 1, kept, inputs)
+    return Stage("semflow", 1, kept, inputs, asdict(config))
 
 
 def scores_stage(run: Run, config: SemflowConfig, *, images: int) -> Stage:

@@ -138,6 +138,13 @@ class Run:
         """Whether training reads refined labels."""
         return self.train.selection != "original"
 
+    def method(self, sampler: SamplerConfig) -> str:
+        """Say which of the paper's parts a score has: RDS in its training, AOS in its sampling."""
+        labels = {"exact": "RDS", "original": "no RDS", "refined": "refined labels, no choice"}
+        ways = {"aos": "AOS", "hss": "HSS", "aos_signed": "signed AOS"}
+        how = labels.get(self.train.selection, "RDS by a probe")
+        return f"{how}, {ways.get(sampler.name, 'no AOS')}"
+
     @property
     def splits(self) -> dict[str, str]:
         """The splits that are packed, and what the data set calls them (`val2017` for `val`).

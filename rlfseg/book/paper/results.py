@@ -228,6 +228,7 @@ def measured(
     *,
     data: str,
     profile: str,
+    method: str = "",
     dataset: str = "",
     seed: int = 0,
     again: Sequence[Counts] = (),
@@ -238,6 +239,7 @@ def measured(
         counts: of one run.
         data: what was measured on, as it stands below the table.
         profile: the one that the run belongs to; only `a100` may be set against the paper.
+        method: which parts of the paper's it has (`Run.method`), for the note.
         dataset: goes before the columns' names, where a table has several data sets.
         seed: of the bootstrap.
         again: of runs that differ from the first by their seed alone.
@@ -259,7 +261,8 @@ def measured(
         seeds = [read(each) for each in (counts, *again)] if again else []
         return percent(read(counts), span, seeds=seeds, **more)
 
+    ap = "; ".join(filter(None, (method, "step-wise AP, mean over samples")))
     return {
-        f"{before}mIoU": cell(lambda c: c.miou().value, threshold=best.threshold),
-        f"{before}AP": cell(lambda c: c.ap_mean(), note="step-wise AP, mean over samples"),
+        f"{before}mIoU": cell(lambda c: c.miou().value, threshold=best.threshold, note=method),
+        f"{before}AP": cell(lambda c: c.ap_mean(), note=ap),
     }

@@ -275,7 +275,7 @@ def _within(kind: Any, part: Any) -> tuple[Any, bool]:
         tagged = [each for each in kind if getattr(each, "kind", None) == part]
         return (tagged[0] if tagged else None), False
     if is_dataclass(kind):
-        here = kind.__pydantic_fields__
+        here = vars(kind)["__pydantic_fields__"]
         return (_bare(here[part].annotation) if part in here else None), True
     arguments = get_args(kind)
     return (_bare(arguments[-1 if get_origin(kind) is dict else 0]) if arguments else None), True

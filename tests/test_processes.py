@@ -1,9 +1,7 @@
-"""Two processes of one launch make what one makes: training, refinement, scores, stages."""
+"""Two processes of one launch make what one makes: training, refinement, scores, confusions."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,8 +32,7 @@ from rlfseg.evaluation.score import (
 )
 from rlfseg.experiment import relabelling as stage
 from rlfseg.experiment.relabelling import relabel
-from rlfseg.processes import by_first, launch, together, until
-from rlfseg.stage import PARTS, Stage, read_record
+from rlfseg.processes import launch
 from rlfseg.training.loop import fit
 from rlfseg.training.steps import read_steps, recorded
 
@@ -48,8 +45,7 @@ ONE = SamplerConfig("one")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have done all their work."""
     folder = tmp_path_factory.mktemp("both")
-    for name in ("refined", "book", "params"):
-        (folder / name).mkdir()
+    (folder / "refined").mkdir()
     write(folder / "refined" / "a.h5")
     plain_world(folder, images=PICTURES)
     run_two(everything, folder)
@@ -60,7 +56,6 @@ def everything(folder: Path) -> None:
     train(folder)
     refine(folder)
     score(folder)
-    make(folder)
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -195,57 +190,6 @@ def test_scoring_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert asked == [15, 15, 15, 5]  # the broken part again, and what was missing
     assert np.array_equal(found.annotation.histogram, alone.histogram)
     assert np.array_equal(found.annotation.image_id, alone.image_id)
-
-
-# --- stages ------------------------------------------------------------------------------------
-
-SHARED, FIRST = Stage("shared", 1, {"a": 1}), Stage("first", 1, {"b": 2})
-
-
-def make(folder: Path) -> None:
-    """Makes a stage in both processes and another one in the first, twice, and tells about it."""
-    os.chdir(folder)
-    rank, told = PartialState().process_index, []
-    log = folder / f"made{rank}.txt"
-
-    def share(draft: Path) -> dict[str, int]:
-        told.append(f"shares {draft.name}")
-        (draft / PARTS).mkdir(exist_ok=True)
-        (draft / PARTS / f"{rank}.txt").write_text(f"of {rank}")
-        until(lambda: len(list((draft / PARTS).glob("?.txt"))) == 2)
-        time.sleep(rank)  # the first is done long before the second reads
-        told.append("reads " + (draft / PARTS / f"{1 - rank}.txt").read_text())
-        (draft / f"result{rank}.txt").write_text("whole")
-        return {"rank": rank}
-
-    def alone(draft: Path) -> None:
-        time.sleep(1)
-        told.append(f"alone in {rank}")
-        (draft / "result.txt").write_text("whole")
-
-    for _ in range(2):
-        told.append(str(together(SHARED, share, profile="smoke")))
-        told.append(str(by_first(FIRST, alone, profile="smoke")))
-    log.write_text("\n".join(told))
-
-
-def test_a_stage_is_made_by_both_and_nothing_is_taken_away_before_both_have_read(
-    both: Path,
-) -> None:
-    stages = both / "runs" / "smoke" / "stages"
-    ends = [str(stages / SHARED.folder), str(stages / FIRST.folder)]
-    for rank in range(2):
-        told = (both / f"made{rank}.txt").read_text().splitlines()
-        worked = [f"shares {SHARED.folder}.part", f"reads of {1 - rank}", ends[0]]
-        worked += [*(["alone in 0"] if rank == 0 else []), ends[1]]
-        assert told == [*worked, *ends]  # made once, and found the second time
-    names = {path.name for path in (stages / SHARED.folder).iterdir()}
-    assert names == {"result0.txt", "result1.txt", "stage.json"}
-    assert read_record(stages / SHARED.folder)["figures"] == {"rank": 0}
-    assert {path.name for path in stages.iterdir() if path.is_dir()} == {
-        SHARED.folder,
-        FIRST.folder,
-    }
 
 
 # --- launches ----------------------------------------------------------------------------------

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
 from conftest import ROOT
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import latents, texts, tiny_unet
+from tiny_run import given_run
 from transformers import ViTImageProcessor
 
 from rlfseg.baselines import phrases
-from rlfseg.baselines.asked import asked
-from rlfseg.baselines.clipseg import Clipseg, prepared
+from rlfseg.baselines.clipseg import Clipseg, ClipsegConfig, prepared
 from rlfseg.baselines.ldznet import Ldznet, LdznetConfig
-from rlfseg.baselines.phrases import baseline_cells, scored, scores_stage, train_stage, trained
+from rlfseg.baselines.phrases import (
+    Baseline,
+    PhraseSet,
+    scored,
+    scores_stage,
+    train_stage,
+    trained,
+)
 from rlfseg.baselines.segmenter import (
     MaskObjective,
     PhraseBatch,
@@ -30,28 +37,21 @@ from rlfseg.baselines.segmenter import (
     phrase_batch,
 )
 from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
-from rlfseg.config import OptimiserConfig, TrainConfig
+from rlfseg.chapters.asks import Rival
+from rlfseg.chapters.reading import chapter_file
+from rlfseg.config import OptimiserConfig, validated
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment.setting import Setting
-from rlfseg.stage import repository
+from rlfseg.experiment import Run, codec, latent_cache
+from rlfseg.stage import read_record, repository
 from rlfseg.stand_ins.backbone import seeded
 from rlfseg.training.loop import fit
 
-DATA = {"source": "mini", "pixels": 16, "train": 6, "val": 2, "test": 3, "seed": 5}
-TRAIN = {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2}
-LDZNET = {"kind": "ldznet", "steps": 3, "batch": 4, "width": 8}
-CLIPSEG = {"kind": "clipseg", "steps": 3, "batch": 4, "pixels": 16, "patch": 4, "width": 16}
-UNETHEAD = {"kind": "unethead", "steps": 3, "batch": 4, "rank": 2}
-CHOICES = {"ldznet": LDZNET, "clipseg": CLIPSEG | {"layers": 2}, "unethead": UNETHEAD}
-
-
-@pytest.fixture(scope="module")
-def setting(repo: Path) -> Setting:
-    return Setting.from_parameters(
-        profile="smoke", backbone={"name": "./tiny"}, data=DATA, train=TRAIN
-    )
+LDZNET = LdznetConfig(steps=3, batch=4, width=8)
+CLIPSEG = ClipsegConfig(steps=3, batch=4, pixels=16, patch=4, width=16)
+UNETHEAD = UnetHeadConfig(steps=3, batch=4, rank=2)
+CHOICES = {"ldznet": LDZNET, "clipseg": replace(CLIPSEG, layers=2), "unethead": UNETHEAD}
 
 
 def small_ldznet() -> Ldznet:
@@ -100,7 +100,7 @@ def test_the_phrase_matters_to_the_head_and_the_size_is_the_pictures() -> None:
 
 
 def test_a_timestep_outside_the_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match="timestep must be 0 to 999, got 1000"):
+    with pytest.raises(ValueError, match=r"timestep\s.*less than or equal to 999"):
         LdznetConfig(steps=1, timestep=1000)
 
 
@@ -140,14 +140,14 @@ def test_the_yardstick_trains_its_adapter_and_last_layer_alone() -> None:
 
 
 @pytest.fixture(scope="module")
-def clipseg(setting: Setting) -> Clipseg:
-    model = phrases._untrained(setting, phrases.phrase_config(CHOICES["clipseg"]), setting.codec())
+def clipseg(run: Run) -> Clipseg:
+    model = CHOICES["clipseg"].model(run, codec(run))
     assert isinstance(model, Clipseg)
     return model.eval()
 
 
-def test_its_logits_are_transformers_own(clipseg: Clipseg, setting: Setting) -> None:
-    cache = setting.cache("val", setting.codec())
+def test_its_logits_are_transformers_own(clipseg: Clipseg, run: Run) -> None:
+    cache = latent_cache(run, "val", codec(run))
     items = np.arange(3)
     seen = clipseg.see(cache, items)
     heard = clipseg.hear(cache, [cache.pack.caption(i) for i in items])
@@ -165,8 +165,8 @@ def test_gradients_reach_both_of_its_towers(clipseg: Clipseg) -> None:
     clipseg.zero_grad()
 
 
-def test_its_words_begin_as_the_backbones(clipseg: Clipseg, setting: Setting) -> None:
-    encoder = setting.codec().text_encoder
+def test_its_words_begin_as_the_backbones(clipseg: Clipseg, run: Run) -> None:
+    encoder = codec(run).text_encoder
     theirs = getattr(encoder, "text_model", encoder).state_dict()
     for name, value in clipseg.model.clip.text_model.state_dict().items():
         assert torch.equal(value, theirs[name]), name
@@ -209,8 +209,8 @@ class Stub(torch.nn.Module):
         return seen + heard[:, None, None] / 100
 
 
-def test_scores_are_counted_as_everything_is(setting: Setting) -> None:
-    cache, stub = setting.cache("test", setting.codec()), Stub()
+def test_scores_are_counted_as_everything_is(run: Run) -> None:
+    cache, stub = latent_cache(run, "test", codec(run)), Stub()
     items = spaced(len(cache.pack), 5)
     found = evaluate_segmenter(stub, cache, items)
     parts = []
@@ -226,8 +226,8 @@ def test_scores_are_counted_as_everything_is(setting: Setting) -> None:
     assert found.truth is not None and len(found.truth) == len(items)
 
 
-def test_processes_share_a_batch_without_overlap(setting: Setting) -> None:
-    cache, stub = setting.cache("train", setting.codec()), Stub()
+def test_processes_share_a_batch_without_overlap(run: Run) -> None:
+    cache, stub = latent_cache(run, "train", codec(run)), Stub()
     whole = phrase_batch(stub, cache, 2, size=4, seed=1)
     halves = [phrase_batch(stub, cache, 2, size=4, seed=1, share=(k, 2)) for k in (0, 1)]
     for k in range(3):
@@ -237,80 +237,82 @@ def test_processes_share_a_batch_without_overlap(setting: Setting) -> None:
 
 @pytest.mark.parametrize("kind", CHOICES)
 def test_what_is_trained_is_kept_alone_and_scores_are_found_without_it(
-    setting: Setting, kind: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choice, way = CHOICES[kind], {"split": "test", "phrases": 4}
-    counts = scored(setting, choice, **way)
-    stage = train_stage(setting, choice)
+    choice, way = CHOICES[kind], PhraseSet("test", 4)
+    counts = scored(run, choice, way)
+    stage = train_stage(run, choice)
     folder = repository() / "runs" / "smoke" / "stages" / stage.folder
+    assert read_record(folder)["settings"] == asdict(choice)  # defaults included
     kept = load_file(folder / "weights.safetensors")
-    model, again = trained(setting, choice), trained(setting, choice)
+    model, again = trained(run, choice), trained(run, choice)
     theirs = [name for name in kept if name.startswith("unet.")]
     assert all("lora" in name or "conv_out" in name for name in theirs)
     assert bool(theirs) == (kind == "unethead")
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
         assert name not in kept or torch.equal(value, kept[name])
-    cache = setting.cache("test", setting.codec())
+    cache = latent_cache(run, "test", codec(run))
     fresh = evaluate_segmenter(model, cache, spaced(len(cache.pack), 4)).annotation
     assert np.array_equal(fresh.histogram, counts.histogram)
     monkeypatch.setattr(phrases, "trained", None)  # not needed any more
-    assert np.array_equal(scored(setting, choice, **way).histogram, counts.histogram)
+    assert np.array_equal(scored(run, choice, way).histogram, counts.histogram)
 
 
-def test_every_choice_is_in_the_hash_and_a_strange_one_is_named(setting: Setting) -> None:
-    way = {"split": "test", "phrases": 4}
-    some = [LDZNET, LDZNET | {"timestep": 7}, LDZNET | {"seed": 1}, CLIPSEG, CLIPSEG | {"lr": 1.0}]
-    hashes = {scores_stage(setting, choice, **way).hash for choice in some}
-    assert len(hashes | {scores_stage(setting, LDZNET, split="val", phrases=4).hash}) == 6
-    with pytest.raises(
-        ValueError, match="kind must be one of clipseg, ldznet, unethead, got 'sam'"
-    ):
-        phrases.phrase_config({"kind": "sam"})
-    with pytest.raises(ValueError, match="baselines: ldznet: unknown depth"):
-        phrases.phrase_config(LDZNET | {"depth": 3})
-    with pytest.raises(ValueError, match="a checkpoint to be used as it is, or steps"):
-        phrases.phrase_config(CLIPSEG | {"checkpoint": "owner/name"})
+def test_every_choice_is_in_the_hash() -> None:
+    run, way = given_run(), PhraseSet("test", 4)
+    some = [
+        LDZNET,
+        replace(LDZNET, timestep=7),
+        replace(LDZNET, seed=1),
+        CLIPSEG,
+        replace(CLIPSEG, lr=1.0),
+    ]
+    hashes = {scores_stage(run, choice, way).hash for choice in some}
+    hashes |= {scores_stage(run, LDZNET, PhraseSet(*other)).hash for other in OTHERS}
+    assert len(hashes) == len(some) + len(OTHERS)
+    other = given_run(data={**asdict(run.data), "seed": 6})
+    assert scores_stage(other, LDZNET, way).hash not in hashes
 
 
-def test_its_cells_are_never_set_against_the_papers(setting: Setting) -> None:
-    counts = scored(setting, LDZNET, split="test", phrases=4)
-    released = {"kind": "clipseg", "checkpoint": "owner/name", "pixels": 352}
-    for choice, word in ((LDZNET, "ldznet"), (released, "owner/name")):
-        cells = baseline_cells(counts, choice, data="some", profile="a100")
-        assert not any(cell.is_comparable for cell in cells.values())
-        assert all(word in cell.note for cell in cells.values())
-        assert "step-wise AP" in cells["AP"].note
+OTHERS = (("val", 4), ("test", 5))
 
 
-def test_the_full_profile_asks_for_the_released_weights_and_the_mini_one_trains() -> None:
-    folder = ROOT / "params"
-    read = {
-        p: yaml.safe_load((folder / p / "05_phrasecut.yml").read_text()) for p in ("a100", "mini")
-    }
-    released, ldznet = asked(read["a100"])
-    assert released.training.config["name"] == "CIDAS/clipseg-rd64-refined"
-    assert released.samples == 0 and ldznet.samples > 100_000
-    assert [each.samples for each in asked(read["mini"])] == [1200 * 16, 600 * 16]
-    stuff = yaml.safe_load((folder / "mini" / "07_cocostuff.yml").read_text())
-    (semflow,) = asked(stuff)
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"kind": "sam"}, "kind is 'sam': known are 'clipseg', 'ldznet', 'unethead'"),
+        ({"steps": 3}, "kind is missing"),
+        (
+            {"kind": "ldznet", "steps": 3, "depth": 3},
+            "depth is unknown; known are .*width",
+        ),
+        ({"kind": "ldznet"}, " steps is missing"),
+        ({"kind": "clipseg", "steps": 3, "patch": 6}, r" patch is 6: .*multiple of 4"),
+        (
+            {"kind": "clipseg", "steps": 3, "checkpoint": "owner/name"},
+            "a checkpoint to be used as it is, or steps",
+        ),
+        ({"kind": "clipseg"}, "a checkpoint to be used as it is, or steps"),
+    ],
+)
+def test_a_strange_choice_is_named(choice: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as wrong:
+        validated(Baseline, choice, where="baselines")
+    assert "\n" not in str(wrong.value) and str(wrong.value).startswith("baselines: ")
+
+
+def test_the_full_profile_asks_for_the_released_weights_and_the_mini_one_trains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+
+    def rivals(name: str) -> tuple[Rival, ...]:
+        return chapter_file(Path("params") / f"{name}.yml").asks().rivals
+
+    released, ldznet = rivals("a100/05_phrasecut")
+    assert released.training.config["name"] == released.outside == "CIDAS/clipseg-rd64-refined"
+    assert released.samples == 0 and ldznet.samples > 100_000 and not ldznet.outside
+    assert [each.samples for each in rivals("mini/05_phrasecut")] == [1200 * 16, 600 * 16]
+    (semflow,) = rivals("mini/07_cocostuff")
     assert semflow.samples == 900 * 8
-
-
-def test_a_run_from_scratch_is_the_same_network_that_has_seen_nothing(setting: Setting) -> None:
-    full = setting.variant({"rank": 0, "time": "one"})
-    scratch = full.variant({"weights": "random"})
-    kinds = [run.untrained().state_dict() for run in (full, scratch, scratch)]
-    other = scratch.variant({"seed": 1}).untrained().state_dict()
-    assert {k: v.shape for k, v in kinds[0].items()} == {k: v.shape for k, v in kinds[1].items()}
-    name = "conv_in.weight"
-    assert not torch.allclose(kinds[0][name], kinds[1][name])
-    assert torch.equal(kinds[1][name], kinds[2][name])
-    assert not torch.equal(kinds[1][name], other[name])
-    assert scratch.train_stage.name == "scratch-one"
-    assert scratch.train_stage.hash != full.train_stage.hash
-    ended = scratch.trained_unet(torch.device("cpu")).state_dict()
-    moved = (ended[name] - kinds[1][name]).abs().max()
-    assert 0 < moved < 0.2 * kinds[1][name].abs().max() + 0.05
-    with pytest.raises(ValueError, match="random weights need rank 0"):
-        TrainConfig(steps=1, rank=4, weights="random")

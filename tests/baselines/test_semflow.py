@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,25 +11,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_run import given_run
 from torch import Tensor
 
 from rlfseg.baselines.palette import Palette, calibrated, spread
 from rlfseg.baselines.semflow import (
+    SemflowConfig,
     named,
     named_by_colour,
     scores_stage,
     semflow_batch,
-    semflow_cell,
     train_stage,
 )
 from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
 from rlfseg.evaluation.closed_set import confusions, true_classes
 from rlfseg.evaluation.confusion import IGNORED, Confusion, miou_interval, pooled
-from rlfseg.experiment.setting import Setting
+from rlfseg.experiment import Run, codec, packed
 from rlfseg.models.latent_cache import LatentCache
 
 NAMES = [MINI_CLASSES[raw].prompt for raw in sorted(MINI_CLASSES)]
-CHOICE = {"steps": 2, "batch": 2, "scenes": 3, "euler": 3}
+CHOICE = SemflowConfig(steps=2, batch=2, scenes=3, euler=3)
 
 
 def plain(change: object = None) -> SimpleNamespace:
@@ -131,21 +133,17 @@ def test_an_interval_over_pictures_holds_the_pooled_value_and_narrows_to_it() ->
     assert low < pooled(each).miou() < high and high - low < 0.2
     alike = miou_interval([each[0]] * 5, seed=0)
     assert alike == pytest.approx((each[0].miou(),) * 2)
-    cell = semflow_cell(each)
-    assert cell.value == pytest.approx(100 * pooled(each).miou()) and not cell.is_comparable
 
 
 @pytest.fixture(scope="module")
-def stuff(repo: Path) -> Setting:
+def stuff(repo: Path) -> Run:
     data = {"source": "mini", "dataset": "cocostuff", "pixels": 16, "train": 1, "val": 3}
-    return Setting.from_parameters(
-        profile="smoke", backbone={"name": "./tiny"}, data=data, train={"steps": 1}
-    )
+    return given_run(data=data, train={"steps": 1})
 
 
-def test_a_batch_is_pictures_and_their_painted_maps(stuff: Setting) -> None:
-    codec = stuff.codec()
-    cache = LatentCache(Path("some-latents"), stuff.pack("val"), codec)
+def test_a_batch_is_pictures_and_their_painted_maps(stuff: Run) -> None:
+    coder = codec(stuff)
+    cache = LatentCache(Path("some-latents"), packed(stuff, "val"), coder)
     colours = torch.rand(len(NAMES) + 1, 3) * 2 - 1
     palette = Palette(colours, colours[:-1])
     batch = semflow_batch(cache, palette, NAMES, 1, size=3, seed=4)
@@ -154,15 +152,15 @@ def test_a_batch_is_pictures_and_their_painted_maps(stuff: Setting) -> None:
         item = cache.pack.find(image_id, cache.pack.captions(image_id)[0])
         assert torch.equal(batch.z1[k], cache.z1([item])[0])
         painted = palette.paint(true_classes(cache.pack, image_id, NAMES)[None])
-        assert torch.allclose(batch.z0[k], codec.encode(painted)[0], atol=1e-5)
-        assert torch.equal(batch.c[k], codec.text([""])[0])
+        assert torch.allclose(batch.z0[k], coder.encode(painted)[0], atol=1e-5)
+        assert torch.equal(batch.c[k], coder.text([""])[0])
     assert ((batch.t >= 0) & (batch.t <= 1)).all() and len(set(batch.t.tolist())) == 3
 
 
-def test_it_is_scored_on_the_pictures_that_ours_is_and_found_again(stuff: Setting) -> None:
+def test_it_is_scored_on_the_pictures_that_ours_is_and_found_again(stuff: Run) -> None:
     found = named(stuff, CHOICE, NAMES, images=2)
     again = named(stuff, CHOICE, NAMES, images=2)
-    pack = stuff.pack("val")
+    pack = packed(stuff, "val")
     chosen = [pack.image_ids[0], pack.image_ids[1]]
     exact = (true_classes(pack, i, NAMES) for i in chosen)
     truth = pooled(confusions(exact, pack, chosen, NAMES))
@@ -171,10 +169,15 @@ def test_it_is_scored_on_the_pictures_that_ours_is_and_found_again(stuff: Settin
         assert len(first) == 2
         assert np.array_equal(pooled(first).pixels, pooled(second).pixels)
         assert np.array_equal(pooled(first).pixels.sum(1), truth.pixels.sum(1))
-    way = {"images": 2}
-    longer, more = CHOICE | {"euler": 4}, CHOICE | {"scenes": 4}
-    hashes = {scores_stage(stuff, choice, **way).hash for choice in (CHOICE, longer, more)}
-    assert len(hashes) == 3
+    longer, more = replace(CHOICE, euler=4), replace(CHOICE, scenes=4)
+    hashes = {scores_stage(stuff, choice, images=2).hash for choice in (CHOICE, longer, more)}
+    hashes |= {scores_stage(stuff, CHOICE, images=3).hash}
+    assert len(hashes) == 4
     assert train_stage(stuff, longer).hash == train_stage(stuff, CHOICE).hash
-    with pytest.raises(ValueError, match="semflow: unknown euler_steps"):
-        train_stage(stuff, CHOICE | {"euler_steps": 3})
+
+
+def test_the_record_holds_every_setting() -> None:
+    stuff = given_run(data={"dataset": "cocostuff"})
+    assert train_stage(stuff, CHOICE).settings == asdict(CHOICE)
+    with pytest.raises(ValueError, match="euler_steps"):
+        SemflowConfig(steps=2, euler_steps=3)  # type: ignore[call-arg]

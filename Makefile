@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PROFILE ?= mini
+N ?= 1
 MACHINE ?= local
 CORES ?=
 FRESH ?=
@@ -30,15 +31,24 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # all that is installed.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: book tables runs places pdf links test lint preflight check-artefacts unlock clean help
+.PHONY: book table tables runs places pdf links test lint preflight check-artefacts unlock clean help
 
 book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on MACHINE
 	@$(SNAKEMAKE) $(FORCE)
 	@echo "The book is at $$(cd runs/$(PROFILE)/site && pwd)/index.html"
 
 tables: PROFILE = a100
-tables: book ## the book on real data and weights: DATA=<folder> WEIGHTS=<folder>
-	@echo "The tables are at $(CURDIR)/runs/$(PROFILE)/results"
+tables: $(SETUP) places ## all tables that can be made: DATA=<folder> WEIGHTS=<folder>; then what is missing
+	@$(SNAKEMAKE) --keep-going $(FORCE); \
+	cat runs/$(PROFILE)/findings/*.txt 2> /dev/null; \
+	for n in 1 2 3 4 5 6 7 8 9; do test -f runs/$(PROFILE)/results/table_$$n.json \
+	  || { echo "Table $$n is missing: make table N=$$n PROFILE=$(PROFILE)"; missing=1; }; done; \
+	echo "The tables are at $(CURDIR)/runs/$(PROFILE)/results"; test -z "$$missing"
+
+table: PROFILE = a100
+table: $(SETUP) places ## one table of the paper and what it needs: N=1 PROFILE=a100
+	@$(SNAKEMAKE) $(FORCE) -- \
+	  runs/$(PROFILE)/book/$$(python -c 'from rlfseg.chapters import made_in; print(made_in($(N)))').ipynb
 
 # What was stopped goes on from its checkpoint; baselines are trained by their chapters.
 runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as they are not there

@@ -28,20 +28,22 @@ for chapter in CHAPTERS:
         raise WorkflowError(f"params/{PROFILE}/{chapter}.yml is missing: {chapter} needs it")
 
 #: Small models don't fill a machine: much of a chapter's time is Python's, so two run at once; of
-#: two that want the same run, one waits for the other (rlfseg.stage).
+#: two that want the same run, one waits for the other (rlfseg.stage). Large models take turns.
 AT_ONCE = 2 if PROFILE in ("smoke", "mini") else 1
 
 
 def needed(name):
-    """The chapters before which one can't be executed; large models take them in their order."""
-    if AT_ONCE == 1:
-        before = list(CHAPTERS)[: list(CHAPTERS).index(name)]
-        return before[-1:]
+    """The chapters before which one can't be executed."""
     chapter = CHAPTERS[name]
     return [other for other in CHAPTERS if other != name] if chapter.alone else chapter.needs
 
 
-SHARED = files("rlfseg/**/*.py", "rlfseg/**/*.yml", f"artefacts/{PROFILE}/**/*", f"params/{PROFILE}/run.yml")
+SHARED = files(
+    "rlfseg/**/*.py",
+    "rlfseg/**/*.yml",
+    f"artefacts/{PROFILE}/**/*",
+    f"params/{PROFILE}/run.yml",
+)
 PROSE = [f for f in files("book/**/*") if not f.endswith(".ipynb") and "/." not in f]
 
 
@@ -91,6 +93,7 @@ for chapter in CHAPTERS:
         params:
             title=f"chapter {chapter} (profile {PROFILE})",
             unfinished=f"{RUN}/unfinished/{chapter}.ipynb",
+            turn=f"flock {RUN}/.turn" if AT_ONCE == 1 else "",
         threads: workflow.cores if CHAPTERS[chapter].alone else max(1, workflow.cores // AT_ONCE)
         priority: sum(chapter in other.needs for other in CHAPTERS.values())  # others wait for it
         shell:
@@ -101,7 +104,7 @@ for chapter in CHAPTERS:
                 echo "== FAILED: {params.title}; see {params.unfinished}" >&2
                 exit 1
             }}
-            papermill {input.notebook} {params.unfinished} -f {input.parameters} \
+            {params.turn} papermill {input.notebook} {params.unfinished} -f {input.parameters} \
                 --log-level WARNING || failed
             python -c 'import sys, nbformat; sys.exit(bool(nbformat.read(sys.argv[1], 4)
                 .metadata.papermill.exception))' {params.unfinished} || failed

@@ -5,11 +5,12 @@ Snakefile read it. This module is light; what a chapter asks for lies in the cla
 parameters, which is loaded when it is asked for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from rlfseg.stage import asked
+from rlfseg.stage import asked, repository
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,35 @@ def chapter(name: str, given: Any) -> Any:
     from rlfseg.chapters.reading import checked
 
     return checked(name, given)
+
+
+def expect(given: Any, numbers: Mapping[str, tuple[float, float]]) -> None:
+    """Hold what was measured against what is expected of it.
+
+    On drawn scenes a shortfall is an error. On real data it is a finding, which is printed and kept
+    in `runs/<profile>/findings/`: it must not stop the chapters that come after.
+
+    Args:
+        given: what `chapter` returned.
+        numbers: by name, what was measured and what it should at least be.
+
+    Raises:
+        AssertionError: naming what falls short.
+    """
+    short = [
+        f"{n}: {found:.4g} < {least:.4g}"
+        for n, (found, least) in numbers.items()
+        if not found >= least
+    ]
+    if short and given.run.data.source == "mini":
+        raise AssertionError("; ".join(short))
+    name = next(key for key, each in CHAPTERS.items() if each.parameters is type(given))
+    file = repository() / "runs" / given.run.profile / "findings" / f"{name}.txt"
+    file.unlink(missing_ok=True)
+    if short:
+        print("FINDING:", *short, sep="\n  ")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{name}: {line}\n" for line in short))
 
 
 def unasked(given: Any) -> list[str]:

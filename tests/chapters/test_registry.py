@@ -1,0 +1,91 @@
+"""What the registry gives the notebooks: checked parameters, expectations, and what was asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from rlfseg.chapters import chapter, expect, unasked
+from rlfseg.chapters.reading import chapters_of, run_file
+from rlfseg.config import DataConfig
+from rlfseg.stage import Stage, found
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "book").mkdir()
+    (tmp_path / "params").symlink_to(ROOT / "params")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_notebooks_variables_become_checked_parameters(repo: Path) -> None:
+    profile, shown, other = "mini", 3, object()  # what else a notebook holds is passed over
+    here = chapter("01_data", vars())
+    assert here.shown == 3 and here.run.profile == "mini"
+    assert here.run.train.steps == 6000  # of params/mini/run.yml
+    changes = {"train": {"steps": 7}}
+    here = chapter("01_data", {"profile": "mini", "changes": changes, "shown": 1})
+    assert here.run.train.steps == 7 and here.run.train.batch == 8
+    with pytest.raises(ValueError, match=r"^chapter 01_data: shown is 0: .*greater than 0$"):
+        chapter("01_data", {"profile": "mini", "shown": 0})
+    assert profile and shown and other
+
+
+def test_a_shortfall_is_an_error_on_drawn_scenes_and_a_finding_on_real_data(
+    repo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = chapters_of("mini")["05_phrasecut"]
+    expect(here, {"mIoU": (0.5, 0.5)})
+    with pytest.raises(AssertionError, match=r"mIoU: 0\.4 < 0\.5"):
+        expect(here, {"mIoU": (0.4, 0.5), "best": (0.9, 0.5)})
+    with pytest.raises(AssertionError, match="nan"):
+        expect(here, {"mIoU": (float("nan"), 0.5)})
+    real = replace(here, run=replace(here.run, data=DataConfig(source="data/cut")))
+    kept = repo / "runs" / "mini" / "findings" / "05_phrasecut.txt"
+    expect(real, {"mIoU": (0.4, 0.5), "best": (0.9, 0.5)})
+    assert "FINDING" in capsys.readouterr().out
+    assert kept.read_text() == "05_phrasecut: mIoU: 0.4 < 0.5\n"
+    expect(real, {"mIoU": (0.6, 0.5)})
+    assert not kept.exists()  # it is met now
+
+
+def test_what_is_looked_for_beyond_the_entry_is_named(repo: Path) -> None:
+    here = chapters_of("mini")["01_data"]
+    for stage in here.asks().stages().values():
+        found(stage, profile="mini")
+    before = set(unasked(here))
+    found(Stage("not-in-any-entry", 1, {}), profile="mini")
+    (new,) = set(unasked(here)) - before
+    assert new.startswith("not-in-any-entry-")
+
+
+def test_a_file_of_profile_and_changes_is_a_run(repo: Path) -> None:
+    (repo / "mine.yml").write_text("profile: smoke\nchanges: {data: {train: 9}}\n")
+    assert run_file(repo / "mine.yml").data.train == 9
+    (repo / "mine.yml").write_text("profile: smoke\nchanged: {}\n")
+    with pytest.raises(ValueError, match=r"mine\.yml: changed is unknown"):
+        run_file(repo / "mine.yml")
+
+
+@pytest.mark.parametrize("profile", ["smoke", "preflight", "a100"])
+def test_the_papers_method_is_the_headline(profile: str) -> None:
+    """Tables 1-3, 6, 7 and 9 are of dynamic selection, all but 9 with AOS; 5 has all four."""
+    every = chapters_of(profile)
+    for name in ("05_phrasecut", "06_refcoco", "07_cocostuff", "09_ranks", "04_sampling"):
+        asks = every[name].asks()
+        own = [run for run, _ in asks.scored]
+        assert {run.train.selection for run in own} == {"exact"}, name
+    assert every["05_phrasecut"].run.method(every["05_phrasecut"].scoring.sampler) == "RDS, AOS"
+    labels = every["03b_labels"]
+    said = {
+        run.method(way)
+        for (_, _), run in labels.run.seeded(labels.variants).items()
+        for way in labels.samplers.values()
+    }
+    assert {"RDS, AOS", "RDS, no AOS", "no RDS, AOS", "no RDS, no AOS"} <= said
+    steps = every["04_sampling"]
+    assert {steps.run.method(steps.samplers[name]) for name in steps.stepped} == {"RDS, no AOS"}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -31,6 +31,7 @@ from rlfseg.stage import Stage, draft_of, finished, found, locked, made, replace
 _LAST = 60  # lines of a process's output that an error repeats
 _POLL = 0.2  # seconds
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_T = TypeVar("_T")
 _launch = ["alone"]  # the name of the launch that this process has joined
 
 
@@ -82,8 +83,7 @@ def by_first(
     """
     if PartialState().is_main_process:
         return made(stage, fill, profile=profile)
-    until(lambda: found(stage, profile=profile) is not None)
-    return _there(stage, profile)
+    return until(lambda: found(stage, profile=profile))
 
 
 def together(
@@ -93,8 +93,7 @@ def together(
 
     The first locks it against other programs and tells the others, by a file, that it is to be
     made; all call `fill(folder)` with the same folder; when all have ended, the first puts it into
-    its place, for which the others wait. They wait by looking at files: a barrier would run out of
-    time.
+    its place, for which the others wait.
 
     Arguments and result are those of `rlfseg.stage.made`.
     """
@@ -104,27 +103,20 @@ def together(
     draft = draft_of(stage, profile=profile)
     tokens = [draft / f".{_launch[0]}-{number}.tmp" for number in range(state.num_processes)]
     if not state.is_main_process:
-        until(lambda: tokens[0].exists() or found(stage, profile=profile) is not None)
+        until(lambda: tokens[0].exists() or found(stage, profile=profile))
         if tokens[0].exists():
             fill(draft)
             tokens[state.process_index].touch()
-            until(lambda: found(stage, profile=profile) is not None)
-        return _there(stage, profile)
+        return until(lambda: found(stage, profile=profile))
     with locked(stage, profile=profile):
-        if found(stage, profile=profile) is not None:
-            return _there(stage, profile)
+        if (there := found(stage, profile=profile)) is not None:
+            return there
         draft.mkdir(exist_ok=True)
         tokens[0].touch()
         started = time.perf_counter()
         figures = fill(draft)
         until(lambda: all(token.exists() for token in tokens))
         return finished(stage, draft, figures, profile=profile, started=started)
-
-
-def _there(stage: Stage, profile: str) -> Path:
-    there = found(stage, profile=profile)
-    assert there is not None
-    return there
 
 
 def launch(verb: Callable[..., object], *arguments: object, processes: int) -> None:
@@ -215,10 +207,14 @@ def cut(total: int, size: int) -> list[range]:
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def until(ready: Callable[[], bool]) -> None:
-    """Waits for other processes, however long they take: a barrier would run out of time."""
-    while not ready():
+def until(ready: Callable[[], _T | None]) -> _T:
+    """Wait for other processes, however long they take, and return what they made ready.
+
+    A barrier would run out of time.
+    """
+    while not (there := ready()):
         time.sleep(_POLL)
+    return there
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

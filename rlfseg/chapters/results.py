@@ -11,7 +11,7 @@ from rlfseg.chapters.asks import Asks, phrase_rival, semflow_rival
 from rlfseg.chapters.method import Samplers, TrainChanges, Variants
 from rlfseg.config import STRICT, Count, DataConfig, Positive
 from rlfseg.experiment import ClosedSet, Run, Scoring
-from rlfseg.flowseg import FieldConfig, arm_stage
+from rlfseg.flowseg.recipe import FieldConfig, arm_stage
 from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage
 
 Baselines = dict[str, Baseline]

@@ -207,10 +207,7 @@ def relabel(
         in_parts(job.parts, job.chunks, work, title="refining", unit="img")
         if PartialState().is_main_process:
             _put_together(job)
-    until(lambda: job.finished() is not None)
-    report = job.finished()
-    assert report is not None
-    return report
+    return until(job.finished)
 
 
 def _arrays(job: _Job, predictor: Predictor, images: Sequence[int]) -> dict[str, np.ndarray]:

@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlfseg.book.paper import (
-    ENVIRONMENT,
     NOT_RUN,
-    TABLES,
     Missing,
     Result,
     UnknownCellError,
     cell,
     difference,
+    environment,
     load_results,
     measured,
     paper_table,
+    paper_tables,
     render,
     save_results,
 )
@@ -89,15 +89,15 @@ def test_shapes(number: int) -> None:
 
 def test_table_1_is_the_printed_one() -> None:
     typed = [line.rsplit(" ", 2) for line in TABLE_1.split("\n") if line]
-    assert [[row.name, *row.printed] for row in TABLES[1].rows] == typed
+    assert [[row.name, *row.printed] for row in paper_tables()[1].rows] == typed
 
 
 def test_sums_of_tables_2_and_9() -> None:
     for row, total in TABLE_9_ROW_SUMS.items():
-        values = [c.value for c in TABLES[9].cells() if c.row == row]
+        values = [c.value for c in paper_tables()[9].cells() if c.row == row]
         assert sum(v for v in values if v is not None) == pytest.approx(total)
-    for column, total in zip(TABLES[2].column_names, TABLE_2_COLUMN_SUMS, strict=True):
-        values = [c.value for c in TABLES[2].cells() if c.column.name == column]
+    for column, total in zip(paper_tables()[2].column_names, TABLE_2_COLUMN_SUMS, strict=True):
+        values = [c.value for c in paper_tables()[2].cells() if c.column.name == column]
         assert sum(v for v in values if v is not None) == pytest.approx(total)
 
 
@@ -112,7 +112,7 @@ def test_every_value_stands_in_the_paper_in_this_order(inputs: Path) -> None:
     if not path.is_file():
         pytest.skip("the paper's text is not here")
     text = path.read_text()
-    for number, table in TABLES.items():
+    for number, table in paper_tables().items():
         block = text[text.index(f"\nTable {number}: ") :].splitlines()
         tabbed = [line.split("\t")[1:] for line in block if "\t" in line]
         # Ticks and crosses of Table 5 and group headings hold no value of ours.
@@ -123,7 +123,7 @@ def test_every_value_stands_in_the_paper_in_this_order(inputs: Path) -> None:
 
 
 def test_every_printed_number_says_how_it_was_measured() -> None:
-    for table in TABLES.values():
+    for table in paper_tables().values():
         for c in table.cells():
             assert bool(c.protocol) == (c.printed != "-"), (c.table, c.row, c.column.name)
 
@@ -153,7 +153,7 @@ def test_lookups_name_what_exists() -> None:
 
 def test_every_cited_work_is_in_the_bibliography() -> None:
     keys = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "book/references.bib").read_text(), re.M))
-    cited = {row.cite for table in TABLES.values() for row in table.rows} - {""}
+    cited = {row.cite for table in paper_tables().values() for row in table.rows} - {""}
     pages = "".join(page.read_text() for page in (ROOT / "book").glob("*.md"))
     cited |= {k for group in re.findall(r"\{cite\}`([^`]+)`", pages) for k in group.split(",")}
     assert cited <= keys
@@ -167,7 +167,7 @@ percent = st.floats(0, 100)
 @given(percent)
 def test_difference_is_value_minus_paper(value: float) -> None:
     yes, no = (result(value, c, low=None, high=None) for c in ("yes: same set", "no: mini world"))
-    for c in TABLES[2].cells():
+    for c in paper_tables()[2].cells():
         gap = None if c.printed == "-" else pytest.approx(value - float(c.printed))
         assert difference(c, yes) == gap
         assert difference(c, no) is None
@@ -214,7 +214,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert len(saved.results) == 16
     assert saved.results["LD-ZNet", "mIoU"] == Missing(NOT_RUN)
     cells = json.loads(path.read_text(encoding="utf-8"))
-    assert [c["row"] for c in cells][::2] == list(TABLES[1].row_names)
+    assert [c["row"] for c in cells][::2] == list(paper_tables()[1].row_names)
     assert all(c["provenance"] == provenance for c in cells)
     (ours,) = (c for c in cells if (c["row"], c["column"]) == OURS)
     assert (ours["paper"], ours["value"], ours["interval"]) == ("56.1", 40.0, [39.0, 41.0])
@@ -436,9 +436,9 @@ def test_the_page_has_the_papers_versions_and_the_locks() -> None:
         if "==" in line
     )
     for library in ("torch", "transformers", "diffusers", "accelerate"):
-        assert f"| {library} | {ENVIRONMENT[library]} | {lock[library]} |" in page
+        assert f"| {library} | {environment()[library]} | {lock[library]} |" in page
     assert f"| peft | not stated | {lock['peft']} |" in page
-    assert f"| Python | {ENVIRONMENT['Python']} |" in page
+    assert f"| Python | {environment()['Python']} |" in page
 
 
 def test_counts_become_the_two_cells_that_most_tables_have() -> None:

@@ -4,10 +4,6 @@
 `save_results` and `load_results` keep them as JSON.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-
 from rlfseg.book.paper.cells import baseline_cells, keep_results, semflow_cell
 from rlfseg.book.paper.render import render
 from rlfseg.book.paper.results import (
@@ -34,9 +30,7 @@ from rlfseg.book.paper.tables import (
 )
 
 __all__ = [
-    "ENVIRONMENT",
     "NOT_RUN",
-    "TABLES",
     "Cell",
     "Column",
     "Missing",
@@ -49,25 +43,13 @@ __all__ = [
     "baseline_cells",
     "cell",
     "difference",
+    "environment",
     "keep_results",
     "load_results",
     "measured",
     "paper_table",
+    "paper_tables",
     "render",
     "save_results",
     "semflow_cell",
 ]
-
-TABLES: Mapping[int, Table]
-"""The paper's tables by number."""
-ENVIRONMENT: Mapping[str, str]
-"""The versions of A.3.1."""
-
-
-def __getattr__(name: str) -> Mapping[int, Table] | Mapping[str, str]:
-    """Read the paper's tables when they are first asked for."""
-    if name == "TABLES":
-        return paper_tables()
-    if name == "ENVIRONMENT":
-        return environment()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

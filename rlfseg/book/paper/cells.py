@@ -1,7 +1,5 @@
 """From a run and from baselines to cells of the tables, and the file that a table is kept in."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The paper's tables beside this run's, as MyST for the book."""
 
-from __future__ import annotations
-
 import re
 
 from IPython.display import Markdown

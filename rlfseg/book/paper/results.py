@@ -1,7 +1,5 @@
 """What a run puts beside the paper's cells, and the JSON file that keeps it."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ What they hold is in `tables.yml`. A protocol says how a number was measured, by
 it is known: a sentence that a rendered table shows as a note. What was not verified says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache

@@ -28,28 +28,3 @@ from rlfseg.book.paper.tables import (
     paper_table,
     paper_tables,
 )
-
-__all__ = [
-    "NOT_RUN",
-    "Cell",
-    "Column",
-    "Missing",
-    "Result",
-    "Results",
-    "Row",
-    "Saved",
-    "Table",
-    "UnknownCellError",
-    "baseline_cells",
-    "cell",
-    "difference",
-    "environment",
-    "keep_results",
-    "load_results",
-    "measured",
-    "paper_table",
-    "paper_tables",
-    "render",
-    "save_results",
-    "semflow_cell",
-]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
@@ -20,6 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 _T = TypeVar("_T")
 _FAULTS = 3  # that one message names
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is libyaml's, and quicker
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -203,7 +205,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of parameters")
     try:
-        given = yaml.safe_load(path.read_text("utf-8"))
+        given = yaml.load(path.read_text("utf-8"), _LOADER)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
@@ -224,13 +226,19 @@ def validated(kind: type[_T], values: Mapping[str, Any], *, where: str) -> _T:
     """
     try:
         text = json.dumps(values, default=str)
-        return TypeAdapter(kind).validate_json(text)
+        adapter: TypeAdapter[_T] = _adapter(kind)  # type: ignore[arg-type]
+        return adapter.validate_json(text)
     except ValidationError as error:
         faults = [_said(kind, fault) for fault in error.errors(include_url=False)]
         more = f"; and {len(faults) - _FAULTS} more" if len(faults) > _FAULTS else ""
         raise ValueError(f"{where}: {'; '.join(faults[:_FAULTS])}{more}") from error
     except (TypeError, ValueError, RecursionError) as error:  # no JSON can be made of it
         raise ValueError(f"{where}: not plain values ({error})") from error
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,16 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from rlfseg.chapters.asks import Asks
-from rlfseg.config import STRICT, Count, DataConfig, Positive, SamplerConfig, TrainConfig, validated
+from rlfseg.config import (
+    STRICT,
+    Count,
+    DataConfig,
+    Positive,
+    RefineConfig,
+    SamplerConfig,
+    TrainConfig,
+    validated,
+)
 from rlfseg.experiment import Run, Scoring
 
 
@@ -17,6 +26,25 @@ def _changes_of_train(given: dict[str, Any]) -> dict[str, Any]:
 
 TrainChanges = Annotated[dict[str, Any], AfterValidator(_changes_of_train)]
 """Fields of `TrainConfig` that a variant of a run changes."""
+
+
+def having(*names: str) -> AfterValidator:
+    """Return a check that a mapping has some names."""
+
+    def check(given: dict[str, Any]) -> dict[str, Any]:
+        if missing := [name for name in names if name not in given]:
+            raise ValueError(f"{missing[0]} is missing")
+        return given
+
+    return AfterValidator(check)
+
+
+def _of_refinement(given: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    for name, values in given.items():
+        for value in values:
+            validated(RefineConfig, {name: value}, where="sweep")
+    return given
+
 
 Variants = dict[str, TrainChanges]
 Samplers = Annotated[dict[str, SamplerConfig], Field(min_length=1)]
@@ -58,8 +86,8 @@ class Refinement:
 
     run: Run
     items: Count
-    sweep: dict[str, list[float | int]]
-    at_least: dict[str, float]
+    sweep: Annotated[dict[str, list[Any]], AfterValidator(_of_refinement)]
+    at_least: Annotated[dict[str, float], having("iou", "boundary")]
 
     def asks(self) -> Asks:
         """SAM, and the refined validation split."""
@@ -90,7 +118,7 @@ class Labels:
     run: Run
     variants: Variants
     scoring: Scoring
-    samplers: Samplers
+    samplers: Annotated[Samplers, having("plain", "AOS")]
     shown: Count
     at_least: float
 
@@ -117,7 +145,7 @@ class Sampling:
 
     run: Run
     scoring: Scoring
-    samplers: Samplers
+    samplers: Annotated[Samplers, having("AOS")]
     others: dict[str, DataConfig]
     shown: Count
     tols: list[Positive]
@@ -182,4 +210,5 @@ __all__ = [
     "TrainChanges",
     "Training",
     "Variants",
+    "having",
 ]

@@ -24,12 +24,17 @@ def checked(name: str, given: Mapping[str, Any], *, where: str = "") -> Any:
     Raises:
         ValueError: in one line.
     """
-    kind = CHAPTERS[name].parameters
+    kind, place = CHAPTERS[name].parameters, where or f"chapter {name}"
     own = [field.name for field in fields(kind) if field.name != "run"]
     values = {key: given[key] for key in (given if where else own) if key in given}
-    run = run_of(given, where=where or f"chapter {name}")
+    run = run_of(given, where=place)
     values = {key: value for key, value in values.items() if key not in _OF_THE_RUN}
-    return validated(kind, {"run": asdict(run), **values}, where=where or f"chapter {name}")
+    found = validated(kind, {"run": asdict(run), **values}, where=place)
+    try:
+        found.asks()  # so that a variant that can't be is noticed here
+    except ValueError as error:
+        raise ValueError(f"{place}: {' '.join(str(error).split())}") from error
+    return found
 
 
 def run_of(given: Mapping[str, Any], *, where: str) -> Run:
@@ -43,7 +48,7 @@ def run_of(given: Mapping[str, Any], *, where: str) -> Run:
         raise ValueError(f"{where}: profile is {profile!r}: it must name a folder of params/")
     if not isinstance(changes, Mapping):
         raise ValueError(f"{where}: changes is {changes!r}: it must map parts of run.yml")
-    return read_run(profile, changes)
+    return read_run(profile, changes, where=where)
 
 
 def run_file(file: Path) -> Run:

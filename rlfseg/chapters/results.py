@@ -1,6 +1,6 @@
 """The chapters that compare: their parameters, and what they ask for."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from rlfseg.baselines.phrases import Baseline, PhraseSet
 from rlfseg.baselines.semflow import SemflowConfig
 from rlfseg.chapters.asks import Asks, phrase_rival, semflow_rival
-from rlfseg.chapters.method import Samplers, TrainChanges, Variants
+from rlfseg.chapters.method import Samplers, TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, DataConfig, Positive
 from rlfseg.experiment import ClosedSet, Run, Scoring
 from rlfseg.flowseg.recipe import FieldConfig, arm_stage
@@ -35,7 +35,9 @@ class PhraseCut:
     run: Run
     phrases: PhraseCounts
     variants: Variants
-    at_least: dict[str, float]
+    at_least: Annotated[
+        dict[str, float], having("miou", "best", "above_other_phrase", "above_no_phrase")
+    ]
     baselines: Baselines
 
     @property
@@ -86,6 +88,12 @@ class Referring:
     supervised: Variants
     coco_ids: list[str]
     shown: Count
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.supervised) - set(self.others)):
+            raise ValueError(
+                f"supervised: {unknown[0]} is none of others: {', '.join(self.others)}"
+            )
 
     def scorings(self, name: str) -> dict[str, Scoring]:
         """Return how the run is scored on each split of a data set but the training one."""
@@ -148,8 +156,8 @@ class Speed:
     """
 
     run: Run
-    dtypes: list[str]
-    batches: list[Count]
+    dtypes: Annotated[list[Literal["float32", "bfloat16", "float16"]], Field(min_length=1)]
+    batches: Annotated[list[Count], Field(min_length=1)]
     rounds: Count
     walk: Count
     tiny: TinyConfig | None
@@ -202,7 +210,7 @@ class FlowSeg:
 
     run: Run
     field: FieldConfig
-    arms: dict[str, dict[str, Any]]
+    arms: Annotated[dict[str, dict[str, Any]], having("vanilla", "reshaped")]
     early: dict[str, Any]
     rates: list[Positive]
     live: dict[str, Any]
@@ -210,25 +218,23 @@ class FlowSeg:
     @property
     def configs(self) -> dict[str, FieldConfig]:
         """Every variant."""
-        return {name: self.field.with_changes(changes) for name, changes in self.arms.items()}
+        return {name: self._arm(self.field, name) for name in self.arms}
 
     def early_configs(self, rate: float) -> dict[str, FieldConfig]:
         """Return the two short variants at a learning rate."""
-        return self._two({**self.early, "lr": rate})
+        return self._two({**self.early, "lr": rate}, where="early")
 
     @property
     def live_configs(self) -> dict[str, FieldConfig]:
         """The two that are trained in the page."""
-        return self._two(self.live)
+        return self._two(self.live, where="live")
 
-    def _two(self, changes: dict[str, Any]) -> dict[str, FieldConfig]:
-        field = self.field.with_changes(changes)
-        return {name: field.with_changes(self.arms[name]) for name in ("vanilla", "reshaped")}
+    def _two(self, changes: dict[str, Any], *, where: str) -> dict[str, FieldConfig]:
+        field = self.field.with_changes(changes, where=where)
+        return {name: self._arm(field, name) for name in ("vanilla", "reshaped")}
 
-    def __post_init__(self) -> None:
-        if missing := {"vanilla", "reshaped"} - set(self.arms):
-            raise ValueError(f"arms has no {' and no '.join(sorted(missing))}")
-        self.asks()  # each variant is checked
+    def _arm(self, field: FieldConfig, name: str) -> FieldConfig:
+        return field.with_changes(self.arms[name], where=f"arms.{name}")
 
     def asks(self) -> Asks:
         """All fields."""
@@ -247,9 +253,9 @@ class Objectives:
     variants: Variants
     once: dict[str, TrainChanges]
     scoring: Scoring
-    samplers: Samplers
+    samplers: Annotated[Samplers, having("one", "aos")]
     baselines: Baselines
-    at_least: dict[str, float]
+    at_least: Annotated[dict[str, float], having("aos")]
 
     @property
     def runs(self) -> dict[str, list[Run]]:

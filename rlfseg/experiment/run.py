@@ -238,12 +238,13 @@ class Run:
         return Stage(f"closed-{self.train_stage.name}", 1, config, inputs, asdict(closed))
 
 
-def read_run(profile: str, changes: Mapping[str, Any] | None = None) -> Run:
+def read_run(profile: str, changes: Mapping[str, Any] | None = None, *, where: str = "") -> Run:
     """Read what the run of a profile is, `params/<profile>/run.yml`, with changes on top.
 
     Args:
         profile: a folder of `params/`.
         changes: fields of `Run`, nested; what is a mapping on both sides is merged.
+        where: the file that says profile and changes, for the message.
 
     Raises:
         ValueError: in one line, if there is no such profile, or a value is wrong.
@@ -251,10 +252,14 @@ def read_run(profile: str, changes: Mapping[str, Any] | None = None) -> Run:
     folder = repository() / "params"
     known = sorted(path.parent.name for path in folder.glob("*/run.yml"))
     if profile not in known:
-        raise ValueError(f"there is no profile {profile!r}: choose from {', '.join(known)}")
+        said = f"there is no profile {profile!r}: choose from {', '.join(known)}"
+        raise ValueError(f"{where}: {said}" if where else said)
     file = folder / profile / "run.yml"
-    values = merged({"profile": profile, **read_yaml(file)}, changes or {})
-    return validated(Run, values, where=f"{file}" + (", changed" if changes else ""))
+    values = merged(read_yaml(file), changes or {})
+    place = f"{where}: changes of {file}".removeprefix(": ") if changes else str(file)
+    if "profile" in values:
+        raise ValueError(f"{place}: profile is unknown here: it is the folder of run.yml")
+    return validated(Run, {"profile": profile, **values}, where=place)
 
 
 def _values(part: Any) -> str:

@@ -59,9 +59,9 @@ class FieldConfig:
         if self.steps < self.every:
             raise ValueError(f"{self.steps} steps, scored every {self.every}: never scored")
 
-    def with_changes(self, changes: Mapping[str, Any]) -> Self:
-        """Return the same with some fields changed; ValueError names a wrong one."""
-        return validated(type(self), {**asdict(self), **changes}, where="field")
+    def with_changes(self, changes: Mapping[str, Any], *, where: str = "field") -> Self:
+        """Return the same with some fields changed; ValueError names a wrong one, and `where`."""
+        return validated(type(self), {**asdict(self), **changes}, where=where)
 
 
 @dataclass(frozen=True)

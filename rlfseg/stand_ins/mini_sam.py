@@ -66,9 +66,9 @@ class SamConfig:
     def __post_init__(self) -> None:
         if (self.kind == "mini") == bool(self.checkpoint):
             few = "no" if self.checkpoint else "a"
-            raise ValueError(f"sam {self.kind} needs {few} checkpoint")
+            raise ValueError(f"kind {self.kind} needs {few} checkpoint")
         if self.kind != "mini" and replace(self, kind="mini", checkpoint="") != SamConfig():
-            raise ValueError(f"sam {self.kind} has no recipe here: give kind and checkpoint alone")
+            raise ValueError(f"kind {self.kind} has no recipe here: give kind and checkpoint alone")
 
 
 @dataclass(frozen=True, eq=False)

@@ -304,12 +304,13 @@ def test_phrases_are_those_there_are_times_the_passes_of_the_sampler(place: Path
     refcoco = {"refcoco": {**DRAWN, "dataset": "refcoco", "val": 2, "test": 3}}
     write(place, "06_refcoco", others=refcoco)
     assert work("06_refcoco").scored == 8 + 2 * 8  # both test sets are of the same scenes
-    one = {"scoring": {"split": "test", "phrases": 5}, "samplers": {"1 step": {"name": "one"}}}
+    samplers = {"1 step": {"name": "one"}, "AOS": {"name": "aos", "tol": 0.7}}
+    one = {"scoring": {"split": "test", "phrases": 5}, "samplers": samplers}
     write(place, "04_sampling", **one, shown=2, others=refcoco, tols=[0.1, 0.1, 0.3])
-    assert work("04_sampling").scored == (1 + 1 + 2 * 2) * 5 + 4 * 2  # the same only once
+    assert work("04_sampling").scored == (2 + 1 + 2 * 2) * 5 + 4 * 2  # the same only once
     run, scoring = read_plan("tiny").asks["04_sampling"].scored[0]
     end(run.scores_stage(scoring))
-    assert work("04_sampling").scored == (1 + 2 * 2) * 5 + 4 * 2
+    assert work("04_sampling").scored == (1 + 1 + 2 * 2) * 5 + 4 * 2
 
 
 def test_a_closed_set_asks_each_picture_for_all_names(place: Path) -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import MISSING, asdict, fields, replace
-from typing import Any
+import pkgutil
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rlfseg
 from rlfseg.baselines.clipseg import ClipsegConfig
 from rlfseg.baselines.ldznet import LdznetConfig
+from rlfseg.baselines.phrases import PhraseSet
+from rlfseg.baselines.semflow import SemflowConfig
 from rlfseg.baselines.unethead import UnetHeadConfig
-from rlfseg.config import DataConfig, TrainConfig
+from rlfseg.config import DataConfig, RefineConfig, SamplerConfig, TrainConfig
+from rlfseg.flowseg.recipe import FieldConfig
 from rlfseg.stage import Stage, hashed
 from rlfseg.stand_ins.backbone import BackboneConfig
 from rlfseg.stand_ins.mini_sam import SamConfig
@@ -91,25 +97,64 @@ def test_what_is_left_out_is_so_at_its_default_alone(kind: Any) -> None:
     }
 
 
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "rank": st.integers(1, 128),
-            "targets": st.sampled_from(["attention", "everything"]),
-            "time": st.sampled_from(["uniform", "one"]),
-            "selection": st.sampled_from(["original", "refined", "exact", "probe"]),
-            "batch": st.integers(1, 128),
-            "lr": st.floats(1e-6, 1),
-            "warmup": st.integers(0, 9),
-            "seed": st.integers(0, 99),
-            "objective": st.sampled_from(["plain", "reshaped", "l2"]),
-        },
-    )
+def test_every_class_that_leaves_defaults_out_is_pinned() -> None:
+    found = set()
+    for module in pkgutil.walk_packages(rlfseg.__path__, "rlfseg."):
+        if not module.name.endswith("__main__"):
+            every = vars(importlib.import_module(module.name)).values()
+            found |= {each for each in every if is_dataclass(each) and hasattr(each, "UNHASHED")}
+    assert found == set(LEFT_OUT)
+
+
+BASES = (
+    *map(plain, LEFT_OUT),
+    TrainConfig(steps=1, rank=0),
+    SamConfig("vit_h", "a.pth"),
+    ClipsegConfig(checkpoint="owner/name"),
+    SemflowConfig(steps=1),
+    FieldConfig(),
+    RefineConfig(),
+    SamplerConfig(),
+    PhraseSet("test", 1),
 )
-def test_other_settings_have_another_hash(changes: dict[str, Any]) -> None:
-    usual = TrainConfig(steps=5)
-    other = replace(usual, **changes)
-    one, two = (Stage.of("training", 1, each) for each in (usual, other))
-    assert (one.hash == two.hash) == (usual == other)
-    assert two.settings == asdict(other)  # of which the record holds all
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a field, most of which it takes."""
+    if get_origin(kind) is Annotated:
+        return values(get_args(kind)[0])
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if get_origin(kind) is tuple:
+        return st.lists(values(get_args(kind)[0]), max_size=3).map(tuple)
+    if len(get_args(kind)) > 1:  # one or the other
+        return st.one_of([values(each) for each in get_args(kind)])
+    whole = st.integers(0, 300) | st.integers(1, 9).map(lambda n: 100 * n)
+    unit = st.floats(1e-6, 1.0, exclude_max=True)
+    return {int: whole, float: unit, str: st.text("ab/é", max_size=4)}[kind]
+
+
+def another(data: st.DataObject, settings: Any) -> Any:
+    """The same with one or two values changed, as far as they can be."""
+    for _ in range(data.draw(st.integers(1, 2))):
+        name = data.draw(st.sampled_from([f.name for f in fields(settings)]))
+        value = data.draw(values(type(settings).__pydantic_fields__[name].annotation))
+        with suppress(ValueError):
+            settings = replace(settings, **{name: value})
+    return settings
+
+
+@given(st.data())
+def test_settings_that_differ_have_hashes_that_differ(data: st.DataObject) -> None:
+    usual = data.draw(st.sampled_from(BASES))
+    one, two = another(data, usual), another(data, usual)
+    stages = [Stage.of("training", 1, each) for each in (usual, one, two)]
+    assert (stages[0].hash == stages[1].hash) == (usual == one)
+    assert (stages[1].hash == stages[2].hash) == (one == two)
+    assert stages[1].settings == asdict(one)  # of which the record holds all
+
+
+def test_a_whole_number_is_the_number_that_it_is() -> None:
+    """YAML's `1` and `1.0` are one value of a rate."""
+    one, other = TrainConfig(steps=1, lr=1), TrainConfig(steps=1, lr=1.0)
+    assert Stage.of("training", 1, one).hash == Stage.of("training", 1, other).hash

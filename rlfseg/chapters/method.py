@@ -197,18 +197,3 @@ class Backbone:
 
 def _third(scored: Scoring) -> int:
     return -(-(scored.phrases or 0) // 3)
-
-
-__all__ = [
-    "Backbone",
-    "Data",
-    "Datasets",
-    "Labels",
-    "Refinement",
-    "Samplers",
-    "Sampling",
-    "TrainChanges",
-    "Training",
-    "Variants",
-    "having",
-]

@@ -23,28 +23,3 @@ from rlfseg.book.figures.pictures import (
     sample_pictures,
     segmentations,
 )
-
-__all__ = [
-    "COLOURS",
-    "Answered",
-    "Asked",
-    "Interactive",
-    "as_picture",
-    "bars",
-    "before_after",
-    "class_maps",
-    "explorer",
-    "histograms",
-    "lines",
-    "miou_bars",
-    "paired_bars",
-    "pictures",
-    "refinement",
-    "roofline",
-    "sample_histograms",
-    "sample_pictures",
-    "segmentations",
-    "smoothed",
-    "stacked",
-    "sweeps",
-]

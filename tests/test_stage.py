@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rlfseg
-from rlfseg.stage import Stage, commit, is_current, made, read_record, repository, shipped
+from rlfseg.stage import Stage, commit, is_current, made, read_record, replaced, repository, shipped
 
 STAGE = Stage("thing", 1, {"a": 1, "b": {"c": [1, 2], "d": None}}, {"x": Stage("x", 1, {})})
 
@@ -147,6 +147,33 @@ def test_an_interrupted_make_resumes_in_its_folder() -> None:
     there = made(STAGE, rest, profile="mini")
     assert (there / "result.txt").read_text() == "half and half"
     assert [path.name for path in there.parent.iterdir() if path.is_dir()] == [there.name]
+
+
+def test_drafts_that_a_kill_leaves_are_in_no_artefact(repo: Path) -> None:
+    def killed(folder: Path) -> None:
+        (folder / "inner").mkdir()
+        (folder / "inner" / ".result.txt.0123.tmp").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made(STAGE, killed, profile="mini")
+    there = made(STAGE, Maker(), profile="mini")
+    files = {path.name for path in there.rglob("*") if path.is_file()}
+    assert files == {"result.txt", "stage.json"}
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(repo: Path) -> None:
+    path = repo / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError), replaced(path) as draft:
+        draft.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old" and not list(repo.glob(".*"))
+    with replaced(path) as one, replaced(path) as other:  # as two nodes with one process id may
+        assert one != other and one.parent == other.parent == repo
+        one.write_text("first")
+        other.write_text("second")
+    assert path.read_text() == "first" and not list(repo.glob(".*"))
 
 
 def test_a_folder_without_its_record_is_no_artefact() -> None:

@@ -20,7 +20,8 @@ class Chapter:
     Attributes:
         kind: the class of its parameters, as `module.Class` of this package; its `asks()` says
             which runs, scorings and baselines the chapter asks for.
-        minutes: that executing it takes with the `mini` profile on two CPU cores, about.
+        minutes: that executing it takes at most with the `mini` profile on two CPU cores (measured
+            beside other work).
         tables: the paper's tables that it fills.
         figures: the paper's figures that it has a counterpart of.
         needs: the chapters that make what it reads.
@@ -42,22 +43,22 @@ class Chapter:
 
 
 CHAPTERS = {
-    "01_data": Chapter("method.Data", 0.6, needs=()),
-    "01b_datasets": Chapter("method.Datasets", 0.5, needs=()),
-    "02_refine": Chapter("method.Refinement", 1.5, figures=("2a",), needs=("01_data",)),
-    "03_train": Chapter("method.Training", 1.5, (8,), needs=("01_data",)),
-    "03b_labels": Chapter("method.Labels", 1.5, (5,), ("5", "7"), needs=("02_refine", "03_train")),
-    "04_sampling": Chapter("method.Sampling", 1.5, (7, 9), ("3", "6")),
-    "05_phrasecut": Chapter("results.PhraseCut", 1.5, (1,), ("4",)),
+    "01_data": Chapter("method.Data", 2.4, needs=()),
+    "01b_datasets": Chapter("method.Datasets", 1.3, needs=()),
+    "02_refine": Chapter("method.Refinement", 1.4, figures=("2a",), needs=("01_data",)),
+    "03_train": Chapter("method.Training", 1.7, (8,), needs=("01_data",)),
+    "03b_labels": Chapter("method.Labels", 1.8, (5,), ("5", "7"), needs=("02_refine", "03_train")),
+    "04_sampling": Chapter("method.Sampling", 1.7, (7, 9), ("3", "6")),
+    "05_phrasecut": Chapter("results.PhraseCut", 2.9, (1,), ("4",)),
     "05b_ask": Chapter("results.Ask", 0.7, needs=("05_phrasecut",)),
-    "06_refcoco": Chapter("results.Referring", 1.0, (2,)),
-    "07_cocostuff": Chapter("results.CocoStuff", 1.5, (3,)),
-    "08_speed": Chapter("results.Speed", 1.5, (4,), alone=True),
-    "09_ranks": Chapter("results.Ranks", 1.0, (6,)),
-    "10_protocols": Chapter("results.Protocols", 0.8),
-    "11_flowseg": Chapter("results.FlowSeg", 0.7, needs=()),
-    "11b_objectives": Chapter("results.Objectives", 0.8),
-    "A1_backbone": Chapter("method.Backbone", 1.0, needs=("02_refine",)),
+    "06_refcoco": Chapter("results.Referring", 0.8, (2,)),
+    "07_cocostuff": Chapter("results.CocoStuff", 1.4, (3,)),
+    "08_speed": Chapter("results.Speed", 4.5, (4,), alone=True),
+    "09_ranks": Chapter("results.Ranks", 1.3, (6,)),
+    "10_protocols": Chapter("results.Protocols", 1.4),
+    "11_flowseg": Chapter("results.FlowSeg", 0.9, needs=()),
+    "11b_objectives": Chapter("results.Objectives", 0.5),
+    "A1_backbone": Chapter("method.Backbone", 1.2, needs=("02_refine",)),
 }
 
 

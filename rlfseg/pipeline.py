@@ -34,8 +34,8 @@ class SegmentationOutput(BaseOutput):
     """One entry for each picture and phrase, the phrases of a picture together.
 
     Attributes:
-        masks: bool (H, W), at the picture's size.
-        scores: float32 (H, W), about 0 on the background and 1 on what is meant, not clamped.
+        masks: bool [H, W], at the picture's size.
+        scores: float32 [H, W], about 0 on the background and 1 on what is meant, not clamped.
         gamma: by how much the step was lengthened; 0 for samplers that don't.
     """
 
@@ -90,7 +90,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         threshold: float = 0.5,
         tol: float = SamplerConfig.tol,
     ) -> Self:
-        """Puts what was trained on its backbone; an adapter is merged into the weights.
+        """Put what was trained on its backbone; an adapter is merged into the weights.
 
         Args:
             backbone: a folder in the diffusers layout, or a hub id of one.
@@ -134,7 +134,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         decoder: str = "vae",
         batch_size: int = 8,
     ) -> SegmentationOutput:
-        """Segments what the phrases name; each picture is encoded once.
+        """Segment what the phrases name; each picture is encoded once.
 
         Pictures of any size and aspect are scaled to `side` x `side`, as in training, and scores
         are scaled back by linear interpolation.
@@ -186,7 +186,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return out
 
     def save_pretrained(self, save_directory: str | Path, **more: object) -> None:
-        """Saves the parts as any diffusers pipeline does, and a model card, `README.md`."""
+        """Save the parts as any diffusers pipeline does, and a model card, `README.md`."""
         super().save_pretrained(save_directory, **more)
         card = Path(save_directory) / "README.md"
         card.write_text(_CARD.format(side=self.side, threshold=self.config.threshold))
@@ -197,7 +197,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return LatentCodec(self.vae, self.tokenizer, self.text_encoder)
 
     def velocity(self, z: Latent, t: Time, c: Text) -> Latent:
-        """The field v(z, t, c), in float32 whatever the UNet's own precision."""
+        """Return the field v(z, t, c), in float32 whatever the UNet's own precision."""
         return as_velocity(self.unet)(z, t, c)
 
     def _encoded(self, pictures: Sequence[np.ndarray], batch: int) -> Iterator[Latent]:

@@ -37,7 +37,7 @@ _launch = ["alone"]  # the name of the launch that this process has joined
 
 @contextmanager
 def signals() -> Iterator[list[str]]:
-    """Collects the names of the signals that ask for an end, instead of dying of them.
+    """Collect the names of the signals that ask for an end, instead of dying of them.
 
     Outside the main thread, where Python allows no handlers, the list stays empty.
     """
@@ -60,7 +60,7 @@ def signals() -> Iterator[list[str]]:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Joins the launch that this process belongs to, if any, and leaves it at the end.
+    """Join the launch that this process belongs to, if any, and leave it at the end.
 
     It must come before anything else asks Accelerate for the device: without a GPU, processes
     share their work only if they are told from the first that it is done on the CPU.
@@ -177,7 +177,7 @@ def in_parts(
     title: str,
     unit: str = "it",
 ) -> None:
-    """Makes the parts that are missing; returns when all are there, in every process.
+    """Make the parts that are missing; return when all are there, in every process.
 
     Args:
         paths: an .npz for each part, in one folder, the same in every process.
@@ -203,7 +203,7 @@ def in_parts(
 
 
 def cut(total: int, size: int) -> list[range]:
-    """Numbers 0 to total - 1 in consecutive ranges of a size, the last one shorter."""
+    """Cut the numbers 0 to total - 1 into consecutive ranges of a size, the last one shorter."""
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 

@@ -92,7 +92,7 @@ def asked() -> dict[str, Stage]:
 
 
 def repository() -> Path:
-    """The folder that holds `book/` and `params/`, looked for from the working folder upwards.
+    """Return the folder that holds `book/` and `params/`, from the working folder upwards.
 
     Raises:
         FileNotFoundError: if the working folder is not inside the repository.
@@ -110,7 +110,7 @@ def shipped(profile: str, stage: Stage) -> Path:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record that `made` wrote beside an artefact.
+    """Return the record that `made` wrote beside an artefact.
 
     Raises:
         FileNotFoundError: if the folder holds no finished artefact.
@@ -122,12 +122,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def is_current(folder: Path, stage: Stage) -> bool:
-    """Whether the folder holds a finished artefact of exactly this stage."""
+    """Tell whether the folder holds a finished artefact of exactly this stage."""
     return (folder / RECORD).is_file() and read_record(folder)["hash"] == stage.hash
 
 
 def found(stage: Stage, *, profile: str) -> Path | None:
-    """The folder of a stage's finished artefact, or None.
+    """Return the folder of a stage's finished artefact, or None.
 
     It is looked for among the shipped artefacts (unless the environment says `FRESH=1`), then in
     `runs/<profile>/`.
@@ -218,7 +218,7 @@ def finished(
 
 @cache
 def commit() -> str:
-    """The git commit that this package is of, or `unknown`."""
+    """Return the git commit that this package is of, or `unknown`."""
     git = subprocess.run(
         ["git", "rev-parse", "HEAD"],
         cwd=Path(__file__).parent,

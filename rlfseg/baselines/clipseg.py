@@ -73,7 +73,7 @@ class ClipsegConfig:
 
     @property
     def outside(self) -> Stage | None:
-        """Identifies released weights, by the name of their checkpoint."""
+        """Identify released weights, by the name of their checkpoint."""
         if not self.checkpoint:
             return None
         return Stage("outside-clipseg", 1, {"name": self.checkpoint, "pixels": self.pixels})
@@ -112,13 +112,13 @@ class Clipseg(nn.Module):
         self.pixels = pixels
 
     def see(self, cache: LatentCache, items: np.ndarray) -> Image:
-        """Pictures as the released model's processor prepares them."""
+        """Return pictures as the released model's processor prepares them."""
         numbers = cache.pack.item_image[items]
         images = np.stack([cache.pack.image(int(k)) for k in numbers])
         return prepared(images, self.pixels).to(self.model.device)
 
     def hear(self, cache: LatentCache, captions: Sequence[str]) -> Tensor:
-        """Token numbers (b, n), padded; what follows the end is not looked at."""
+        """Return token numbers [b, n], padded; what follows the end is not looked at."""
         tokens = self.tokenizer(
             list(captions),
             padding="max_length",
@@ -129,7 +129,7 @@ class Clipseg(nn.Module):
         return tokens.input_ids.to(self.model.device)
 
     def forward(self, seen: Image, heard: Tensor) -> Tensor:
-        """Logits (b, pixels, pixels): the class's own forward, which keeps its towers frozen."""
+        """Return logits [b, pixels, pixels], as the class's own forward, but with gradients."""
         clip = self.model.clip
         states = clip.vision_model(
             seen, output_hidden_states=True, interpolate_pos_encoding=True
@@ -140,7 +140,7 @@ class Clipseg(nn.Module):
 
 
 def prepared(images: np.ndarray, pixels: int) -> Image:
-    """uint8 (b, H, W, 3) resized with antialiasing, with ImageNet's mean and spread removed."""
+    """Resize uint8 [b, H, W, 3] with antialiasing, and take away ImageNet's mean and spread."""
     unit = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     if unit.shape[-1] != pixels:
         size = (pixels, pixels)
@@ -152,7 +152,7 @@ def prepared(images: np.ndarray, pixels: int) -> Image:
 def small_clipseg(
     config: ClipsegConfig, text_encoder: CLIPTextModel
 ) -> CLIPSegForImageSegmentation:
-    """An untrained CLIPSeg whose words' tower is the backbone's text encoder."""
+    """Return an untrained CLIPSeg whose words' tower is the backbone's text encoder."""
     text = text_encoder.config
     same = (
         "vocab_size",

@@ -74,7 +74,7 @@ class Ldznet(nn.Module):
     def __init__(
         self, unet: UNet2DConditionModel, config: LdznetConfig, *, magnify: int, words: int
     ) -> None:
-        """Takes a UNet, the pixels that a latent position spans, and the width of the text."""
+        """Take a UNet, the pixels that a latent position spans, and the width of the text."""
         super().__init__()
         self.unet = unet.requires_grad_(False).eval()
         self.timestep, self.seed = config.timestep, config.seed
@@ -91,16 +91,16 @@ class Ldznet(nn.Module):
         return cache.z1(items)
 
     def hear(self, cache: LatentCache, captions: Sequence[str]) -> Text:
-        """The backbone's text states."""
+        """Return the backbone's text states."""
         return cache.codec.text(captions)
 
     def forward(self, seen: Latent, heard: Text) -> Tensor:
-        """Logits (b, H, W)."""
+        """Return logits [b, H, W]."""
         return self.head([seen, *self.features(seen, heard)], heard)
 
     @torch.no_grad()
     def features(self, z1: Latent, c: Text) -> list[Tensor]:
-        """What the UNet's blocks put out on the way up, (b, channels, h, w) each."""
+        """Return what the UNet's blocks put out on the way up, [b, channels, h, w] each."""
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(z1.shape[1:], generator=generator).to(z1.device).expand_as(z1)
         t = torch.full((len(z1),), self.timestep, device=z1.device)
@@ -124,7 +124,7 @@ class Head(nn.Module):
     def __init__(
         self, channels: Sequence[int], *, width: int, words: int, doublings: int, heads: int = 4
     ) -> None:
-        """Takes the features' channels, its own width, the text's, and log2 of the enlargement."""
+        """Take the features' channels, its own width, the text's, and log2 of the enlargement."""
         super().__init__()
         self.into = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
         self.norm = nn.GroupNorm(heads, width)
@@ -137,7 +137,7 @@ class Head(nn.Module):
         self.out = nn.Conv2d(wide[-1], 1, 3, padding=1)
 
     def forward(self, features: Sequence[Tensor], c: Text) -> Tensor:
-        """Logits (b, H, W) from features (b, channels, h, w), the first of them the largest."""
+        """Return logits [b, H, W] from features [b, channels, h, w], the largest of them first."""
         size = features[0].shape[-2:]
         same = [
             functional.interpolate(into(each), size, mode="bilinear")

@@ -26,12 +26,12 @@ class Palette:
     returned: Tensor
 
     def paint(self, classes: np.ndarray) -> Image:
-        """Class maps (b, H, W), with `IGNORED` where there is none, as pictures (b, 3, H, W)."""
+        """Paint class maps [b, H, W], with `IGNORED` where there is none, as pictures [b, 3, H, W]."""
         known = np.where(classes == IGNORED, len(self.returned), classes).astype(np.int64)
         return self.painted[torch.from_numpy(known)].permute(0, 3, 1, 2)
 
     def nearest(self, pictures: Image) -> np.ndarray:
-        """The class (b, H, W), int64, whose returned colour is nearest to each pixel."""
+        """Return the class [b, H, W], int64, whose returned colour is nearest to each pixel."""
         marks, pixels = self.returned.to(pictures), pictures.permute(0, 2, 3, 1)
         # |p - m|^2 = |p|^2 - 2 p m + |m|^2, and the first is the same for all classes
         far = marks.square().sum(1) - 2 * pixels @ marks.T
@@ -39,7 +39,7 @@ class Palette:
 
 
 def spread(codec: LatentCodec, count: int) -> Tensor:
-    """Picks `count` colours that the autoencoder returns as different as may be, (count, 3).
+    """Pick `count` colours that the autoencoder returns as different as may be, [count, 3].
 
     Of a regular grid of colours, each filling a picture, those are taken one after the other whose
     returned colour is farthest from all that were taken.
@@ -69,12 +69,12 @@ def _filled(some: Tensor) -> Image:
 
 
 def calibrated(codec: LatentCodec, painted: Tensor, maps: np.ndarray) -> Palette:
-    """The palette of some colours and what the autoencoder returns of them in class maps.
+    """Return the palette of some colours and what the autoencoder returns of them in class maps.
 
     Args:
         codec: whose autoencoder.
         painted: (count + 1, 3), the last for pixels of no class.
-        maps: class maps (n, H, W) of the training split; a class that is in none keeps its colour.
+        maps: class maps [n, H, W] of the training split; a class that is in none keeps its colour.
     """
     palette = Palette(painted, painted[:-1].clone())
     sums, pixels = torch.zeros_like(palette.returned), torch.zeros(len(painted) - 1)

@@ -16,20 +16,20 @@ from rlfseg.training.loop import Losses
 
 
 class Segmenter(Protocol):
-    """A module that maps what it sees and hears to logits (b, h, w) of a mask."""
+    """A module that maps what it sees and hears to logits [b, h, w] of a mask."""
 
     def see(self, cache: LatentCache, items: np.ndarray) -> Tensor:
-        """What the model takes of some items' pictures, (b, ...)."""
+        """Return what the model takes of some items' pictures, [b, ...]."""
 
     def hear(self, cache: LatentCache, captions: Sequence[str]) -> Tensor:
-        """What it takes of captions, (b, ...)."""
+        """Return what it takes of captions, [b, ...]."""
 
     def __call__(self, seen: Tensor, heard: Tensor) -> Tensor:
-        """Logits (b, h, w)."""
+        """Logits [b, h, w]."""
 
 
 class PhraseBatch(NamedTuple):
-    """Pictures and phrases as a segmenter takes them, and the annotated masks (b, H, W)."""
+    """Pictures and phrases as a segmenter takes them, and the annotated masks [b, H, W]."""
 
     seen: Tensor
     heard: Tensor
@@ -52,7 +52,7 @@ class MaskObjective(nn.Module):
 
 
 def enlarged(logits: Tensor, pixels: int) -> Tensor:
-    """Logits (b, h, w) at `pixels` x `pixels` by bilinear interpolation, float32."""
+    """Return logits [b, h, w] at `pixels` x `pixels` by bilinear interpolation, float32."""
     if logits.shape[-1] == pixels:
         return logits.float()
     size = (pixels, pixels)
@@ -91,7 +91,7 @@ def phrase_batch(
 def scores(
     segmenter: Segmenter, cache: LatentCache, items: Sequence[int], *, batch: int = 32
 ) -> Iterator[tuple[np.ndarray, Score]]:
-    """Item numbers and probabilities (b, H, W) at the packed size, batch by batch."""
+    """Return item numbers and probabilities [b, H, W] at the packed size, batch by batch."""
     for start in range(0, len(items), batch):
         some = np.asarray(items[start : start + batch])
         heard = segmenter.hear(cache, [cache.pack.caption(int(i)) for i in some])
@@ -102,5 +102,5 @@ def scores(
 def evaluate_segmenter(
     segmenter: Segmenter, cache: LatentCache, items: Sequence[int]
 ) -> Evaluation:
-    """Scores a segmenter as `rlfseg.evaluation.evaluate` scores a velocity field."""
+    """Score a segmenter as `rlfseg.evaluation.evaluate` scores a velocity field."""
     return tally(scores(segmenter, cache, items), cache.pack, total=len(items))

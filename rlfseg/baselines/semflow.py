@@ -95,10 +95,10 @@ def semflow_batch(
 def named_by_colour(
     v: Velocity, cache: LatentCache, palette: Palette, images: Sequence[str], *, euler: int
 ) -> Iterator[np.ndarray]:
-    """Samples a coloured map for each picture and gives every pixel the nearest colour's class.
+    """Sample a coloured map for each picture and give every pixel the nearest colour's class.
 
     Yields:
-        For each picture, class numbers (H, W), int64.
+        For each picture, class numbers [H, W], int64.
     """
     codec, pack, way = cache.codec, cache.pack, SamplerConfig("steps", steps=euler)
     c, zb = codec.text([""]), codec.black(cache.pixels)

@@ -60,7 +60,7 @@ class UnetHead(nn.Module):
     """The UNet with an adapter and one channel out, asked at t = 1, where zt is the picture."""
 
     def __init__(self, unet: UNet2DConditionModel, config: UnetHeadConfig, *, magnify: int) -> None:
-        """Takes a frozen UNet, changed in place, and the pixels that a latent position spans."""
+        """Take a frozen UNet, changed in place, and the pixels that a latent position spans."""
         super().__init__()
         add_lora(unet, rank=config.rank, seed=config.seed)
         last = nn.Conv2d(unet.config.block_out_channels[0], magnify**2, 3, padding=1)
@@ -72,9 +72,9 @@ class UnetHead(nn.Module):
         return cache.z1(items)
 
     def hear(self, cache: LatentCache, captions: Sequence[str]) -> Text:
-        """The backbone's text states."""
+        """Return the backbone's text states."""
         return cache.codec.text(captions)
 
     def forward(self, seen: Latent, heard: Text) -> Tensor:
-        """Logits (b, H, W)."""
+        """Return logits [b, H, W]."""
         return as_velocity(self.unet)(seen, torch.ones(len(seen), device=seen.device), heard)[:, 0]

@@ -58,7 +58,7 @@ class Data:
     shown: Count
 
     def asks(self) -> Asks:
-        """The run's data."""
+        """Ask for the run's data."""
         return Asks(data=(self.run,))
 
 
@@ -71,7 +71,7 @@ class Datasets:
     shown: Count
 
     def asks(self) -> Asks:
-        """The files of each data set."""
+        """Ask for the files of each data set."""
         return Asks(also=tuple(run.source_stage for run in self.runs.values()))
 
     @property
@@ -90,7 +90,7 @@ class Refinement:
     at_least: Annotated[dict[str, float], having("iou", "boundary")]
 
     def asks(self) -> Asks:
-        """SAM, and the refined validation split."""
+        """Ask for SAM, and the refined validation split."""
         refined = ((self.run, "val"),)
         return Asks(data=(self.run,), refined=refined, also=(self.run.sam_stage,))
 
@@ -105,7 +105,7 @@ class Training:
     agreement: Positive
 
     def asks(self) -> Asks:
-        """The trained run."""
+        """Ask for the trained run."""
         return Asks(runs=(self.run,))
 
 
@@ -123,7 +123,7 @@ class Labels:
     at_least: float
 
     def asks(self) -> Asks:
-        """All runs scored by all samplers, and where they start by AOS."""
+        """Ask for all runs scored by all samplers, and where they start by AOS."""
         runs, first = self.run.seeded(self.variants), self.run.first()
         scored = [
             (run, self.scoring.by(way)) for run in runs.values() for way in self.samplers.values()
@@ -171,7 +171,7 @@ class Sampling:
         return [self.scoring.by(way) for way in ways]
 
     def asks(self) -> Asks:
-        """All seeds by all samplers; the first on other data, and at each tolerance."""
+        """Ask for all seeds by all samplers; the first on other data, and at each tolerance."""
         runs = self.runs.values()
         ways = [self.scoring.by(way) for way in self.samplers.values()]
         own = [self.elsewhere(other, name) for other in self.others for name in self.stepped]
@@ -191,7 +191,7 @@ class Backbone:
     at_least: float
 
     def asks(self) -> Asks:
-        """Backbone, data and SAM."""
+        """Ask for backbone, data and SAM."""
         return Asks(data=(self.run,), also=(self.run.sam_stage,))
 
 

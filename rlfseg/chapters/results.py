@@ -52,7 +52,7 @@ class PhraseCut:
         return PhraseSet("test", self.phrases.baselines)
 
     def asks(self) -> Asks:
-        """The run scored, the variants trained, the baselines scored."""
+        """Ask for the run scored, the variants trained, the baselines scored."""
         rivals = [phrase_rival(self.run, b, self.baselines_on) for b in self.baselines.values()]
         return Asks(
             runs=(self.run, *self.run.variants(self.variants).values()),
@@ -71,7 +71,7 @@ class Ask:
     shown: Count
 
     def asks(self) -> Asks:
-        """The runs, trained."""
+        """Ask for the runs, trained."""
         runs = (self.run, *self.run.variants(self.variants).values())
         return Asks(runs=runs, segmented=4 * self.shown * (4 + len(self.variants)))
 
@@ -111,7 +111,7 @@ class Referring:
         }
 
     def asks(self) -> Asks:
-        """The run on every split, and the supervised runs."""
+        """Ask for the run on every split, and the supervised runs."""
         scored = [(self.run, way) for name in self.others for way in self.scorings(name).values()]
         return Asks(scored=(*scored, *self.own.values()), data=(self.run,))
 
@@ -139,7 +139,7 @@ class CocoStuff:
         return ClosedSet(self.images, self.other, self.run.sampler)
 
     def asks(self) -> Asks:
-        """Both scorings, and the baseline's."""
+        """Ask for both scorings, and the baseline's."""
         rival = semflow_rival(self.run.on(self.other), self.semflow, images=self.images)
         return Asks(
             runs=(self.run,),
@@ -164,7 +164,7 @@ class Speed:
     masks: Count
 
     def asks(self) -> Asks:
-        """The trained run, and the mini decoder if it is ours."""
+        """Ask for the trained run, and the mini decoder if it is ours."""
         ours = self.tiny is not None and self.tiny.name == "mini"
         also = (tiny_stage(self.tiny, self.run.backbone),) if ours and self.tiny else ()
         return Asks(runs=(self.run,), also=also, segmented=3 * self.masks)
@@ -180,7 +180,7 @@ class Ranks:
     scoring: Scoring
 
     def asks(self) -> Asks:
-        """All of them, scored."""
+        """Ask for all of them, scored."""
         many, longer = self.run.seeded(self.variants), self.run.variants(self.longer)
         runs = (*many.values(), *longer.values())
         return Asks(scored=tuple((run, self.scoring) for run in runs))
@@ -198,7 +198,7 @@ class Protocols:
     sides: list[Annotated[int, Field(gt=0, le=4096)]]
 
     def asks(self) -> Asks:
-        """The trained run."""
+        """Ask for the trained run."""
         return Asks(runs=(self.run,), segmented=2 * self.phrases)
 
 
@@ -237,7 +237,7 @@ class FlowSeg:
         return field.with_changes(self.arms[name], where=f"arms.{name}")
 
     def asks(self) -> Asks:
-        """All fields."""
+        """Ask for all fields."""
         early = [each for rate in self.rates for each in self.early_configs(rate).values()]
         every = [*self.configs.values(), *early, *self.live_configs.values()]
         return Asks(also=tuple(arm_stage(config) for config in every))
@@ -270,7 +270,7 @@ class Objectives:
         return PhraseSet(self.scoring.split, self.scoring.phrases or 1)
 
     def asks(self) -> Asks:
-        """All runs by all samplers, and the heads."""
+        """Ask for all runs by all samplers, and the heads."""
         runs = [run for each in self.runs.values() for run in each]
         ways = [self.scoring.by(way) for way in self.samplers.values()]
         rivals = [phrase_rival(self.run, b, self.baselines_on) for b in self.baselines.values()]

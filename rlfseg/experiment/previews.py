@@ -22,9 +22,9 @@ class Previews:
     """Decoded scores of the same phrases at several steps.
 
     Attributes:
-        items: numbers (n) in the packed file.
-        steps: numbers (k) of the optimiser steps.
-        scores: float32 (k, n, H, W) in [0, 1].
+        items: numbers [n] in the packed file.
+        steps: numbers [k] of the optimiser steps.
+        scores: float32 [k, n, H, W] in [0, 1].
     """
 
     items: np.ndarray
@@ -44,12 +44,12 @@ class Watch:
         *,
         every: int,
     ) -> None:
-        """Takes what is trained and what it is shown: `items` of the cache, `every` so often."""
+        """Take what is trained and what it is shown: `items` of the cache, `every` so often."""
         self._folder = folder / "previews"
         self._unet, self._cache, self._items, self._every = unet, cache, list(items), every
 
     def __call__(self, step: Step) -> None:
-        """Segments the items, in one step as Eq. 5, if it is time to."""
+        """Segment the items, in one step as Eq. 5, if it is time to."""
         if step.step % self._every:
             return
         self._unet.eval()
@@ -63,7 +63,7 @@ class Watch:
             np.save(file, (scores * 255).round().numpy().astype(np.uint8))
 
     def finish(self) -> None:
-        """Puts all previews into one file beside the folder, which goes."""
+        """Put all previews into one file beside the folder, which goes."""
         files = sorted(self._folder.glob("*.npy"))
         if not files:
             return
@@ -75,7 +75,7 @@ class Watch:
 
 
 def read_previews(folder: Path) -> Previews | None:
-    """The previews that a finished run left in its folder; None if it made none."""
+    """Return the previews that a finished run left in its folder; None if it made none."""
     path = folder / "previews.npz"
     if not path.is_file():
         return None

@@ -87,13 +87,13 @@ class RelabelReport:
 
 
 def read_records(out: Path | str) -> list[MaskRecord]:
-    """The records that `relabel` wrote, in the items' order."""
+    """Return the records that `relabel` wrote, in the items' order."""
     lines = (Path(out) / "records.jsonl").read_text().splitlines()
     return [MaskRecord(**json.loads(line)) for line in lines]
 
 
 def record_of(pack: Pack, item: int, mask: np.ndarray, result: Refined) -> MaskRecord:
-    """Records what became of an item's annotation."""
+    """Record what became of an item's annotation."""
     return MaskRecord(
         item=item,
         image_id=pack.image_ids[pack.item_image[item]],
@@ -110,7 +110,7 @@ def record_of(pack: Pack, item: int, mask: np.ndarray, result: Refined) -> MaskR
 
 
 def report_of(records: Sequence[MaskRecord], made_of: str) -> RelabelReport:
-    """Sums the records up."""
+    """Sum the records up."""
     refined = [record for record in records if record.reason is None]
     worst = sorted(refined, key=lambda record: (record.iou_original, record.item))
     return RelabelReport(
@@ -162,7 +162,7 @@ class _Job:
         return [folder / f"{number:06d}-{self.made_of}.npz" for number in range(len(self.chunks))]
 
     def finished(self) -> RelabelReport | None:
-        """The report, if all is done."""
+        """Return the report, if all is done."""
         path = self.out / "report.json"
         if not (path.is_file() and self.target.is_file()):
             return None
@@ -242,7 +242,7 @@ def _masks(part: Path) -> Iterator[np.ndarray]:
 
 
 def _put_together(job: _Job) -> None:
-    """Writes masks, records and report, in this order, each whole or not at all."""
+    """Write masks, records and report, in this order, each whole or not at all."""
     if not job.target.is_file() or refined_by(job.target) != job.made_of:
         masks = (mask for part in job.parts for mask in _masks(part))
         add_refined(job.pack, masks, made_of=job.made_of, target=job.target)

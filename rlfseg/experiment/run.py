@@ -169,7 +169,7 @@ class Run:
 
     @property
     def backbone_stage(self) -> Stage:
-        """Identifies the backbone; an outside one by its name."""
+        """Identify the backbone; an outside one by its name."""
         if self.backbone.name == "mini":
             return backbone_stage(self.backbone)
         if self.backbone.name == RANDOM:
@@ -178,36 +178,36 @@ class Run:
 
     @property
     def source_stage(self) -> Stage:
-        """Identifies the data, however they are packed; training depends on nothing more."""
+        """Identify the data, however they are packed; training depends on nothing more."""
         return Stage.of("scenes", 3, self.data)
 
     @property
     def data_stage(self) -> Stage:
-        """Identifies the packed files."""
+        """Identify the packed files."""
         return Stage("data", PACK_VERSION, {}, {"source": self.source_stage})
 
     def latents_stage(self, split: str) -> Stage:
-        """Identifies a split's latents: made of the data by the autoencoder, whatever the UNet."""
+        """Identify a split's latents: made of the data by the autoencoder, whatever the UNet."""
         mini = self.backbone.name == "mini"
         encoder = autoencoder_stage(self.backbone) if mini else self.backbone_stage
         return Stage(f"latents-{split}", 2, {}, {"data": self.data_stage, "autoencoder": encoder})
 
     @property
     def sam_stage(self) -> Stage:
-        """Identifies the SAM; an outside one by its kind and the name of its checkpoint."""
+        """Identify the SAM; an outside one by its kind and the name of its checkpoint."""
         if self.sam.kind == "mini":
             return sam_stage(self.sam)
         name = self.sam.checkpoint.rsplit("/", 1)[-1]
         return Stage("outside-sam", 1, {"kind": self.sam.kind, "checkpoint": name})
 
     def refined_stage(self, split: str) -> Stage:
-        """Identifies a split's packed file with refined masks."""
+        """Identify a split's packed file with refined masks."""
         inputs = {"data": self.data_stage, "sam": self.sam_stage}
         return Stage.of(f"refined-{split}", RELABEL_VERSION, self.refine, inputs)
 
     @property
     def train_stage(self) -> Stage:
-        """Identifies what training ends in."""
+        """Identify what training ends in."""
         inputs = {"backbone": self.backbone_stage, "data": self.source_stage}
         if (first := self.first()) is not None:
             inputs["start"] = first.train_stage
@@ -224,7 +224,7 @@ class Run:
         return Stage.of(name, 1, train, inputs)
 
     def scores_stage(self, scoring: Scoring) -> Stage:
-        """Identifies the scores of the trained model."""
+        """Identify the scores of the trained model."""
         config: dict[str, Any] = {"split": scoring.split, "phrases": scoring.phrases}
         config |= {"sampler": asdict(scoring.sampler)}
         config |= {name: True for name in ("truth", "boundary") if getattr(scoring, name)}
@@ -232,7 +232,7 @@ class Run:
         return Stage(f"scores-{self.train_stage.name}", 1, config, inputs, asdict(scoring))
 
     def closed_stage(self, closed: ClosedSet) -> Stage:
-        """Identifies the confusions of the trained model among a closed set of names."""
+        """Identify the confusions of the trained model among a closed set of names."""
         config = {"images": closed.images, "sampler": asdict(closed.sampler)}
         inputs = {"training": self.train_stage, "data": self.on(closed.on).data_stage}
         return Stage(f"closed-{self.train_stage.name}", 1, config, inputs, asdict(closed))

@@ -68,7 +68,7 @@ def first_steps(run: Run, unet: UNet2DConditionModel, *, until: int) -> Iterator
 
 
 def is_trained(run: Run) -> bool:
-    """Whether `trained` would find what it is asked for rather than train it."""
+    """Tell whether `trained` would find what it is asked for rather than train it."""
     return found(run.train_stage, profile=run.profile) is not None
 
 

@@ -26,7 +26,7 @@ class Palette:
     returned: Tensor
 
     def paint(self, classes: np.ndarray) -> Image:
-        """Paint class maps [b, H, W], with `IGNORED` where there is none, as pictures [b, 3, H, W]."""
+        """Paint class maps [b, H, W], `IGNORED` where there is none, as pictures [b, 3, H, W]."""
         known = np.where(classes == IGNORED, len(self.returned), classes).astype(np.int64)
         return self.painted[torch.from_numpy(known)].permute(0, 3, 1, 2)
 

@@ -75,7 +75,7 @@ test: $(SETUP) ## run the unit tests, on the CPU, and those of a GPU where there
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -n $(or $(CORES),2) --dist loadfile
 	@if command -v nvidia-smi > /dev/null; then python -m pytest -q -m "gpu and not slow"; fi
 
-preflight: $(SETUP) ## say whether PROFILE can run on this machine, and how long it takes
+preflight: $(SETUP) places ## say whether PROFILE can run here, and how long it takes: DATA=, WEIGHTS=
 	@python -m rlfseg preflight --profile $(PROFILE)
 
 lint: $(SETUP) ## check style, formatting and types

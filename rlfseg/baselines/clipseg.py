@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from rlfseg.config import STRICT, Count, Positive, Seed
-from rlfseg.experiment import Run
+from rlfseg.experiment import Run, located
 from rlfseg.method.types import Image
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
@@ -90,10 +90,9 @@ class ClipsegConfig:
     def model(self, run: Run, coder: LatentCodec) -> "Clipseg":
         """Return the model as it is before any training of ours."""
         if self.checkpoint:
-            weights = CLIPSegForImageSegmentation.from_pretrained(
-                self.checkpoint, dtype=torch.float32, use_safetensors=True
-            )
-            tokenizer = CLIPTokenizer.from_pretrained(self.checkpoint)
+            where = located(self.checkpoint)
+            weights = CLIPSegForImageSegmentation.from_pretrained(where, use_safetensors=True)
+            weights, tokenizer = weights.float(), CLIPTokenizer.from_pretrained(where)
         else:
             weights = seeded(self.seed, partial(small_clipseg, self, coder.text_encoder))
             tokenizer = coder.tokenizer

@@ -23,6 +23,7 @@ _PARTS = {
     "text_encoder": "model.safetensors",
     "tokenizer": "vocab.json",
 }
+_FETCH = "Fetch it once, where there is a network"
 
 
 def weights(plan: Plan) -> Iterator[Line]:
@@ -52,28 +53,31 @@ def _backbone(run: Run) -> Line:
         if there is None:
             return Line("note", "backbone", "not made yet: the first run trains it", "mini")
         return _folder(there, "mini")
-    folder = located(name)
-    if not isinstance(folder, Path):
-        try:
-            folder = Path(snapshot_download(name, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            advice = (
-                f"Fetch it once, where there is a network (hf download {name}), or put "
-                f"its folder, in the diffusers layout, at weights/{name}."
-            )
-            return Line("problem", "backbone", "not there", name, advice=advice)
+    folder = _outside(name)
+    if folder is None:
+        where = f"its folder, in the diffusers layout, at weights/{name}"
+        advice = f"{_FETCH} (hf download {name}), or put {where}."
+        return Line("problem", "backbone", "not there", name, advice=advice)
     return _folder(folder, name)
+
+
+def _outside(name: str) -> Path | None:
+    """Where outside weights lie, here or in the hub client's cache; None if they don't."""
+    folder = located(name)
+    if isinstance(folder, Path):
+        return folder
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
 def _released(name: str) -> Line:
     """Whether a baseline's released weights are there and whole."""
-    folder = repository() / name
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(name, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            advice = f"Fetch it once, where there is a network (hf download {name})."
-            return Line("problem", "baseline", "not there", name, advice=advice)
+    folder = _outside(name)
+    if folder is None:
+        advice = f"{_FETCH} (hf download {name}), or put its folder at weights/{name}."
+        return Line("problem", "baseline", "not there", name, advice=advice)
     path = folder / "model.safetensors"
     fault = broken(path) if path.is_file() else "not there"
     if fault:

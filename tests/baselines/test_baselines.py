@@ -172,6 +172,18 @@ def test_its_words_begin_as_the_backbones(clipseg: Clipseg, run: Run) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
+def test_released_weights_are_taken_from_the_folder_of_weights(clipseg: Clipseg, run: Run) -> None:
+    """By the name that the hub gives them, in float32 whatever they were saved in."""
+    folder = repository() / "weights" / "owner" / "clipseg"
+    copy.deepcopy(clipseg.model).half().save_pretrained(folder)
+    clipseg.tokenizer.save_pretrained(folder)
+    released = ClipsegConfig(checkpoint="owner/clipseg", pixels=16)
+    model = released.model(run, codec(run))
+    assert model.model.dtype == torch.float32
+    for name, value in model.model.state_dict().items():
+        assert torch.allclose(value, clipseg.model.state_dict()[name], atol=1e-2), name
+
+
 def test_pictures_are_prepared_as_the_released_processor_does() -> None:
     smooth = np.array(
         Image.fromarray(

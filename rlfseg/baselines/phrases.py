@@ -1,5 +1,6 @@
 """The phrase-by-phrase baselines as stages: identified, trained, scored, or found so."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,3 +109,16 @@ def scored(run: Run, baseline: Baseline, on: PhraseSet) -> Counts:
         scores.annotation.save(folder / "counts.npz")
 
     return Counts.load(by_first(stage, score, profile=run.profile) / "counts.npz")
+
+
+def scored_if_there(run: Run, some: Mapping[str, Baseline], on: PhraseSet) -> dict[str, Counts]:
+    """Score baselines by name; one whose released weights are missing is said and left out."""
+    counts = {}
+    for name, baseline in some.items():
+        try:
+            counts[name] = scored(run, baseline, on)
+        except OSError as error:
+            if baseline.outside is None:
+                raise
+            print(f"{name} is left out: {' '.join(str(error).split())[:200]}")
+    return counts

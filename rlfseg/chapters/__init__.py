@@ -20,8 +20,7 @@ class Chapter:
     Attributes:
         kind: the class of its parameters, as `module.Class` of this package; its `asks()` says
             which runs, scorings and baselines the chapter asks for.
-        minutes: that executing it takes at most with the `mini` profile on two CPU cores (measured
-            beside other work).
+        minutes: that it takes at most (`mini`, two CPU cores, measured beside other work).
         tables: the paper's tables that it fills.
         figures: the paper's figures that it has a counterpart of.
         needs: the chapters that make what it reads.

@@ -1,12 +1,10 @@
 """A `Run`, what is trained on what, and the verbs that find or make what comes of it.
 
-    run = read_run("mini", {"train": {"steps": 100}})
-    packed(run, "test")                                     a split's packed file
-    refined(run, "train")                                   the same with refined labels
-    trained(run)                                            the adapter or UNet
-    scored(run, Scoring(split="test", phrases=100))         its counts
-
-Several processes of a launch call the same function with the same `Run`.
+run = read_run("mini", {"train": {"steps": 100}})
+packed(run, "test")                                     a split's packed file
+refined(run, "train")                                   the same with refined labels
+trained(run)                                            the adapter or UNet
+scored(run, Scoring(split="test", phrases=100))         its counts
 """
 
 from rlfseg.experiment.packing import (

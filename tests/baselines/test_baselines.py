@@ -184,6 +184,16 @@ def test_released_weights_are_taken_from_the_folder_of_weights(clipseg: Clipseg,
         assert torch.allclose(value, clipseg.model.state_dict()[name], atol=1e-2), name
 
 
+def test_a_missing_baseline_costs_its_row_alone(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    released = ClipsegConfig(checkpoint="no/folder/here", pixels=16)  # no hub id either
+    on = PhraseSet("val", 2)
+    found = phrases.scored_if_there(run, {"released": released, "ours": LDZNET}, on)
+    assert list(found) == ["ours"] and len(found["ours"]) == 2
+    assert "released is left out" in capsys.readouterr().out
+
+
 def test_pictures_are_prepared_as_the_released_processor_does() -> None:
     smooth = np.array(
         Image.fromarray(

@@ -26,12 +26,12 @@ class Regression(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(3)
-            self.codec = nn.Linear(3, 5).requires_grad_(False)
+            self.fixed = nn.Linear(3, 5).requires_grad_(False)
             self.free = nn.Linear(5, 2)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Losses:
         x, y = batch
-        error = (self.free(torch.tanh(self.codec(x))) - y).square().mean(1)
+        error = (self.free(torch.tanh(self.fixed(x))) - y).square().mean(1)
         return Losses(error, {"error": error, "large": error > 1})
 
 

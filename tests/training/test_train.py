@@ -215,9 +215,9 @@ def test_a_loss_that_is_not_finite_names_its_samples() -> None:
 
 def test_only_what_requires_a_gradient_is_trained() -> None:
     model = Regression()
-    codec, free = weights(model.codec), weights(model.free)
+    fixed, free = weights(model.fixed), weights(model.free)
     run(model)
-    assert same(weights(model.codec), codec) and not same(weights(model.free), free)
+    assert same(weights(model.fixed), fixed) and not same(weights(model.free), free)
     with pytest.raises(ValueError, match="nothing to train"):
         run(Regression().requires_grad_(False))
 

@@ -46,6 +46,8 @@ class Asks:
         refined: runs and the splits of them whose labels are refined besides.
         also: other stages: SAM, a tiny decoder, pixel neural fields.
         segmented: phrases that the page itself segments, beyond what is kept.
+        outside: folders or hub ids of weights, beside the baselines', that the page does without
+            where they are missing.
     """
 
     runs: tuple[Run, ...] = ()
@@ -56,6 +58,7 @@ class Asks:
     refined: tuple[tuple[Run, str], ...] = ()
     also: tuple[Stage, ...] = ()
     segmented: int = 0
+    outside: tuple[str, ...] = ()
 
     @property
     def trained(self) -> list[Run]:

@@ -1,5 +1,6 @@
 """The chapters that compare: their parameters, and what they ask for."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -164,10 +165,13 @@ class Speed:
     masks: Count
 
     def asks(self) -> Asks:
-        """Ask for the trained run, and the mini decoder if it is ours."""
-        ours = self.tiny is not None and self.tiny.name == "mini"
-        also = (tiny_stage(self.tiny, self.run.backbone),) if ours and self.tiny else ()
-        return Asks(runs=(self.run,), also=also, segmented=3 * self.masks)
+        """Ask for the trained run, and the tiny decoder: ours as a stage, or an outside one."""
+        asks = Asks(runs=(self.run,), segmented=3 * self.masks)
+        if self.tiny is None:
+            return asks
+        if self.tiny.name == "mini":
+            return replace(asks, also=(tiny_stage(self.tiny, self.run.backbone),))
+        return replace(asks, outside=(self.tiny.name,))
 
 
 @dataclass(frozen=True, config=STRICT)

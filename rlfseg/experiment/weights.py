@@ -61,11 +61,20 @@ def predictor(run: Run) -> PromptedSam:
     return load_sam(run.sam.kind, checkpoint, device=PartialState().device)
 
 
-def loaded_tiny_decoder(run: Run, config: TinyConfig) -> AutoencoderTiny:
-    """Return a decoder of TAESD's class on this machine's device; trained if ours is missing."""
+def loaded_tiny_decoder(run: Run, config: TinyConfig) -> AutoencoderTiny | None:
+    """Return a decoder of TAESD's class on this machine's device; trained if ours is missing.
+
+    An outside one that is missing is said and left out.
+    """
     mini = config.name == "mini"
     where = (
         tiny_decoder(config, run.backbone, profile=run.profile) if mini else located(config.name)
     )
-    tiny = AutoencoderTiny.from_pretrained(where, torch_dtype=torch.float32)
+    try:
+        tiny = AutoencoderTiny.from_pretrained(where, torch_dtype=torch.float32)
+    except OSError as error:
+        if mini:
+            raise
+        print(f"{config.name} is left out: {' '.join(str(error).split())[:200]}")
+        return None
     return tiny.requires_grad_(False).eval().to(PartialState().device)

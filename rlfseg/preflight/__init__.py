@@ -37,6 +37,7 @@ def _lines(plan: Plan, seconds: float) -> Iterator[Line]:
     yield machine.disk(plan)
     weights = list(weights_and_data.weights(plan))
     yield from weights
+    yield from weights_and_data.released(plan)
     yield from weights_and_data.data(plan)
     if any(line.level != "ok" for line in weights):
         yield from speed.untimed(plan, "the weights are not there")

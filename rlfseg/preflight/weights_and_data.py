@@ -27,15 +27,17 @@ _FETCH = "Fetch it once, where there is a network"
 
 
 def weights(plan: Plan) -> Iterator[Line]:
-    """Look at the backbone and, where they are asked for, SAM and a baseline's released weights.
-
-    They are ok if they can be loaded.
-    """
+    """Look at the backbone and, where it is asked for, SAM; they are ok if they can be loaded."""
     yield _backbone(plan.run)
     if plan.refining is not None:
         yield _sam(plan.refining)
-    rivals = [rival for asks in plan.asks.values() for rival in asks.rivals]
-    yield from (_released(rival.outside) for rival in rivals if rival.outside)
+
+
+def released(plan: Plan) -> Iterator[Line]:
+    """Look at outside weights that cost a row where they are missing: baselines', a decoder's."""
+    for chapter, asks in plan.asks.items():
+        names = [*(rival.outside for rival in asks.rivals if rival.outside), *asks.outside]
+        yield from (_released(chapter, name) for name in names)
 
 
 def data(plan: Plan) -> Iterator[Line]:
@@ -72,17 +74,20 @@ def _outside(name: str) -> Path | None:
         return None
 
 
-def _released(name: str) -> Line:
-    """Whether a baseline's released weights are there and whole."""
-    folder = _outside(name)
+def _released(chapter: str, name: str) -> Line:
+    """Whether weights that a chapter can do without are there and whole."""
+    folder, what = _outside(name), f"weights for {chapter}"
+    advice = (
+        f"It costs its row. {_FETCH} (hf download {name}), or put its folder at weights/{name}."
+    )
     if folder is None:
-        advice = f"{_FETCH} (hf download {name}), or put its folder at weights/{name}."
-        return Line("problem", "baseline", "not there", name, advice=advice)
-    path = folder / "model.safetensors"
-    fault = broken(path) if path.is_file() else "not there"
-    if fault:
-        return Line("problem", "baseline", f"{path}: {fault}", name)
-    return Line("ok", "baseline", str(folder), name)
+        return Line("note", what, "not there", name, advice=advice)
+    files = sorted(folder.glob("*.safetensors"))
+    faults = [f"{path}: {fault}" for path in files if (fault := broken(path))]
+    if faults or not files:
+        said = faults[0] if faults else f"{folder}: no safetensors in it"
+        return Line("note", what, said, name, advice=advice)
+    return Line("ok", what, str(folder), name)
 
 
 def _folder(folder: Path, name: str) -> Line:

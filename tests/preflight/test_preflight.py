@@ -15,6 +15,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from conftest import ROOT
+from diffusers import AutoencoderTiny
 from tiny import tiny_backbone
 
 from rlfseg.__main__ import main
@@ -23,7 +24,7 @@ from rlfseg.config import read_yaml
 from rlfseg.data.check import Line, Report
 from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
 from rlfseg.data.drawn.write_phrasecut import TRUTH_FILE, write_phrasecut
-from rlfseg.experiment import read_run, untrained
+from rlfseg.experiment import loaded_tiny_decoder, read_run, untrained
 from rlfseg.models.sam import mini_sam, save_sam
 from rlfseg.preflight import machine, preflight, speed
 from rlfseg.preflight.plan import Work, read_plan
@@ -192,19 +193,37 @@ def test_a_baselines_released_weights_and_its_training_are_counted(place: Path) 
     assert (before.baselines, after.baselines, after.scored - before.scored) == (0, 15, 2)
     write(place, "05_phrasecut", baselines=more, phrases=counts | {"baselines": 1000})
     assert work("05_phrasecut").scored - after.scored == 2 * (8 - 2)  # of two drawn scenes
-    line = problem(preflight("tiny", seconds=0), "baseline")
-    assert line.expected == "given" and "hf download given" in line.advice
-    (place / "given").mkdir()
-    shutil.copy(place / "backbone/text_encoder/model.safetensors", place / "given")
-    assert preflight("tiny", seconds=0).ok
-    os.truncate(place / "given/model.safetensors", 100)
-    assert "model.safetensors" in problem(preflight("tiny", seconds=0), "baseline").found
     ldznet = read_plan("tiny").asks["05_phrasecut"].rivals[1]
     end(ldznet.training)
     assert (work("05_phrasecut").baselines, work("05_phrasecut").scored) == (0, after.scored + 12)
     shutil.rmtree(place / "runs")
     end(ldznet.scores)  # its weights are then not needed
     assert (work("05_phrasecut").baselines, work("05_phrasecut").scored) == (0, after.scored + 4)
+
+
+def test_missing_weights_of_a_baseline_or_a_decoder_cost_a_row_and_not_the_hours(
+    place: Path,
+) -> None:
+    def note(name: str) -> Line:
+        report = preflight("tiny", seconds=0)
+        assert report.ok and "all chapters" in {line.what for line in report.lines}
+        (line,) = (line for line in report.lines if line.expected == name)
+        return line
+
+    write(place, "05_phrasecut", baselines={"a": {"kind": "clipseg", "checkpoint": "given"}})
+    assert note("given").level == "note" and "hf download given" in note("given").advice
+    folder = place / "weights/given"
+    folder.mkdir(parents=True)
+    shutil.copy(place / "backbone/text_encoder/model.safetensors", folder)
+    assert note("given").level == "ok"
+    os.truncate(folder / "model.safetensors", 100)
+    assert note("given").level == "note" and "model.safetensors" in note("given").found
+    write(place, "08_speed", tiny={"name": "no-one/taesd"})
+    assert note("no-one/taesd").what == "weights for 08_speed"
+    run, tiny = read_run("tiny"), read_plan("tiny").chapters["08_speed"].tiny
+    assert loaded_tiny_decoder(run, tiny) is None
+    AutoencoderTiny().save_pretrained(place / "weights/no-one/taesd")
+    assert note("no-one/taesd").level == "ok" and loaded_tiny_decoder(run, tiny) is not None
 
 
 def test_wrong_counts(place: Path) -> None:

@@ -34,8 +34,6 @@ class OptimiserConfig:
         warmup: steps of linear warm-up.
         schedule: `constant` (the paper's) or `cosine` (to 2% of the peak).
         clip: largest gradient norm.
-        accumulate: equal parts of a batch that go through the network one after the other.
-        save_every: steps between checkpoints.
     """
 
     steps: Count
@@ -45,8 +43,6 @@ class OptimiserConfig:
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     clip: Positive = 1.0
-    accumulate: Count = 1
-    save_every: Count = 100
 
     @classmethod
     def from_scratch(
@@ -145,12 +141,18 @@ class MachineConfig:
             then takes minutes, the others less than before (mini, 2 CPU cores: two thirds).
         recompute: what the backward pass needs is computed again (gradient checkpointing): a third
             more work, and much less memory.
+        accumulate: equal parts of a process's share of a batch that go through the network one
+            after the other: as much less memory, and the same work.
+        save_minutes: between the checkpoints of a training. What a kill costs at most; a signal
+            that announces the end (SIGTERM, SIGUSR1) costs nothing.
         tracker: `tensorboard` (its files lie beside the record), or nothing.
     """
 
     processes: Count = 1
     compile: str = ""
     recompute: bool = False
+    accumulate: Count = 1
+    save_minutes: Positive = 10.0
     tracker: Literal["", "tensorboard"] = ""
 
 

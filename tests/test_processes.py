@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from test_closed_set import NAMES, plain_cache, plain_world
 from test_relabelling import CHUNK, IMAGES, Grows, results, write
 from test_relabelling import CONFIG as REFINE
-from test_train import bare, run
+from test_train import bare, by_torch, run
 from together import CONFIG, Regression, batch, run_two, stumble, tell
 from torch import Tensor
 
-from rlfseg.config import SamplerConfig
+from rlfseg.config import MachineConfig, SamplerConfig
 from rlfseg.evaluation import score as shared
 from rlfseg.evaluation.closed_set import confusions, confusions_in_parts, given_classes
 from rlfseg.evaluation.counts import Counts
@@ -33,6 +35,8 @@ from rlfseg.evaluation.score import (
 from rlfseg.experiment import relabelling as stage
 from rlfseg.experiment.relabelling import relabel
 from rlfseg.processes import launch
+from rlfseg.training import loop
+from rlfseg.training.checkpoint import save_checkpoint
 from rlfseg.training.loop import fit
 from rlfseg.training.steps import read_steps, recorded
 
@@ -54,6 +58,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def everything(folder: Path) -> None:
     train(folder)
+    skip(folder)
+    stop(folder)
     refine(folder)
     score(folder)
 
@@ -70,9 +76,9 @@ def train(folder: Path) -> None:
         x, y = batch(step)
         return x[rank::2], y[rank::2]
 
-    config = replace(CONFIG, accumulate=3)
-    steps = fit(model, share, config, accelerator=accelerator)
-    list(recorded(steps, folder / f"steps{rank}.jsonl", total=config.steps, title="test"))
+    machine = MachineConfig(accumulate=3)
+    steps = fit(model, share, CONFIG, accelerator=accelerator, machine=machine)
+    list(recorded(steps, folder / f"steps{rank}.jsonl", total=CONFIG.steps, title="test"))
     if rank == 0:
         save_file(model.state_dict(), folder / "model.safetensors")
 
@@ -89,6 +95,51 @@ def test_two_processes_train_as_one(both: Path) -> None:
     state = load_file(both / "model.safetensors")
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def skip(folder: Path) -> None:
+    """Trains on batches two of which hold a sample of the second process that is infinite."""
+    model, rank = Regression(), PartialState().process_index
+
+    def share(step: int) -> tuple[Tensor, Tensor]:
+        x, y = batch(step)
+        y[1] = torch.inf if step in (2, 5) else y[1]
+        return x[rank::2], y[rank::2]
+
+    steps = fit(model, share, CONFIG, accelerator=Accelerator(cpu=True))
+    told = [step.step for step in steps if step.skipped]
+    save_file({**model.state_dict(), "told": torch.tensor(told)}, folder / f"skipped{rank}")
+
+
+def test_a_sample_of_one_process_skips_the_step_in_both(both: Path) -> None:
+    for rank in range(2):
+        state = load_file(both / f"skipped{rank}")
+        assert state["told"].tolist() == [2, 5]
+        for (name, _), wanted in zip(
+            Regression().named_parameters(), by_torch(without=(2, 5)), strict=True
+        ):
+            torch.testing.assert_close(state[name], wanted, rtol=1e-4, atol=1e-6)
+
+
+def stop(folder: Path) -> None:
+    """Sends the second process a signal; the first takes its time to write the checkpoint."""
+    file, rank = folder / "checkpoint.safetensors", PartialState().process_index
+
+    def slow(*state: object) -> None:
+        time.sleep(0.5)
+        save_checkpoint(*state)  # type: ignore[arg-type]
+
+    loop.save_checkpoint = slow  # type: ignore[assignment]
+    steps = fit(Regression(), batch, CONFIG, accelerator=Accelerator(cpu=True), checkpoint=file)
+    with pytest.raises(loop.StoppedError, match="after step 4 of 11"):
+        for step in steps:
+            if rank == 1 and step.step == 3:
+                os.kill(os.getpid(), signal.SIGUSR1)
+    (folder / f"stopped{rank}").write_text(str(file.exists()))
+
+
+def test_no_process_ends_before_the_checkpoint_is_written(both: Path) -> None:
+    assert [(both / f"stopped{rank}").read_text() for rank in range(2)] == ["True", "True"]
 
 
 # --- refinement --------------------------------------------------------------------------------

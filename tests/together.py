@@ -16,7 +16,7 @@ from rlfseg.config import OptimiserConfig
 from rlfseg.processes import joined
 from rlfseg.training.loop import Losses
 
-CONFIG = OptimiserConfig(steps=11, lr=1e-2, warmup=3, schedule="cosine", save_every=4)
+CONFIG = OptimiserConfig(steps=11, lr=1e-2, warmup=3, schedule="cosine")
 
 
 class Regression(nn.Module):

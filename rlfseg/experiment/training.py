@@ -64,7 +64,8 @@ def untrained(run: Run) -> UNet2DConditionModel:
 
 def first_steps(run: Run, unet: UNet2DConditionModel, *, until: int) -> Iterator[Step]:
     """Train a UNet from `untrained` for the first steps of the run, one by one; nothing is kept."""
-    return fit(*_work(run, unet), accelerator=quick_accelerator(), until=until)
+    accelerator = quick_accelerator()
+    return fit(*_work(run, unet), accelerator=accelerator, machine=run.machine, until=until)
 
 
 def is_trained(run: Run) -> bool:
@@ -104,8 +105,14 @@ def trained(run: Run) -> Path:
                 each.finish()
             save_trained(unet, folder)
 
-        title = f"training {run.train_stage.name}"
-        return fit_in_stage(*_work(run, unet), folder, title=title, save=save, watch=watch)
+        return fit_in_stage(
+            *_work(run, unet),
+            folder,
+            title=f"training {run.train_stage.name}",
+            save=save,
+            watch=watch,
+            machine=run.machine,
+        )
 
     return together(run.train_stage, train, profile=run.profile)
 

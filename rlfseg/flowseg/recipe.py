@@ -1,6 +1,7 @@
 """Train the pixel neural field in one variant with several seeds, and keep how it went."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -141,11 +142,13 @@ class _Watch:
         self._losses: list[float] = []
 
     def __call__(self, step: Step) -> None:
-        self._losses.append(step.loss)
+        if not step.skipped:
+            self._losses.append(step.loss)
         if step.step % self._config.every and step.step != self._config.steps:
             return
         self._objective.eval()
-        row = {"step": step.step, "loss": round(sum(self._losses) / len(self._losses), 4)}
+        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
+        row = {"step": step.step, "loss": round(loss, 4)}
         row |= scored(self._objective, self._test)
         self._objective.train()
         self._losses.clear()

@@ -64,12 +64,11 @@ def load_checkpoint(
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
-            _check_config(
-                path, asdict(OptimiserConfig(**json.loads(meta["config"]))), asdict(config)
-            )
+            step, then = int(meta["step"]), dict(json.loads(meta["config"]))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not one of our checkpoints ({error}); delete it") from error
+    _check_config(path, then, asdict(config))
     unfit = [
         name
         for name, parameter in parameters.items()
@@ -84,7 +83,7 @@ def load_checkpoint(
         prefix = f"optimiser/{name}/"
         state[number] = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    return int(meta["step"])
+    return step
 
 
 def _check_config(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -6,12 +6,13 @@ and resumed sees what an uninterrupted one sees.
 """
 
 import math
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic, perf_counter
 from typing import Any
 
 import torch
@@ -19,11 +20,14 @@ from accelerate import Accelerator
 from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
 
-from rlfseg.config import OptimiserConfig
+from rlfseg.config import MachineConfig, OptimiserConfig
 from rlfseg.device import quick_accelerator
 from rlfseg.processes import signals
 from rlfseg.training.checkpoint import load_checkpoint, save_checkpoint
 from rlfseg.training.steps import Step, read_steps, recorded
+
+_USUAL = MachineConfig()
+_PATIENCE = 10  # steps in a row without a finite loss and gradient, before it gives up
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Losses:
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss or a gradient was NaN or infinite; the message names the step and the samples."""
+    """Losses or gradients were NaN or infinite for too many steps in a row; the last is named."""
 
 
 class StoppedError(RuntimeError):
@@ -61,10 +65,14 @@ def fit(
     config: OptimiserConfig,
     *,
     accelerator: Accelerator,
+    machine: MachineConfig = _USUAL,
     checkpoint: Path | None = None,
     until: int | None = None,
 ) -> Iterator[Step]:
     """Train an objective and yield a record after every optimiser step, in every process.
+
+    The next step's batch is made in a thread of its own while a step is under way. A step whose
+    loss or gradient is not finite changes nothing, and says so in its record.
 
     SIGTERM and SIGUSR1, by which a cluster announces the end of a job's time, end the run after
     the step that is under way, with a checkpoint.
@@ -74,10 +82,11 @@ def fit(
             with AdamW and kept in float32.
         batches: maps a step's number (from 1) to this process's share of the batch, equally large
             in every process.
-        config: learning rate, steps, schedule, clipping, accumulation, checkpoint interval.
+        config: learning rate, steps, schedule, clipping.
         accelerator: device, precision and processes.
-        checkpoint: file to resume from, if it exists, and to write to every `config.save_every`
-            steps and at the end; None keeps nothing.
+        machine: into how many parts a share is cut, and minutes between checkpoints.
+        checkpoint: file to resume from, if it exists, and to write to every so many minutes and at
+            the end; None keeps nothing.
         until: stop after this step although the schedule is made for `config.steps`.
 
     Yields:
@@ -85,7 +94,7 @@ def fit(
 
     Raises:
         ValueError: if nothing requires a gradient.
-        NonFiniteLossError: if a loss or gradient is not finite; parameters are as before.
+        NonFiniteLossError: if losses or gradients are not finite in ten steps one after the other.
         StoppedError: after a signal, when the checkpoint is written.
     """
     named = {n: p for n, p in objective.named_parameters() if p.requires_grad}
@@ -105,38 +114,54 @@ def fit(
     model, optimiser = accelerator.prepare(objective, optimiser)
     model.train()
     last = config.steps if until is None else min(until, config.steps)
-    with signals() as asked:
+    skipped = 0
+    with signals() as asked, ThreadPoolExecutor(1) as ahead:
+        saved = monotonic()
+        coming = [ahead.submit(batches, n) for n in range(first, last + 1)[:1]]
         for step in range(first, last + 1):
-            started = time.perf_counter()
+            started = perf_counter()
             lr = learning_rate(config, step)
             for group in optimiser.param_groups:
                 group["lr"] = lr
-            batch = batches(step)
-            sums = _backward(model, batch, config.accumulate, accelerator)
+            batch = coming.pop().result()
+            coming = [ahead.submit(batches, step + 1)] if step < last else []
+            sums = _backward(model, batch, machine.accumulate, accelerator)
             means = _means(sums, bool(asked), accelerator)
             stop = means.pop("stop", 0.0) > 0
             loss = means.pop("loss")
-            if not math.isfinite(loss):
-                names = getattr(batch, "names", ())
-                told = ", ".join(names[k] for k in sums.broken() if k < len(names))
-                raise NonFiniteLossError(
-                    f"step {step}: the loss is {loss}{told and f' ({told})'}; lower lr (now "
-                    f"{lr:g}), use float32, or look at these samples"
-                )
             norm = float(accelerator.clip_grad_norm_(parameters, config.clip))
-            if not math.isfinite(norm):
-                raise NonFiniteLossError(f"step {step}: the gradient is not finite; lower lr")
-            optimiser.step()
+            why = _not_finite(loss, norm, sums.broken(), getattr(batch, "names", ()))
+            skipped = skipped + 1 if why else 0
+            if skipped == _PATIENCE:
+                raise NonFiniteLossError(
+                    f"step {step} is the {skipped}th in a row that can't be used: {why}; lower lr "
+                    f"(now {lr:g}), use float32, or look at these samples"
+                )
+            if not why:
+                optimiser.step()
             optimiser.zero_grad()
-            yield Step(step, loss, norm, lr, time.perf_counter() - started, means)
-            due = step % config.save_every == 0 or step == last or stop
-            if checkpoint is not None and due and accelerator.is_main_process:
-                save_checkpoint(checkpoint, named, optimiser, config, step)
+            wait(coming)  # nothing else is under way while the caller looks at the step
+            finite = {name: value for name, value in means.items() if math.isfinite(value)}
+            yield Step(step, loss, norm, lr, perf_counter() - started, finite, why)
+            due = monotonic() - saved >= 60 * machine.save_minutes
+            if checkpoint is not None and (due or step == last or stop):
+                if accelerator.is_main_process:
+                    save_checkpoint(checkpoint, named, optimiser, config, step)
+                saved = monotonic()
             if stop and step < last:
+                accelerator.wait_for_everyone()  # a launch ends all when the first has ended
                 raise StoppedError(
                     f"stopped by {', '.join(asked) or 'a signal'} after step {step} of {last}"
                     + ("; run the same again to go on" if checkpoint is not None else "")
                 )
+
+
+def _not_finite(loss: float, norm: float, broken: Sequence[int], names: Sequence[str]) -> str:
+    """Say what of a step is not finite, with the samples' names; nothing if all is."""
+    if not math.isfinite(loss):
+        told = ", ".join(names[k] for k in broken if k < len(names))
+        return f"the loss is {loss}{told and f' ({told})'}"
+    return "" if math.isfinite(norm) else f"the gradient is {norm}"
 
 
 @dataclass
@@ -208,6 +233,7 @@ def fit_in_stage(
     title: str,
     save: Callable[[], None],
     watch: Callable[[Step], None] = lambda step: None,
+    machine: MachineConfig = _USUAL,
 ) -> dict[str, float]:
     """Train to the end in a stage's folder, resuming from what is found there.
 
@@ -221,13 +247,17 @@ def fit_in_stage(
         title: of the progress bar.
         save: writes the result; the checkpoint goes only when that is done.
         watch: called in the first process with every step that is done.
+        machine: as for `fit`.
 
     Returns:
-        `loss_last_100` and `<value>_last_100`: means over the last hundred steps.
+        `loss_last_100` and `<value>_last_100`: means over the last hundred steps that were not
+        skipped, and `skipped_steps`, how many were.
     """
     checkpoint, record = folder / "checkpoint.safetensors", folder / "steps.jsonl"
     accelerator = quick_accelerator()
-    steps = fit(objective, batches, config, accelerator=accelerator, checkpoint=checkpoint)
+    steps = fit(
+        objective, batches, config, accelerator=accelerator, machine=machine, checkpoint=checkpoint
+    )
     if accelerator.is_main_process:
         for step in recorded(steps, record, total=config.steps, title=title):
             watch(step)
@@ -236,7 +266,10 @@ def fit_in_stage(
     else:
         deque(steps, maxlen=0)
     accelerator.wait_for_everyone()
-    recent = [{"loss": step.loss, **step.values} for step in read_steps(record)[-100:]]
+    done = read_steps(record)
+    used = [step for step in done if not step.skipped]
+    recent = [{"loss": step.loss, **step.values} for step in used[-100:]]
     names = sorted({name for values in recent for name in values})
     known = {name: [values[name] for values in recent if name in values] for name in names}
-    return {f"{name}_last_100": sum(each) / len(each) for name, each in known.items()}
+    means = {f"{name}_last_100": sum(each) / len(each) for name, each in known.items()}
+    return {**means, "skipped_steps": len(done) - len(used)}

@@ -1,6 +1,8 @@
 """The record of a training: one step after the other, as JSON lines."""
 
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,10 +11,18 @@ from accelerate.tracking import TensorBoardTracker
 from accelerate.utils import is_tensorboard_available
 from tqdm.auto import tqdm
 
+from rlfseg.stage import replaced
+
+_FINITE = ("loss", "grad_norm")  # of every step that was not skipped
+
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step was: number from 1, mean loss, gradient norm before clipping, ..."""
+    """What one optimiser step was: number from 1, mean loss, gradient norm before clipping, ...
+
+    `skipped` says why it changed nothing: loss or gradient was not finite. In the file these are
+    null then, and nan when they are read again.
+    """
 
     step: int
     loss: float
@@ -20,6 +30,7 @@ class Step:
     lr: float
     seconds: float
     values: Mapping[str, float] = field(default_factory=dict)
+    skipped: str = ""
 
 
 def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> Iterator[Step]:
@@ -27,6 +38,10 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
 
     Lines of steps that are now done again (a resumed run goes back to its last checkpoint) are
     dropped, so the file always holds each step once, in order. Numbers keep six digits.
+
+    Raises:
+        ValueError: if the file is damaged.
+        OSError: if it can't be written.
     """
     kept = read_steps(path)
     with tqdm(total=total, desc=title, leave=False) as bar:
@@ -34,12 +49,21 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
         for step in steps:
             if file is None:
                 kept = [k for k in kept if k.step < step.step]
-                path.write_text("".join(map(_line, kept)))
+                with replaced(path) as draft:
+                    draft.write_text("".join(map(_line, kept)))
                 file = path.open("a", buffering=1)
                 bar.update(step.step - 1)
-            file.write(_line(step))
+            try:
+                file.write(_line(step))
+            except OSError as error:
+                raise OSError(
+                    f"{path} can't be written ({error}): is the disk full? Mend that and run the "
+                    "same again; it goes on from the last checkpoint"
+                ) from error
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+            if step.skipped:
+                bar.write(f"step {step.step} is skipped: {step.skipped}", file=sys.stderr)
             yield step
         if file is not None:
             file.close()
@@ -49,7 +73,7 @@ def rounded(step: Step) -> Step:
     """Return a step as the record keeps it, its numbers to six digits."""
     loss, norm, lr, seconds = map(_six, (step.loss, step.grad_norm, step.lr, step.seconds))
     values = {name: _six(value) for name, value in step.values.items()}
-    return Step(step.step, loss, norm, lr, seconds, values)
+    return Step(step.step, loss, norm, lr, seconds, values, step.skipped)
 
 
 def _six(number: float) -> float:
@@ -58,16 +82,38 @@ def _six(number: float) -> float:
 
 def _line(step: Step) -> str:
     kept = asdict(rounded(step))
-    if not step.values:
-        del kept["values"]
+    for name in _FINITE:
+        kept[name] = kept[name] if math.isfinite(kept[name]) else None
+    for name in ("values", "skipped"):
+        if not kept[name]:
+            del kept[name]
     return json.dumps(kept) + "\n"
 
 
 def read_steps(path: Path) -> list[Step]:
-    """Read the steps that `recorded` wrote to a file; none if there is no file."""
+    """Read the steps that `recorded` wrote to a file; none if there is no file.
+
+    A last line that was cut off, by a kill or a full disk, is passed over.
+
+    Raises:
+        ValueError: if another line is no step.
+    """
     if not path.exists():
         return []
-    return [Step(**json.loads(line)) for line in path.read_text().splitlines()]
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    steps = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            read = json.loads(line)
+            lost = {name: math.nan for name in _FINITE if read[name] is None}
+            steps.append(Step(**{**read, **lost}))
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path}, line {number}, is no step of a training ({error}): take it out"
+            ) from error
+    return steps
 
 
 class Tracked:

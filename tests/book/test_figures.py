@@ -168,6 +168,7 @@ def test_histograms_count_everything() -> None:
 def test_a_running_mean_looks_back_only() -> None:
     assert smoothed([4.0, 2.0, 0.0, 6.0], width=2) == [4.0, 3.0, 1.0, 3.0]
     assert smoothed([5.0] * 40) == [5.0] * 40
+    assert smoothed([4.0, np.nan, 2.0, np.inf], width=2) == [4.0, 4.0, 2.0, 2.0]
 
 
 def test_figures_are_shown_once() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from rlfseg.config import DataConfig, OptimiserConfig, TrainConfig
+from rlfseg.config import DataConfig, MachineConfig, OptimiserConfig, TrainConfig
 from rlfseg.experiment import fill_latents, first_steps, is_trained, trained, untrained
 from rlfseg.experiment.run import Run
 from rlfseg.method.sampling import aos
@@ -99,6 +98,7 @@ def test_preflight_is_cached_trained_interrupted_and_resumed(
         backbone=BackboneConfig(name="random-sd15"),
         data=DataConfig(source="mini", pixels=512, train=2, val=1, test=1),
         train=TrainConfig(steps=3, rank=64, batch=1, lr=1e-4),
+        machine=MachineConfig(save_minutes=1e-9),
     )
     assert fill_latents(run) > 0
     whole = list(first_steps(run, untrained(run), until=3))
@@ -112,9 +112,6 @@ def test_preflight_is_cached_trained_interrupted_and_resumed(
 
     with monkeypatch.context() as patch:
         patch.setattr("rlfseg.training.loop.recorded", cut_short)
-        patch.setattr(
-            "rlfseg.experiment.training.OptimiserConfig", partial(OptimiserConfig, save_every=1)
-        )
         with pytest.raises(KeyboardInterrupt):
             trained(run)
         patch.setattr("rlfseg.training.loop.recorded", real)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +25,19 @@ from tiny import latents, texts
 from together import CONFIG, Regression, batch
 from torch import Tensor, nn
 
-from rlfseg.config import OptimiserConfig
+from rlfseg.config import MachineConfig, OptimiserConfig
 from rlfseg.method.flow import interpolate, l2_loss, rf_loss, select
 from rlfseg.stage import commit
 from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
 from rlfseg.training.flow_objective import RectifiedFlowObjective
-from rlfseg.training.loop import Losses, NonFiniteLossError, StoppedError, fit, learning_rate
+from rlfseg.training.loop import (
+    Losses,
+    NonFiniteLossError,
+    StoppedError,
+    fit,
+    fit_in_stage,
+    learning_rate,
+)
 from rlfseg.training.steps import Step, read_steps, recorded, rounded
 
 
@@ -64,7 +71,45 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: int) ->
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def test_a_killed_run_goes_back_to_its_last_checkpoint(tmp_path: Path) -> None:
+class Clock:
+    """The time that the loop reads; it goes on only when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.minutes = 0.0
+        monkeypatch.setattr("rlfseg.training.loop.monotonic", lambda: 60 * self.minutes)
+
+
+def test_checkpoints_are_written_every_so_many_minutes_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, saved = Clock(monkeypatch), []
+
+    def save(path: Path, *state: object) -> None:
+        saved.append(state[-1])
+        clock.minutes += 100  # writing it is not counted
+        path.touch()
+
+    monkeypatch.setattr("rlfseg.training.loop.save_checkpoint", save)
+    for minutes, wanted in ((10, [4, 8, 11]), (1e-9, [*range(1, 12)]), (1e9, [11])):
+        path = tmp_path / f"{minutes}"
+        steps = fit(
+            Regression(),
+            batch,
+            CONFIG,
+            accelerator=Accelerator(),
+            machine=MachineConfig(save_minutes=minutes),
+            checkpoint=path,
+        )
+        for _ in steps:
+            clock.minutes += 3
+        assert saved == wanted
+        saved.clear()
+
+
+def test_a_killed_run_goes_back_to_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
     expected = [rounded(step) for step in run(Regression())]
     file, record = tmp_path / "checkpoint.safetensors", tmp_path / "steps.jsonl"
 
@@ -73,6 +118,7 @@ def test_a_killed_run_goes_back_to_its_last_checkpoint(tmp_path: Path) -> None:
         return recorded(made, record, total=CONFIG.steps, title="test")
 
     for step in steps():
+        clock.minutes += 11 * (step.step == 4)
         if step.step == 7:  # the last checkpoint is of step 4
             break
     assert [step.step for step in read_steps(record)] == [1, 2, 3, 4, 5, 6, 7]
@@ -131,6 +177,43 @@ def test_the_record_holds_what_happened(tmp_path: Path) -> None:
     assert read_steps(tmp_path / "none.jsonl") == []
 
 
+@pytest.mark.parametrize("end", ["", '{"step": 8, "lo', "\0" * 40, "\0" * 9 + "\n"])
+def test_a_torn_last_line_of_the_record_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    clock, record = Clock(monkeypatch), tmp_path / "steps.jsonl"
+    whole = [rounded(step) for step in bare(run(Regression()))]
+
+    def steps() -> Iterator[Step]:
+        made = fit(
+            Regression(),
+            batch,
+            CONFIG,
+            accelerator=Accelerator(),
+            checkpoint=tmp_path / "checkpoint.safetensors",
+        )
+        return recorded(made, record, total=CONFIG.steps, title="test")
+
+    for step in steps():
+        clock.minutes += 11 * (step.step == 4)
+        if step.step == 7:
+            break
+    record.write_text(record.read_text() + end)
+    assert bare(read_steps(record)) == whole[:7]
+    list(steps())
+    assert bare(read_steps(record)) == whole
+
+
+def test_a_line_of_the_record_that_is_no_step_is_named(tmp_path: Path) -> None:
+    record = tmp_path / "steps.jsonl"
+    list(recorded(iter(run(Regression())), record, total=11, title="test"))
+    lines = record.read_text().splitlines(keepends=True)
+    for bad in ('{"step": 2, "lo\n', "7\n", '{"step": 2}\n', "\n"):
+        record.write_text("".join([lines[0], bad, *lines[2:]]))
+        with pytest.raises(ValueError, match=r"steps\.jsonl, line 2, is no step .*: take it out"):
+            read_steps(record)
+
+
 def test_a_linear_layer_learns_a_known_value() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:
@@ -153,7 +236,7 @@ def test_a_linear_layer_learns_a_known_value() -> None:
 def test_a_batch_in_parts_trains_as_one_in_a_piece(parts: int) -> None:
     whole, cut = Regression(), Regression()
     expected = run(whole)
-    steps = run(cut, replace(CONFIG, accumulate=parts))
+    steps = run(cut, machine=MachineConfig(accumulate=parts))
     for a, b in zip(steps, expected, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-5)
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
@@ -164,7 +247,7 @@ def test_a_batch_in_parts_trains_as_one_in_a_piece(parts: int) -> None:
 
 def test_a_batch_that_cannot_be_cut_equally_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 6 can't be cut into 4 equal parts"):
-        run(Regression(), replace(CONFIG, accumulate=4))
+        run(Regression(), machine=MachineConfig(accumulate=4))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -176,14 +259,11 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     file, seen = tmp_path / "checkpoint.safetensors", []
     before = signal.getsignal(number)
 
-    def warned(step: int) -> tuple[Tensor, Tensor]:
-        if step == 6:
-            os.kill(os.getpid(), number)
-        return batch(step)
-
     with pytest.raises(StoppedError, match=f"{number.name} after step 6 of 11; run the same again"):
-        for step in fit(Regression(), warned, CONFIG, accelerator=Accelerator(), checkpoint=file):
+        for step in fit(Regression(), batch, CONFIG, accelerator=Accelerator(), checkpoint=file):
             seen.append(step)
+            if step.step == 5:
+                os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
     assert bare(seen + run(second, checkpoint=file)) == bare(expected)
     assert len(seen) == 6 and same(weights(second), weights(whole))
@@ -197,20 +277,25 @@ class Named(NamedTuple):
     names: tuple[str, ...]
 
 
-def test_a_loss_that_is_not_finite_names_its_samples() -> None:
-    class Pair(Regression):
-        def forward(self, batch: Named) -> Losses:
-            return super().forward((batch.x, batch.y))
+class Pair(Regression):
+    """Takes a batch whose samples have names."""
 
+    def forward(self, batch: Named) -> Losses:  # type: ignore[override]
+        return super().forward((batch.x, batch.y))
+
+
+def test_a_step_that_is_skipped_names_its_samples() -> None:
     def named(step: int) -> Named:
         x, y = batch(step)
-        y[4] = float("nan")
+        y[4] = float("nan") if step == 2 else y[4]
         return Named(x, y, tuple(f"image {k}" for k in range(6)))
 
     for parts in (1, 3):
-        config = replace(CONFIG, accumulate=parts)
-        with pytest.raises(NonFiniteLossError, match=r"step 1: the loss is nan \(image 4\)"):
-            list(fit(Pair(), named, config, accelerator=Accelerator()))
+        machine = MachineConfig(accumulate=parts)
+        steps = list(fit(Pair(), named, CONFIG, accelerator=Accelerator(), machine=machine))
+        told = [step.skipped for step in steps]
+        assert told == ["", "the loss is nan (image 4)", *[""] * 9]
+        assert math.isnan(steps[1].loss) and steps[1].values == {"large": pytest.approx(0, abs=1)}
 
 
 def test_only_what_requires_a_gradient_is_trained() -> None:
@@ -222,19 +307,77 @@ def test_only_what_requires_a_gradient_is_trained() -> None:
         run(Regression().requires_grad_(False))
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(bad: float) -> None:
+def by_torch(*, without: Sequence[int]) -> list[Tensor]:
+    """The weights after a plain loop that leaves some steps' batches out."""
     model = Regression()
-    before: list[list[Tensor]] = []
+    free = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(free, betas=(0.9, CONFIG.beta2), weight_decay=0.01)
+    for step in (n for n in range(1, CONFIG.steps + 1) if n not in without):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(CONFIG, step)
+        optimiser.zero_grad()
+        model(batch(step)).loss.mean().backward()
+        torch.nn.utils.clip_grad_norm_(free, CONFIG.clip)
+        optimiser.step()
+    return weights(model)
 
-    def spoilt(step: int) -> tuple[Tensor, Tensor]:
-        before.append(weights(model))
-        x, y = batch(step)
-        return x, y * bad if step == 3 else y
 
-    with pytest.raises(NonFiniteLossError, match="step 3"):
-        list(fit(model, spoilt, CONFIG, accelerator=Accelerator()))
-    assert len(before) == 3 and same(weights(model), before[2]) and not same(before[1], before[2])
+class Spoilt(Regression):
+    """Its loss, or the loss's gradient alone, is not finite at the steps of `bad`."""
+
+    def __init__(self, bad: Sequence[int], how: str) -> None:
+        super().__init__()
+        self.bad, self.how, self.step = bad, how, 0
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Losses:
+        self.step += 1
+        x, y = batch
+        if self.step in self.bad and self.how == "gradient":
+            zero = self.free(torch.tanh(self.fixed(x))).sum() * 0
+            return Losses(super().forward(batch).loss + zero.abs().sqrt())  # its slope at 0 is inf
+        return super().forward((x, y * float(self.how)) if self.step in self.bad else batch)
+
+
+@pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
+def test_steps_that_are_not_finite_leave_no_trace(tmp_path: Path, how: str) -> None:
+    bad, model = (3, 4, 9), Spoilt((3, 4, 9), how)
+    record = tmp_path / "steps.jsonl"
+    steps = list(recorded(iter(run(model)), record, total=11, title="test"))
+    for a, b in zip(weights(model), by_torch(without=bad), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    assert [step.step for step in steps if step.skipped] == list(bad)
+    told = "the gradient is nan" if how == "gradient" else "the loss is "
+    assert all(step.skipped.startswith(told) for step in steps if step.step in bad)
+    for step, kept in zip(steps, read_steps(record), strict=True):
+        assert kept.skipped == step.skipped and kept.step == step.step
+        assert step.skipped or kept == rounded(step)
+        assert math.isfinite(kept.grad_norm) == (not step.skipped)
+    assert "NaN" not in record.read_text() and "Infinity" not in record.read_text()
+
+
+def test_the_report_counts_the_steps_that_were_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlfseg.training.loop.quick_accelerator", Accelerator)
+    model, kept = Spoilt((2, 3), "nan"), []
+    figures = fit_in_stage(
+        model, batch, CONFIG, tmp_path, title="test", save=lambda: kept.append(weights(model))
+    )
+    steps = [step for step in read_steps(tmp_path / "steps.jsonl") if not step.skipped]
+    assert figures["skipped_steps"] == 2 and len(steps) == 9
+    assert figures["loss_last_100"] == pytest.approx(np.mean([step.loss for step in steps]))
+    assert all(torch.isfinite(tensor).all() for tensor in kept[0])
+
+
+def test_ten_steps_in_a_row_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
+    model = Spoilt((1, *range(2, 11)), "inf")
+    before = weights(model)
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(NonFiniteLossError, match=r"step 10 is the 10th in a row .*inf; lower lr"):
+        run(model, checkpoint=file)
+    assert same(weights(model), before) and not file.exists()
+    rest = Spoilt((1, *range(3, 12)), "inf")  # nine in a row, twice
+    assert len(run(rest)) == 11
 
 
 def test_a_checkpoint_of_other_settings_says_which(tmp_path: Path) -> None:

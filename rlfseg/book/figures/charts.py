@@ -143,11 +143,14 @@ def miou_bars(counts: Mapping[str, Counts]) -> Figure:
 
 
 def smoothed(values: Sequence[float], width: int = 25) -> list[float]:
-    """Return the running mean over the last `width` values."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    first = np.maximum(np.arange(1, len(values) + 1) - width, 0)
+    """Return the running mean over the last `width` values, of those that are finite."""
+    finite = np.isfinite(values)
+    total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    count = np.concatenate([[0], np.cumsum(finite)])
     last = np.arange(1, len(values) + 1)
-    return list((total[last] - total[first]) / (last - first))
+    first = np.maximum(last - width, 0)
+    with np.errstate(invalid="ignore"):  # where none is: nan
+        return list((total[last] - total[first]) / (count[last] - count[first]))
 
 
 def sample_histograms(samples: Sequence[Sample], *, most: int = 1000) -> Figure:

@@ -101,7 +101,7 @@ def together(
     if state.num_processes == 1 or found(stage, profile=profile) is not None:
         return made(stage, fill, profile=profile)
     draft = draft_of(stage, profile=profile)
-    tokens = [draft / f".{_launch[0]}-{number}.tmp" for number in range(state.num_processes)]
+    tokens = _tokens(draft)
     if not state.is_main_process:
         until(lambda: tokens[0].exists() or found(stage, profile=profile))
         if tokens[0].exists():
@@ -117,6 +117,18 @@ def together(
         figures = fill(draft)
         until(lambda: all(token.exists() for token in tokens))
         return finished(stage, draft, figures, profile=profile, started=started)
+
+
+def meet(folder: Path, name: str) -> None:
+    """Wait in each process of a launch until all have come to this place, however long they take.
+
+    Args:
+        folder: of a stage that is made `together`, in which each process leaves a file.
+        name: of the place.
+    """
+    tokens = _tokens(folder, name)
+    tokens[PartialState().process_index].touch()
+    until(lambda: all(token.exists() for token in tokens))
 
 
 def launch(verb: Callable[..., object], *arguments: object, processes: int) -> None:
@@ -149,6 +161,12 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int) -> N
             what = f"{verb.__name__} in {processes} processes failed"
             told = "\n".join(_last_lines(Path(folder)))
             raise RuntimeError(f"{what}:\n{told}") from error
+
+
+def _tokens(folder: Path, name: str = "") -> list[Path]:
+    """Files by which the processes of this very launch tell each other something."""
+    numbers = range(PartialState().num_processes)
+    return [folder / f".{name}{_launch[0]}-{number}.tmp" for number in numbers]
 
 
 def _joined_call(verb: Callable[..., object], arguments: Sequence[object], processes: int) -> None:

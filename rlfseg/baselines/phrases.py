@@ -17,7 +17,7 @@ from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
 from rlfseg.config import STRICT, Count, OptimiserConfig
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment import Run, codec, latent_cache
+from rlfseg.experiment import Run, codec, latent_cache, packed
 from rlfseg.processes import by_first, together
 from rlfseg.stage import Stage, found
 from rlfseg.training.loop import fit_in_stage
@@ -102,6 +102,7 @@ def scored(run: Run, baseline: Baseline, on: PhraseSet) -> Counts:
     if (there := found(stage, profile=run.profile)) is not None:
         return Counts.load(there / "counts.npz")
     model = trained(run, baseline)
+    packed(run, on.split)  # by all processes; the first alone scores
 
     def score(folder: Path) -> None:
         cache = latent_cache(run, on.split, codec(run))

@@ -22,7 +22,7 @@ from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, SamplerConfi
 from rlfseg.evaluation.closed_set import confusions, true_classes
 from rlfseg.evaluation.confusion import Confusion
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment import Run, backbone_folder, codec, latent_cache
+from rlfseg.experiment import Run, backbone_folder, codec, latent_cache, packed
 from rlfseg.method.sampling import sample
 from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
@@ -188,6 +188,7 @@ def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int)
     stage = scores_stage(run, config, images=images)
     if found(stage, profile=run.profile) is None:
         trained(run, config, names)  # by all processes; the first alone scores
+        packed(run, "val")
 
     def count(folder: Path) -> None:
         first, coder = trained(run, config, names), codec(run)

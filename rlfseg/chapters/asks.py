@@ -91,8 +91,9 @@ class Asks:
 
     def _asked(self) -> Iterator[Stage]:
         for run in self.packed:
-            yield from (run.backbone_stage, run.data_stage)
-            yield from (run.latents_stage(split) for split in run.splits)
+            yield run.backbone_stage
+            for split in run.splits:
+                yield from (run.packed_stage(split), run.latents_stage(split))
         yield from (run.train_stage for run in self.trained)
         yield from (run.scores_stage(scoring) for run, scoring in self.scored)
         yield from (run.closed_stage(closed) for run, closed in self.closed)

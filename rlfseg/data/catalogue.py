@@ -24,6 +24,8 @@ class DataSet:
     splits: tuple[str, ...]
 
 
+#: Whose items are sentences, each about the object of its ref.
+REFERRING = ("refcoco", "refcoco+", "refcocog")
 _REFER = "https://github.com/lichengunc/refer"
 DATASETS = {
     "phrasecut": DataSet(

@@ -27,11 +27,11 @@ def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int],
     kept, captions = [], []
     for item in items:
         image_id = pack.image_ids[pack.item_image[item]]
-        said = list(pack.captions(image_id))
-        place = said.index(pack.caption(item))
-        own = pack.masks(item)[0]
-        for caption in said[place + 1 :] + said[:place]:
-            if not np.array_equal(pack.masks(pack.find(image_id, caption))[0], own):
+        every = pack.captions(image_id)
+        first, said, own = pack.find(image_id, every[0]), pack.caption(item), pack.masks(item)[0]
+        for other in [*range(item + 1, first + len(every)), *range(first, item)]:
+            caption = pack.caption(other)
+            if caption != said and not np.array_equal(pack.masks(other)[0], own):
                 kept.append(item)
                 captions.append(caption)
                 break

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from rlfseg.data.catalogue import DATASETS, read
+from rlfseg.data.catalogue import DATASETS, REFERRING, read
 from rlfseg.data.cocostuff_names import COCO_STUFF, Label
 from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES, write_cocostuff
 from rlfseg.data.drawn.write_phrasecut import read_truth, write_phrasecut
@@ -19,7 +19,7 @@ from rlfseg.data.masks import rasterise
 from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import index_path
-from rlfseg.data.packed.write import write_pack
+from rlfseg.data.packed.write import make_shards, write_pack
 from rlfseg.data.phrasecut import size_mismatches
 from rlfseg.data.sample import by_image
 from rlfseg.experiment.relabelling import relabel
@@ -27,10 +27,10 @@ from rlfseg.experiment.run import Run
 from rlfseg.experiment.weights import codec, predictor
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
-from rlfseg.processes import by_first, together
+from rlfseg.processes import by_first, meet, together
 from rlfseg.stage import made_at, read_record, replaced, repository
 
-_WORKERS = min(8, os.cpu_count() or 1)
+_WORKERS = 8  # at most, of each process
 _NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a packed item keeps
 
 
@@ -63,35 +63,50 @@ def source_folder(run: Run) -> Path:
 
 
 def packed(run: Run, split: str) -> Pack:
-    """Return a split's packed file (A.3.2), with exact masks where the world is ours."""
-    dataset, mini = run.data.dataset, run.data.source == "mini"
-    number = _NUMBERS.get(dataset, "sent_id")
+    """Return a split's packed file (A.3.2), with exact masks where the world is ours.
+
+    The processes of a launch pack it together; all of them must ask for it.
+
+    Raises:
+        ValueError: if the data set has no such split, or can't be read.
+        FileNotFoundError: if a file of the split is missing.
+    """
 
     def pack(folder: Path) -> dict[str, Any]:
-        root = source_folder(run)
-        exact = read_truth(root) if mini and dataset == "phrasecut" else {}
-        reports = {}
-        for name, theirs in run.splits.items():
-            passed_over = left_out(run, root, theirs)
-            examples = (
-                Example(
-                    sample.image_id,
-                    sample.image_path,
-                    sample.caption,
-                    partial(rasterise, sample),
-                    exact[sample.ids[number]].mask if exact else None,
-                    (str(sample.ids[number]),),
-                )
-                for sample in by_image(
-                    read(dataset, root, theirs, classes=classes(run), leave_out=passed_over)
-                )
-            )
-            path = folder / f"{name}.h5"
-            report = write_pack(examples, path, size=run.data.pixels, workers=_WORKERS)
-            reports[name] = {**asdict(report), "passed_over": passed_over}
-        return reports
+        root, state = source_folder(run), PartialState()
+        passed_over = left_out(run, root, run.splits[split])
+        examples = list(_examples(run, root, run.splits[split], passed_over))
+        path, size = folder / f"{split}.h5", run.data.pixels
+        workers = min(_WORKERS, max(1, (os.cpu_count() or 1) // state.num_processes))
+        if state.num_processes > 1:
+            share = (state.process_index, state.num_processes)
+            make_shards(examples, path, size=size, workers=workers, share=share)
+            meet(folder, "shards")
+        if not state.is_main_process:
+            return {}
+        report = write_pack(examples, path, size=size, workers=workers)
+        return {**asdict(report), "passed_over": passed_over}
 
-    return Pack(by_first(run.data_stage, pack, profile=run.profile) / f"{split}.h5")
+    return Pack(together(run.packed_stage(split), pack, profile=run.profile) / f"{split}.h5")
+
+
+def _examples(run: Run, root: Path, split: str, passed_over: Collection[str]) -> Iterator[Example]:
+    """What is packed of a split, by the data set's own name of it."""
+    dataset = run.data.dataset
+    exact = read_truth(root) if dataset == "phrasecut" and run.data.source == "mini" else {}
+    number = _NUMBERS.get(dataset, "sent_id")
+    samples = read(dataset, root, split, classes=classes(run), leave_out=passed_over)
+    for sample in by_image(samples):
+        ids = sample.ids
+        yield Example(
+            sample.image_id,
+            sample.image_path,
+            sample.caption,
+            partial(rasterise, sample),
+            exact[ids[number]].mask if exact else None,
+            (str(ids[number]),),
+            f"{ids['ref_id']} {ids['sent_id']}" if dataset in REFERRING else "",
+        )
 
 
 def left_out(run: Run, root: Path, split: str) -> list[str]:
@@ -104,9 +119,9 @@ def left_out(run: Run, root: Path, split: str) -> list[str]:
     return [each.image_id for each in size_mismatches(root, split) if each.stored is not None]
 
 
-def pack_report(run: Run) -> dict[str, Any]:
-    """Return what packing counted, by split."""
-    return dict(read_record(packed(run, "val").path.parent)["figures"])
+def pack_report(run: Run, split: str) -> dict[str, Any]:
+    """Return what packing a split counted: see `PackReport`, and `passed_over`, ids of images."""
+    return dict(read_record(packed(run, split).path.parent)["figures"])
 
 
 def classes(run: Run) -> Mapping[int, Label]:

@@ -21,7 +21,7 @@ from rlfseg.config import (
     read_yaml,
     validated,
 )
-from rlfseg.data.catalogue import DATASETS
+from rlfseg.data.catalogue import DATASETS, REFERRING
 from rlfseg.data.packed.schema import VERSION as PACK_VERSION
 from rlfseg.experiment.relabelling import VERSION as RELABEL_VERSION
 from rlfseg.stage import Stage, repository
@@ -178,13 +178,29 @@ class Run:
 
     @property
     def source_stage(self) -> Stage:
-        """Identify the data, however they are packed; training depends on nothing more."""
-        return Stage.of("scenes", 3, self.data)
+        """Identify the data, however they are packed; training depends on nothing more.
+
+        Version 4 has an item for each sentence of a ref. Version 3 united the masks of two refs of
+        an image with one sentence; drawn files have no such pair, so both are the same there.
+        """
+        sentences = self.data.dataset in REFERRING and self.data.source != "mini"
+        return Stage.of("scenes", 4 if sentences else 3, self.data)
 
     @property
     def data_stage(self) -> Stage:
-        """Identify the packed files."""
+        """Identify the packed data, all splits of them; what is made is each one's own stage."""
         return Stage("data", PACK_VERSION, {}, {"source": self.source_stage})
+
+    def packed_stage(self, split: str) -> Stage:
+        """Identify the packed file of a split.
+
+        Raises:
+            ValueError: if the data set has no such split.
+        """
+        if split not in self.splits:
+            known = ", ".join(self.splits)
+            raise ValueError(f"{self.data.dataset} has no split {split!r} to pack; it has {known}")
+        return Stage(f"data-{split}", 1, {}, {"data": self.data_stage})
 
     def latents_stage(self, split: str) -> Stage:
         """Identify a split's latents: made of the data by the autoencoder, whatever the UNet."""

@@ -16,7 +16,7 @@ from rlfseg.evaluation.score import (
     evaluate,
     scored_in_parts,
 )
-from rlfseg.experiment.packing import class_names, latent_cache, packed
+from rlfseg.experiment.packing import class_names, latent_cache
 from rlfseg.experiment.run import ClosedSet, Run, Scoring
 from rlfseg.experiment.training import base, trained, trained_unet
 from rlfseg.experiment.weights import backbone_folder, codec
@@ -59,7 +59,7 @@ def scored(run: Run, scoring: Scoring) -> Evaluation:
         if PartialState().is_main_process:
             kept.save(folder)
 
-    if _to_launch(run, stage, scoring.on):
+    if _to_launch(run, stage):
         launch(scored, run, scoring, processes=run.machine.processes)
     return Evaluation.load(together(stage, score, profile=run.profile))
 
@@ -83,7 +83,7 @@ def closed_set(run: Run, closed: ClosedSet) -> list[Confusion]:
         if PartialState().is_main_process:
             save_confusions(folder / _CLOSED, counted)
 
-    if _to_launch(run, stage, closed.on):
+    if _to_launch(run, stage):
         launch(closed_set, run, closed, processes=run.machine.processes)
     return load_confusions(together(stage, count, profile=run.profile) / _CLOSED)
 
@@ -112,11 +112,10 @@ def pipeline(run: Run) -> RLFSegPipeline:
     )
 
 
-def _to_launch(run: Run, stage: Stage, on: DataConfig | None) -> bool:
-    """Whether several processes are to be started for a stage; what they read is made then."""
+def _to_launch(run: Run, stage: Stage) -> bool:
+    """Whether several processes are to be started for a stage; the model is trained by then."""
     alone = PartialState().num_processes == 1
     if run.machine.processes == 1 or not alone or found(stage, profile=run.profile) is not None:
         return False
     trained(run)
-    packed(run.on(on), "val")
     return True

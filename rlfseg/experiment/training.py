@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from rlfseg.config import OptimiserConfig
 from rlfseg.device import quick_accelerator
-from rlfseg.experiment.packing import latent_cache, packed
+from rlfseg.experiment.packing import latent_cache
 from rlfseg.experiment.previews import Watch
 from rlfseg.experiment.run import Run
 from rlfseg.experiment.weights import backbone_folder, codec
@@ -83,7 +83,7 @@ def trained(run: Run) -> Path:
     """
     alone = PartialState().num_processes == 1
     if run.machine.processes > 1 and alone and not is_trained(run):
-        _prepare(run)
+        base(run)
         launch(trained, run, processes=run.machine.processes)
 
     def train(folder: Path) -> dict[str, Any]:
@@ -120,13 +120,6 @@ def trained(run: Run) -> Path:
 def trained_unet(run: Run, device: torch.device) -> UNet2DConditionModel:
     """Return the trained UNet, as `for_sampling` puts it on a device."""
     return for_sampling(load_trained(base(run), trained(run)), device)
-
-
-def _prepare(run: Run) -> None:
-    """Make what training reads, so that the processes of a launch find it."""
-    base(run)
-    for split in ("train", "val"):
-        packed(run, split)
 
 
 def _work(

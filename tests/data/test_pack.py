@@ -25,7 +25,7 @@ from pycocotools import mask as coco_mask
 from rlfseg.data.masks import rasterise
 from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
-from rlfseg.data.packed.schema import PackError, key_of
+from rlfseg.data.packed.schema import PackError, key_of, keys_of
 from rlfseg.data.packed.store import compress
 from rlfseg.data.packed.write import PackReport, write_pack
 from rlfseg.data.sample import Polygons, Sample
@@ -149,6 +149,15 @@ def test_a_short_key_decodes_to_its_text(text: str) -> None:
 def test_long_captions_that_share_a_beginning_keep_apart() -> None:
     keys = {key_of("x" * 300 + end) for end in ("a", "b", "é")} | {key_of("x" * 254)}
     assert len(keys) == 4
+
+
+@given(texts=st.lists(TEXT, max_size=4))
+def test_equal_captions_of_an_image_have_keys_of_their_own(texts: list[str]) -> None:
+    said = [*texts, *texts, "x" * 253, "x" * 253]
+    keys = keys_of(said)
+    assert len(set(keys)) == len(said) and all(len(key) <= 255 for key in keys)
+    first = {text: keys[said.index(text)] for text in said}
+    assert first == {text: key_of(text) for text in said}  # as where an image has each once
 
 
 # Merging, truth, resizing

@@ -97,7 +97,7 @@ def test_packed_items_are_the_scenes_tasks(run: Run) -> None:
             assert item.truth is not None
             assert np.array_equal(item.truth, exact[sample.ids["task_id"]].mask)
             assert item.image.shape == (16, 16, 3)
-        assert pack_report(run)[split]["phrases"] == len(samples)
+        assert pack_report(run, split)["phrases"] == len(samples)
 
 
 def test_data_is_drawn_and_packed_once(run: Run) -> None:

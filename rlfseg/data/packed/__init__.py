@@ -5,7 +5,8 @@
     /{image_id}/mask_truth/{caption}     the same for the exact mask, where it is known
     /{image_id}/mask_refined/{caption}   the same for the refined mask, once there is one
 
-Keys are percent-encoded; the exact texts stand in the attributes `image_id` and `caption`, the
-data set's own ids in `ids`. `{file}.index.npz` lists the items, so that opening takes no walk;
-`{file}.report.json` says what was counted and left out.
+An item is a phrase of an image. Where several items of an image have one caption, as in REFER, the
+second one's key ends in `#2`, and so on. Keys are percent-encoded; the exact texts stand in the
+attributes `image_id` and `caption`, the data set's own ids in `ids`. `{file}.index.npz` lists the
+items, so that opening takes no walk; `{file}.report.json` says what was counted and left out.
 """

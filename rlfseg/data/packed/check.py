@@ -17,6 +17,7 @@ from rlfseg.data.packed.schema import (
     content_hash,
     image_digest,
     key_of,
+    keys_of,
 )
 
 
@@ -40,12 +41,12 @@ def check(path: Path, file: h5py.File, index: Index) -> None:
         if image.ndim != 3 or image.shape[2] != 3:
             raise PackError(f"{path}: {place}/{IMAGE} has shape {image.shape}, not (H, W, 3)")
         own = captions[index.first[number] : index.first[number + 1]]
+        keys = keys_of(own)
         for name in names:
             masks = _group(path, f"{place}/{name}", file)
-            _same_keys(path, f"{place}/{name}", masks, [key_of(caption) for caption in own])
+            _same_keys(path, f"{place}/{name}", masks, keys)
         phrases = []
-        for caption in own:
-            key = key_of(caption)
+        for key, caption in zip(keys, own, strict=True):
             found = {n: _mask(path, f"{place}/{n}/{key}", file, caption, image) for n in names}
             ids = file[f"{place}/{MASK}/{key}"].attrs.get("ids")
             if ids is None:

@@ -29,6 +29,8 @@ class Example:
         truth: bool [H, W] or what draws it: the exact mask, where it is known (for all phrases of
             an image or none).
         ids: the data set's own ids of the annotation.
+        item: tells examples of one caption apart: those of an image that agree in both are united,
+            others are items of their own.
     """
 
     image_id: str
@@ -37,6 +39,7 @@ class Example:
     mask: MaskSource
     truth: MaskSource | None = None
     ids: tuple[str, ...] = ()
+    item: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,19 +104,20 @@ def prepare(image_id: str, examples: Sequence[Example], size: int | None) -> Rea
         raise ValueError(f"{place}: its records carry different images")
     if len({example.truth is None for example in examples}) > 1:
         raise ValueError(f"{place}: the exact mask is given for some phrases only")
-    united: dict[str, Stored] = {}
+    united: dict[tuple[str, str], Stored] = {}
     for example in examples:
         where = f"{place}, caption {example.caption!r:.80}"
         _check_texts(example, place)
         mask = _drawn(example.mask, image, where)
         truth = None if example.truth is None else _drawn(example.truth, image, where)
         ids = example.ids
-        earlier = united.get(example.caption)
+        item = (example.caption, example.item)
+        earlier = united.get(item)
         if earlier is not None:
             mask, ids = mask | earlier.mask, earlier.ids + ids
             if truth is not None and earlier.truth is not None:
                 truth = truth | earlier.truth
-        united[example.caption] = Stored(example.caption, ids, mask, truth)
+        united[item] = Stored(example.caption, ids, mask, truth)
     phrases, left_out = [], []
     for full in united.values():
         phrase = _shrunk(full, size)

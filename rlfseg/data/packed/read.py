@@ -128,7 +128,7 @@ class Pack:
         return tuple(self._index.captions[number] for number in self._items(image_id))
 
     def find(self, image_id: str, caption: str) -> int:
-        """Return the number of the item with this image and this caption.
+        """Return the number of the first item with this image and this caption.
 
         Raises:
             KeyError: if there is no such image, or no such caption on it.
@@ -167,8 +167,11 @@ class Pack:
 
     def _item_place(self, number: int, name: str) -> str:
         number = range(len(self))[number]
-        image_id = self.image_ids[self.item_image[number]]
-        return f"{self._place(image_id, name)}/{key_of(self._index.captions[number])}"
+        image, captions = self.item_image[number], self._index.captions
+        caption, first = captions[number], int(self._index.first[image])
+        earlier = sum(captions[other] == caption for other in range(first, number))
+        key = key_of(caption, number=1 + earlier)
+        return f"{self._place(self.image_ids[image], name)}/{key}"
 
     @staticmethod
     def _place(image_id: str, name: str) -> str:

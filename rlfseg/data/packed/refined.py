@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from rlfseg.data.packed.read import Pack
-from rlfseg.data.packed.schema import IMAGE, MASK, REFINED, TRUTH, PackError, key_of
+from rlfseg.data.packed.schema import IMAGE, MASK, REFINED, TRUTH, PackError, key_of, keys_of
 from rlfseg.data.packed.store import compress, created, writing
 
 _MADE_OF = "refined_by"
@@ -43,7 +43,8 @@ def add_refined(
         for number, image_id in enumerate(pack.image_ids):
             with writing(draft):
                 group = _copied(source, file, image_id)
-            for caption in pack.captions(image_id):
+            captions = pack.captions(image_id)
+            for key, caption in zip(keys_of(captions), captions, strict=True):
                 mask = next(coming, None)
                 if mask is None or mask.shape != group[IMAGE].shape[:2]:
                     raise PackError(
@@ -51,7 +52,7 @@ def add_refined(
                         f"no refined mask of its size: got {None if mask is None else mask.shape}"
                     )
                 with writing(draft):
-                    _store(group[REFINED], caption, mask)
+                    _store(group[REFINED], key, caption, mask)
         if next(coming, None) is not None:
             raise PackError(f"{pack.path} has {len(pack)} items, and there are more refined masks")
     with writing(target):
@@ -85,9 +86,9 @@ def _copied(source: h5py.File, file: h5py.File, image_id: str) -> h5py.Group:
     return group
 
 
-def _store(group: h5py.Group, caption: str, mask: np.ndarray) -> None:
+def _store(group: h5py.Group, key: str, caption: str, mask: np.ndarray) -> None:
     form = {"chunks": mask.shape, "compression": "gzip", "compression_opts": 1}
-    dataset = group.create_dataset(key_of(caption), mask.shape, np.uint8, **form)
+    dataset = group.create_dataset(key, mask.shape, np.uint8, **form)
     bits = np.ascontiguousarray(mask, np.bool_).view(np.uint8)
     dataset.id.write_direct_chunk((0, 0), compress(bits))
     dataset.attrs["caption"] = caption

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,19 +46,20 @@ def report_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.report.json")
 
 
-def key_of(text: str, *, what: str = "caption") -> str:
+def key_of(text: str, *, what: str = "caption", number: int = 1) -> str:
     """Turn a caption or an image id into its HDF5 key.
 
     Everything but ASCII letters, digits and `_ - . ~` is percent-encoded as UTF-8; so are the dots
     of a text of dots alone, which HDF5 would read as "this group". A key over `LONGEST_KEY` bytes
-    is cut and closed by `#` and the text's SHA-256; `#` occurs in no other key, so different texts
-    never share one.
+    is cut and closed by `#` and the text's SHA-256. The second item of an image with a caption ends
+    in `#2`, the third in `#3`. `#` occurs in no other key, so different texts never share one.
 
     Deviation: A.3.2 takes the caption itself, with which "/" makes nested groups and "" fails.
 
     Args:
         text: any text that is not empty, has no NUL and can be written as UTF-8.
         what: what the text is, for the error.
+        number: of the item among those of its image that have this caption, from 1.
 
     Raises:
         ValueError: if the text can't be stored exactly.
@@ -70,14 +72,24 @@ def key_of(text: str, *, what: str = "caption") -> str:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"{what} {text!r:.80} is no valid Unicode text: {error.reason}") from error
-    key = quote(encoded, safe="")
+    key, end = quote(encoded, safe=""), "" if number == 1 else f"#{number}"
     if not key.strip("."):
-        return key.replace(".", "%2E")
-    if len(key) <= LONGEST_KEY:
-        return key
-    digest = hashlib.sha256(encoded).hexdigest()
-    head = re.sub("%.?$", "", key[: LONGEST_KEY - len(digest) - 1])
-    return f"{head}#{digest}"
+        key = key.replace(".", "%2E")
+    if len(key + end) > LONGEST_KEY:
+        digest = hashlib.sha256(encoded).hexdigest()
+        head = re.sub("%.?$", "", key[: LONGEST_KEY - len(digest) - len(end) - 1])
+        key = f"{head}#{digest}"
+    return key + end
+
+
+def keys_of(captions: Iterable[str]) -> list[str]:
+    """Return the keys of an image's items, in order; items may have the same caption."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for caption in captions:
+        seen[caption] += 1
+        keys.append(key_of(caption, number=seen[caption]))
+    return keys
 
 
 def image_digest(image_id: str, image: np.ndarray, phrases: Iterable[Stored]) -> bytes:

@@ -25,6 +25,7 @@ from rlfseg.data.packed.schema import FORMAT, VERSION, key_of
 from rlfseg.data.packed.store import created, store, writing
 
 CHUNK = 32  # images
+_HASHED = ("caption", "item", "mask", "truth", "ids")
 _CONTENTS = "#contents"  # no key of an image: see key_of
 
 
@@ -128,10 +129,10 @@ def append(shard: Path, file: h5py.File) -> list[Packed]:
 def fingerprint(chunk: Chunk, size: int | None) -> str:
     """Hash what a shard is made from, without making it.
 
-    It covers the version of the format and of Pillow, `size`, and of each example ids, caption,
-    arrays, and of what draws a mask the function's name and all its arguments. A file (the image,
-    or a map among the arguments) enters with its path, size and time of change. Not covered: a
-    file's bytes, if they change while size and time stay, and the code of the function.
+    It covers the version of the format and of Pillow, `size`, and of each example caption, item,
+    ids, arrays, and of what draws a mask the function's name and all its arguments. A file (the
+    image, or a map among the arguments) enters with its path, size and time of change. Not covered:
+    a file's bytes, if they change while size and time stay, and the code of the function.
 
     Args:
         chunk: images and examples.
@@ -145,7 +146,7 @@ def fingerprint(chunk: Chunk, size: int | None) -> str:
         told: list[Any] = [image_id, examples[0].image]
         for example in examples:
             image = None if example.image is examples[0].image else example.image
-            told.append((image, example.caption, example.mask, example.truth, example.ids))
+            told.append((image, *(getattr(example, name) for name in _HASHED)))
         sha.update(json.dumps(told, default=_told).encode())
     return sha.hexdigest()[:32]
 

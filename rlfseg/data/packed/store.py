@@ -11,7 +11,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from rlfseg.data.packed.prepare import Ready
-from rlfseg.data.packed.schema import IMAGE, MASK, TRUTH, PackError, key_of
+from rlfseg.data.packed.schema import IMAGE, MASK, TRUTH, PackError, key_of, keys_of
 
 _GZIP = 1
 _ADLER = 65521  # the prime of zlib's checksum
@@ -63,11 +63,12 @@ def store(file: h5py.File, ready: Ready) -> None:
     has_truth = any(phrase.truth is not None for phrase in ready.phrases)
     masks = _group(group, MASK)
     truths = _group(group, TRUTH) if has_truth else None
-    for phrase in ready.phrases:
+    keys = keys_of(phrase.caption for phrase in ready.phrases)
+    for key, phrase in zip(keys, ready.phrases, strict=True):
         for place, mask in ((masks, phrase.mask), (truths, phrase.truth)):
             if place is None or mask is None:
                 continue
-            dataset = _dataset(place, key_of(phrase.caption), mask.shape, mask.shape)
+            dataset = _dataset(place, key, mask.shape, mask.shape)
             dataset.write_direct_chunk((0, 0), compress(mask))
             _text(dataset, "caption", phrase.caption)
             _texts(dataset, "ids", phrase.ids)

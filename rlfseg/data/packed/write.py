@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ def ordered_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
     if workers == 0:
         yield map
         return
-    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(workers, initializer=_begin)
     try:
         pool.submit(os.getpid).result()
 
@@ -90,15 +90,16 @@ def _ahead(
         ) from error
 
 
-def _begin(parent: int) -> None:
+def _begin() -> None:
     """Leave Ctrl-C to the parent, and end when the parent does, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_follow, daemon=True).start()
 
 
-def _follow(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
+def _follow() -> None:
+    parent = parent_process()  # who asked for this one, however it was started
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
@@ -154,9 +155,9 @@ def write_pack(
 ) -> PackReport:
     """Pack examples into one HDF5 file and its index, in memory that doesn't grow with pixels.
 
-    Where several examples of an image have the same caption, their masks are united, their exact
-    masks too, and their ids are joined; the report counts them. A phrase whose mask is empty, or
-    becomes so by resizing, is left out and listed in the report.
+    Where several examples of an image have the same caption and the same `item`, their masks are
+    united, their exact masks too, and their ids are joined; the report counts them. A phrase whose
+    mask is empty, or becomes so by resizing, is left out and listed in the report.
 
     A run that was interrupted is taken up by the same call again (see `shard.fingerprint` for what
     "same" covers), and the content is what an uninterrupted run would have written. An earlier
@@ -185,6 +186,43 @@ def write_pack(
     with _workplace(path) as part, ordered_map(workers) as run:
         make = partial(make_shard, folder=part, size=size)
         return _merge(run(make, chunks(examples)), part, path)
+
+
+def make_shards(
+    examples: Iterable[Example],
+    path: Path | str,
+    *,
+    size: int | None,
+    workers: int = 0,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Make one process's share of the shards that `write_pack` finds and puts together.
+
+    Several processes may do it at once, but none of them while one writes the packed file.
+
+    Args:
+        examples: as for `write_pack`, as the next three.
+        path: the file that is to be written.
+        size: side of the stored images and masks in pixels.
+        workers: processes that this one starts.
+        share: this process's number and how many there are.
+
+    Raises:
+        ValueError, PackError: as `write_pack`.
+    """
+    part, (rank, world) = _part(Path(path).absolute()), share
+    with writing(part):
+        part.mkdir(parents=True, exist_ok=True)
+    own = (chunk for chunk in chunks(examples) if chunk.number % world == rank)
+    title = f"making shards of {Path(path).name}"
+    with ordered_map(workers) as run, tqdm(desc=title, leave=False, disable=rank > 0) as bar:
+        for _ in run(partial(make_shard, folder=part, size=size), own):
+            bar.update()
+
+
+def _part(path: Path) -> Path:
+    """The folder of what is not finished of a packed file."""
+    return path.with_name(f".{path.name}.part")
 
 
 def _merge(shards: Iterable[Path], part: Path, path: Path) -> PackReport:
@@ -242,7 +280,7 @@ def _finish(draft: Path, path: Path, index: Index, report: PackReport) -> None:
 @contextmanager
 def _workplace(path: Path) -> Iterator[Path]:
     """Give the folder for what is not finished; on failure it is kept if it has a shard."""
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     with writing(path.parent):
         part.mkdir(parents=True, exist_ok=True)
         lock = (part / "lock").open("w")

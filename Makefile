@@ -20,7 +20,9 @@ VENV ?= .venv
 SETUP := $(VENV)/.installed-$(shell cksum < $(LOCK) | tr ' ' '-')
 FORCE := $(if $(filter-out 0,$(FRESH)),--forceall)
 
-SNAKEMAKE = snakemake --workflow-profile profiles/$(MACHINE) $(if $(CORES),--cores $(CORES)) \
+# Builds of a profile wait for each other by a lock that ends with its process, unlike Snakemake's.
+BUILDING = runs/$(PROFILE)/.building
+SNAKEMAKE = flock --close $(BUILDING) snakemake --nolock --workflow-profile profiles/$(MACHINE) $(if $(CORES),--cores $(CORES)) \
   --config profile=$(PROFILE) repository=$(REPOSITORY) --rerun-incomplete \
   --max-checksum-file-size 100MB --quiet host progress reason rules
 
@@ -31,7 +33,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # all that is installed.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: book table tables runs places pdf links test lint preflight check-artefacts unlock clean help
+CHAPTERS = $(shell python -c 'from rlfseg.chapters import CHAPTERS as known; \
+  print(*(f"runs/$(PROFILE)/book/{name}.ipynb" for name, each in known.items() if $(1)))')
+
+.PHONY: book table tables rehearsal runs places pdf links test lint preflight check-artefacts clean help
 
 book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on MACHINE
 	@$(SNAKEMAKE) $(FORCE)
@@ -39,7 +44,7 @@ book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on
 
 tables: PROFILE = a100
 tables: $(SETUP) places ## all tables that can be made: DATA=<folder> WEIGHTS=<folder>; then what is missing
-	@$(SNAKEMAKE) --keep-going $(FORCE); \
+	@$(SNAKEMAKE) --keep-going $(FORCE) -- $(call CHAPTERS,each.tables); \
 	cat runs/$(PROFILE)/findings/*.txt 2> /dev/null; \
 	for n in 1 2 3 4 5 6 7 8 9; do test -f runs/$(PROFILE)/results/table_$$n.json \
 	  || { echo "Table $$n is missing: make table N=$$n PROFILE=$(PROFILE)"; missing=1; }; done; \
@@ -47,8 +52,12 @@ tables: $(SETUP) places ## all tables that can be made: DATA=<folder> WEIGHTS=<f
 
 table: PROFILE = a100
 table: $(SETUP) places ## one table of the paper and what it needs: N=1 PROFILE=a100
-	@$(SNAKEMAKE) $(FORCE) -- \
-	  runs/$(PROFILE)/book/$$(python -c 'from rlfseg.chapters import made_in; print(made_in($(N)))').ipynb
+	@$(SNAKEMAKE) $(FORCE) -- $(call CHAPTERS,$(N) in each.tables)
+
+rehearsal: PROFILE = rehearsal
+rehearsal: $(SETUP) ## all tables of a world drawn in the official layouts, by two processes
+	@python tests/rehearsal/world.py runs/rehearsal/world
+	@$(MAKE) --no-print-directory tables PROFILE=rehearsal
 
 # What was stopped goes on from its checkpoint; baselines are trained by their chapters.
 runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as they are not there
@@ -62,6 +71,8 @@ places:
 	@$(if $(WEIGHTS),test -d "$(WEIGHTS)" || { echo "WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 2; })
 	@$(if $(DATA),ln -sfT "$(abspath $(DATA))" data)
 	@$(if $(WEIGHTS),ln -sfT "$(abspath $(WEIGHTS))" weights)
+	@mkdir -p runs/$(PROFILE)
+	@flock --nonblock $(BUILDING) true || echo "Another build of $(PROFILE) is under way: waiting for it"
 
 pdf: book ## the book as one PDF; needs Chromium or Chrome
 	@$(SNAKEMAKE) -- pdf
@@ -85,9 +96,6 @@ lint: $(SETUP) ## check style, formatting and types
 
 check-artefacts: $(SETUP) ## fail if a shipped artefact no longer matches what it was made from
 	@python -m rlfseg artefacts
-
-unlock: $(SETUP) ## after a build was killed outright and the next one finds a lock
-	@snakemake --cores 1 --config profile=$(PROFILE) --unlock
 
 clean: ## remove what was made for PROFILE (.venv and the shipped artefacts stay)
 	@rm -rf runs/$(PROFILE)

@@ -183,21 +183,12 @@ def _train(given: argparse.Namespace) -> int:
 
 
 def _evaluate(given: argparse.Namespace) -> int:
+    from rlfseg.chapters.making import make
     from rlfseg.chapters.reading import chapter_file
-    from rlfseg.experiment import closed_set, scored, trained
     from rlfseg.processes import joined
 
     with joined():
-        asks = chapter_file(Path(given.parameters)).asks()
-        for run in asks.runs:
-            print(f"{run.train_stage.name}: {trained(run)}")
-        for run, scoring in asks.scored:
-            best = scored(run, scoring).annotation.miou().value
-            where = scoring.on.dataset if scoring.on else run.data.dataset
-            told = f"{run.train_stage.name}, {where} {scoring.split}, {scoring.sampler.name}"
-            print(f"{told}: best mIoU {100 * best:.1f}")
-        for run, closed in asks.closed:
-            print(f"{run.train_stage.name}: {len(closed_set(run, closed))} pictures counted")
+        make(chapter_file(Path(given.parameters)).asks())
     return 0
 
 

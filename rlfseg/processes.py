@@ -30,6 +30,7 @@ from rlfseg.stage import Stage, draft_of, finished, found, locked, made, replace
 
 _LAST = 60  # lines of a process's output that an error repeats
 _POLL = 0.2  # seconds
+_LAUNCHERS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 _T = TypeVar("_T")
 _launch = ["alone"]  # the name of the launch that this process has joined
@@ -156,7 +157,8 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int) -> N
             logs_specs=DefaultLogsSpecs(folder, redirects=Std.ALL),
         )
         try:
-            elastic_launch(config, _joined_call)(verb, arguments, processes)
+            with _own_handlers():
+                elastic_launch(config, _joined_call)(verb, arguments, processes)
         except ChildFailedError as error:
             what = f"{verb.__name__} in {processes} processes failed"
             told = "\n".join(_last_lines(Path(folder)))
@@ -167,6 +169,18 @@ def _tokens(folder: Path, name: str = "") -> list[Path]:
     """Files by which the processes of this very launch tell each other something."""
     numbers = range(PartialState().num_processes)
     return [folder / f".{name}{_launch[0]}-{number}.tmp" for number in numbers]
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Put the signals' handlers back: PyTorch's launcher leaves its own, which raise."""
+    before = {number: signal.getsignal(number) for number in _LAUNCHERS_SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _joined_call(verb: Callable[..., object], arguments: Sequence[object], processes: int) -> None:

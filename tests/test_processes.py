@@ -248,7 +248,9 @@ def test_scoring_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
 def test_a_launch_calls_a_function_with_its_arguments(tmp_path: Path) -> None:
     arguments = (SamplerConfig("hss", tol=0.1), {"é": [None, 1.5]})
+    before = signal.getsignal(signal.SIGTERM)
     launch(tell, tmp_path, *arguments, processes=2)
+    assert signal.getsignal(signal.SIGTERM) is before
     said = sorted(path.read_text() for path in tmp_path.iterdir())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     assert len(said) == 2

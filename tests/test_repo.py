@@ -22,7 +22,7 @@ from rlfseg.chapters.reading import chapter_file, run_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlfseg"
-PROFILES = ("smoke", "mini", "preflight", "a100")
+PROFILES = ("smoke", "mini", "preflight", "a100", "rehearsal")
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 

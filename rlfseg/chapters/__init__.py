@@ -69,16 +69,22 @@ def made_in(table: int) -> str:
 def chapter(name: str, given: Any) -> Any:
     """Check a chapter's parameters and return them, with the run that they are of.
 
+    Where the run's machine has several processes, they first make what the chapter asks for.
+
     Args:
         name: of the chapter.
         given: its parameters by name, among others, as `vars()` gives them in a notebook.
 
     Raises:
         ValueError: in one line, naming the parameter, its value and what is allowed.
+        RuntimeError: if the processes fail.
     """
+    from rlfseg.chapters.making import make_in_processes
     from rlfseg.chapters.reading import checked
 
-    return checked(name, given)
+    here = checked(name, given)
+    make_in_processes(here.run, here.asks())
+    return here
 
 
 def expect(given: Any, numbers: Mapping[str, tuple[float, float]]) -> None:

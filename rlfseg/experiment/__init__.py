@@ -32,4 +32,5 @@ from rlfseg.experiment.weights import (
     loaded_tiny_decoder,
     located,
     predictor,
+    ready,
 )

@@ -15,7 +15,7 @@ from rlfseg.device import quick_accelerator
 from rlfseg.experiment.packing import latent_cache
 from rlfseg.experiment.previews import Watch
 from rlfseg.experiment.run import Run
-from rlfseg.experiment.weights import backbone_folder, codec
+from rlfseg.experiment.weights import backbone_folder, codec, ready
 from rlfseg.models.unet import (
     ATTENTION,
     EVERYTHING,
@@ -83,6 +83,7 @@ def trained(run: Run) -> Path:
     """
     alone = PartialState().num_processes == 1
     if run.machine.processes > 1 and alone and not is_trained(run):
+        ready(run)
         base(run)
         launch(trained, run, processes=run.machine.processes)
 

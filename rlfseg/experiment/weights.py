@@ -40,6 +40,16 @@ def backbone_folder(run: Run) -> Path | str:
     return located(run.backbone.name)
 
 
+def ready(run: Run) -> None:
+    """Train what of ours a run starts from, before it is shared by several processes.
+
+    The recipes of the small models are for one process.
+    """
+    backbone_folder(run)
+    if run.uses_refined and run.sam.kind == "mini":
+        trained_sam(run.sam, profile=run.profile)
+
+
 def codec(run: Run) -> LatentCodec:
     """Return autoencoder and text encoder on this machine's device."""
     loaded = load_codec(backbone_folder(run), device=PartialState().device)

@@ -18,7 +18,7 @@ from rlfseg.chapters import CHAPTERS, chapter
 from rlfseg.chapters.reading import chapter_file, chapters_of, run_file
 from rlfseg.experiment import Run, read_run
 
-PROFILES = ("smoke", "mini", "preflight", "a100")
+PROFILES = ("smoke", "mini", "preflight", "a100", "rehearsal")
 GONE, STRANGE = object(), object()  # a key that is taken away, and one that nobody knows
 SPOILT = (
     *("text", "", "ünï ☃", None, True, -1, 0, -0.5, 10**30, 1e308, math.nan, math.inf),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlfseg.chapters.reading import chapters_of
 
-PROFILES = ("smoke", "mini", "preflight", "a100")
+PROFILES = ("smoke", "mini", "preflight", "a100", "rehearsal")
 FILE = Path(__file__).with_name("stages.json")
 
 

@@ -1,0 +1,43 @@
+"""A chapter of several processes starts them once, for all that is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tiny_run import given_run
+
+from rlfseg.chapters import making
+from rlfseg.chapters.asks import Asks
+from rlfseg.config import SamplerConfig
+from rlfseg.experiment import Scoring, is_trained
+from rlfseg.stage import found
+
+WAYS = [Scoring("val", sampler=SamplerConfig(name)) for name in ("one", "aos")]
+
+
+def test_one_launch_makes_what_is_missing_and_none_what_is_there(
+    repo: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    started: list[tuple[str, int]] = []
+
+    def launch(verb: Callable[..., None], *given: object, processes: int) -> None:
+        started.append((verb.__name__, processes))
+        verb(*given)
+
+    monkeypatch.setattr(making, "launch", launch)
+    run = given_run()
+    asks = Asks(runs=(run,), scored=tuple((run, way) for way in WAYS))
+    several = given_run(machine={"processes": 2})
+    making.make_in_processes(several, asks)
+    assert is_trained(run)
+    assert all(found(run.scores_stage(way), profile=run.profile) for way in WAYS)
+    making.make_in_processes(several, asks)
+    assert started == [("make", 2)]
+    assert capfd.readouterr().out.count("best mIoU") == len(WAYS)
+
+
+def test_one_process_starts_none(monkeypatch: pytest.MonkeyPatch, repo: object) -> None:
+    monkeypatch.setattr(making, "launch", lambda *_, **__: pytest.fail("launched"))
+    run = given_run()
+    making.make_in_processes(run, Asks(scored=((run, WAYS[0]),)))

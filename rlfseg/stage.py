@@ -21,11 +21,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
+from zipfile import BadZipFile
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 RECORD = "stage.json"
 PARTS = "parts"  # of a folder that is filled: what long work is resumed from, gone at the end
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile, SafetensorError)
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
@@ -114,11 +117,38 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if the folder holds no finished artefact.
+        ValueError: if the record is damaged.
     """
     path = folder / RECORD
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no finished artefact here")
-    return dict(json.loads(path.read_text()))
+    with readable(path):
+        record = dict(json.loads(path.read_text()))
+        str(record["hash"])
+        return record
+
+
+@contextmanager
+def readable(path: Path, *, folder: Path | None = None) -> Iterator[None]:
+    """Make of whatever goes wrong in reading a file of ours one error that names it.
+
+    Args:
+        path: the file, or what is read.
+        folder: that is to be deleted to have it made again; by default the one that it lies in.
+
+    Raises:
+        ValueError: if it was cut off or changed since it was written.
+        OSError: if it is not there, or there is no reading it at all.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system; a library's own has no number
+        raise ValueError(
+            f"{path} can't be read ({type(error).__name__}: {error}): it was cut off or changed "
+            f"since it was written; delete {folder or path.parent} and run the same again"
+        ) from error
 
 
 def is_current(folder: Path, stage: Stage) -> bool:
@@ -208,7 +238,8 @@ def finished(
         "seconds": round(time.perf_counter() - started, 1),
         **provenance(),
     }
-    (draft / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    with replaced(draft / RECORD) as written:
+        written.write_text(json.dumps(record, indent=1) + "\n")
     sweep(draft)
     shutil.rmtree(draft / PARTS, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
@@ -249,7 +280,8 @@ def provenance() -> dict[str, Any]:
 def replaced(path: Path) -> Iterator[Path]:
     """Give a draft beside a file, to be written whole; it then takes the file's place, or goes.
 
-    A process that is killed leaves its draft, for `sweep`.
+    A process that is killed leaves its draft, for `sweep`. The draft is on the disk before it takes
+    the place, so that a power cut leaves one of the two.
 
     Yields:
         A path in the same folder; the file is as it was until the block has ended well.
@@ -257,6 +289,8 @@ def replaced(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # no other process's, on any node
     try:
         yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

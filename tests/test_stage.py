@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import rlfseg
-from rlfseg.stage import Stage, commit, is_current, made, read_record, replaced, repository, shipped
+from rlfseg.stage import (
+    Stage,
+    commit,
+    is_current,
+    made,
+    read_record,
+    readable,
+    replaced,
+    repository,
+    shipped,
+)
 
 STAGE = Stage("thing", 1, {"a": 1, "b": {"c": [1, 2], "d": None}}, {"x": Stage("x", 1, {})})
 
@@ -183,6 +197,53 @@ def test_a_folder_without_its_record_is_no_artefact() -> None:
         read_record(there)
     again = made(STAGE, Maker("new"), profile="mini")
     assert again == there and (there / "result.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("text", ["", '{"name": "thi', "[]", "{}", "\0" * 90])
+def test_a_damaged_record_is_named(text: str) -> None:
+    there = made(STAGE, Maker(), profile="mini")
+    (there / "stage.json").write_text(text)
+    for find in (
+        lambda: read_record(there),
+        lambda: is_current(there, STAGE),
+        lambda: made(STAGE, Maker(), profile="mini"),
+    ):
+        with pytest.raises(ValueError, match=rf"stage\.json can't be read .*; delete {there} and"):
+            find()
+    shutil.rmtree(there)
+    assert made(STAGE, Maker(), profile="mini") == there
+
+
+def test_reading_names_what_is_damaged_but_not_what_is_missing(repo: Path) -> None:
+    path = repo / "a.npz"
+    with pytest.raises(FileNotFoundError), readable(path), np.load(path):
+        pass
+    np.savez(path, a=np.arange(99))
+    for keep in (0, 40, 300):
+        path.write_bytes(path.read_bytes()[:keep])
+        message = rf"a\.npz can't be read .*; delete {repo / 'runs'} and run the same again"
+        with (
+            pytest.raises(ValueError, match=message),
+            readable(path, folder=repo / "runs"),
+            np.load(path) as arrays,
+        ):
+            arrays["b"]
+    with pytest.raises(PermissionError), readable(path):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_what_is_replaced_is_on_the_disk_before_it_takes_its_place(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, move = os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda file: done.append("sync") or sync(file))
+    monkeypatch.setattr("os.replace", lambda *names: done.append("move") or move(*names))
+    with replaced(repo / "a.txt") as draft:
+        draft.write_text("whole")
+    assert done == ["sync", "move"]
+    made(STAGE, Maker(), profile="mini")
+    assert done == ["sync", "move"] * 2 + ["move"]  # its record, then its folder
 
 
 def test_the_repository_is_found_from_inside_it_only(

@@ -19,7 +19,7 @@ from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
 from rlfseg.experiment import Run, codec, latent_cache, packed
 from rlfseg.processes import by_first, together
-from rlfseg.stage import Stage, found
+from rlfseg.stage import Stage, found, readable
 from rlfseg.training.loop import fit_in_stage
 
 Baseline = Annotated[ClipsegConfig | LdznetConfig | UnetHeadConfig, Field(discriminator="kind")]
@@ -85,7 +85,8 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
             )
 
         folder = together(train_stage(run, baseline), train, profile=run.profile)
-        model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
+        with readable(folder / _WEIGHTS):
+            model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
     model.requires_grad_(False).eval().to(coder.device)
     return model
 

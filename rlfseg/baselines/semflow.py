@@ -28,7 +28,7 @@ from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity, for_sampling, load_trained, load_unet, save_trained
 from rlfseg.processes import by_first, together
-from rlfseg.stage import Stage, found, hashed
+from rlfseg.stage import Stage, found, hashed, readable
 from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit_in_stage
@@ -193,7 +193,9 @@ def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int)
     def count(folder: Path) -> None:
         first, coder = trained(run, config, names), codec(run)
         unet = for_sampling(load_trained(backbone_folder(run), first), coder.device)
-        palette, cache = Palette(**load_file(first / _PALETTE)), latent_cache(run, "val", coder)
+        with readable(first / _PALETTE):
+            palette = Palette(**load_file(first / _PALETTE))
+        cache = latent_cache(run, "val", coder)
         ids = cache.pack.image_ids
         chosen = [ids[k] for k in spaced(len(ids), images)]
         drawn = named_by_colour(as_velocity(unet), cache, palette, chosen, euler=config.euler)
@@ -206,5 +208,6 @@ def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int)
         )
         np.savez_compressed(folder / _COUNTED, given=given, carried=carried)
 
-    with np.load(by_first(stage, count, profile=run.profile) / _COUNTED) as kept:
+    path = by_first(stage, count, profile=run.profile) / _COUNTED
+    with readable(path), np.load(path) as kept:
         return Named(*([Confusion(p) for p in kept[kind]] for kind in ("given", "carried")))

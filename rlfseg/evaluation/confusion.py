@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rlfseg.stage import readable
+
 IGNORED = 255
 """The class number of pixels that are not scored."""
 
@@ -74,8 +76,8 @@ def save_confusions(path: Path, pictures: Sequence[Confusion]) -> None:
 
 
 def load_confusions(path: Path) -> list[Confusion]:
-    """Read what `save_confusions` wrote."""
-    with np.load(path) as kept:
+    """Read what `save_confusions` wrote; ValueError names a file that is damaged."""
+    with readable(path), np.load(path) as kept:
         return [Confusion(pixels) for pixels in kept["pixels"]]
 
 

@@ -24,6 +24,7 @@ from rlfseg.evaluation.predict import predict
 from rlfseg.method.types import Score, Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.processes import in_parts
+from rlfseg.stage import readable
 
 PART = 256  # phrases, about
 _COUNTS, _TRUTH, _BOUNDARY = "counts.npz", "truth.npz", "boundary.npy"
@@ -52,12 +53,12 @@ class Evaluation:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; ValueError if a file holds no counts."""
+        """Read what `save` wrote; ValueError names a file that is damaged."""
         truth, boundary = folder / _TRUTH, folder / _BOUNDARY
+        with readable(boundary):
+            edges = np.load(boundary) if boundary.exists() else None
         return cls(
-            Counts.load(folder / _COUNTS),
-            Counts.load(truth) if truth.exists() else None,
-            np.load(boundary) if boundary.exists() else None,
+            Counts.load(folder / _COUNTS), Counts.load(truth) if truth.exists() else None, edges
         )
 
 

@@ -13,7 +13,7 @@ from rlfseg.config import SamplerConfig
 from rlfseg.evaluation.predict import predict
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity
-from rlfseg.stage import replaced
+from rlfseg.stage import readable, replaced
 from rlfseg.training.steps import Step
 
 
@@ -75,10 +75,14 @@ class Watch:
 
 
 def read_previews(folder: Path) -> Previews | None:
-    """Return the previews that a finished run left in its folder; None if it made none."""
+    """Return the previews that a finished run left in its folder; None if it made none.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     path = folder / "previews.npz"
     if not path.is_file():
         return None
-    with np.load(path) as arrays:
+    with readable(path), np.load(path) as arrays:
         scores = arrays["scores"].astype(np.float32) / 255
         return Previews(arrays["items"], arrays["steps"], scores)

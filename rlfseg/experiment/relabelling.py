@@ -24,7 +24,7 @@ from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.refined import add_refined, refined_by
 from rlfseg.method.refinement import Predictor, Refined, refine
 from rlfseg.processes import cut, in_parts, until
-from rlfseg.stage import replaced, sweep
+from rlfseg.stage import readable, replaced, sweep
 
 _WORST = 12
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -88,8 +88,9 @@ class RelabelReport:
 
 def read_records(out: Path | str) -> list[MaskRecord]:
     """Return the records that `relabel` wrote, in the items' order."""
-    lines = (Path(out) / "records.jsonl").read_text().splitlines()
-    return [MaskRecord(**json.loads(line)) for line in lines]
+    path = Path(out) / "records.jsonl"
+    with readable(path):
+        return [MaskRecord(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
 def record_of(pack: Pack, item: int, mask: np.ndarray, result: Refined) -> MaskRecord:
@@ -166,10 +167,11 @@ class _Job:
         path = self.out / "report.json"
         if not (path.is_file() and self.target.is_file()):
             return None
-        told = json.loads(path.read_text())
-        if told["made_of"] != self.made_of or refined_by(self.target) != self.made_of:
-            return None
-        return RelabelReport(**{**told, "worst": tuple(told["worst"])})
+        with readable(path, folder=path):
+            told = json.loads(path.read_text())
+            report = RelabelReport(**{**told, "worst": tuple(told["worst"])})
+        same = report.made_of == self.made_of == refined_by(self.target)
+        return report if same else None
 
 
 def relabel(

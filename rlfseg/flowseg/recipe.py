@@ -20,7 +20,7 @@ from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
 from rlfseg.method.reshaping import kronecker
-from rlfseg.stage import Stage, made, replaced
+from rlfseg.stage import Stage, made, readable, replaced
 from rlfseg.stand_ins.backbone import seeded
 from rlfseg.training.flow_batch import batch_items, draw_times
 from rlfseg.training.loop import fit_in_stage
@@ -83,8 +83,10 @@ class Curves:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `arm` kept."""
-        kept = list(json.loads((folder / "curves.json").read_text()).values())
+        """Read what `arm` kept; ValueError if the file is damaged."""
+        path = folder / "curves.json"
+        with readable(path):
+            kept = list(json.loads(path.read_text()).values())
         rows = {key: np.array([[row[key] for row in run] for run in kept]) for key in kept[0][0]}
         miou = {steps: rows[f"miou_{steps}"] for steps in STEPS}
         return cls(rows["step"][0], rows["loss"], miou, rows["stray"])
@@ -108,7 +110,7 @@ def arm(config: FieldConfig, *, profile: str) -> Curves:
             one = folder / f"seed{seed}"
             one.mkdir(exist_ok=True)
             _train(replace(config, seeds=(seed,)), train, test, one)
-            kept[seed] = json.loads((one / "curve.json").read_text())
+            kept[seed] = _rows(one / "curve.json")
         (folder / "curves.json").write_text(json.dumps(kept) + "\n")
         for file in folder.glob("seed*/*"):
             file.unlink()
@@ -152,8 +154,7 @@ class _Watch:
         row |= scored(self._objective, self._test)
         self._objective.train()
         self._losses.clear()
-        known = json.loads(self._path.read_text()) if self._path.exists() else []
-        rows = [each for each in known if each["step"] < step.step] + [row]
+        rows = [each for each in _rows(self._path) if each["step"] < step.step] + [row]
         with replaced(self._path) as draft:
             draft.write_text(json.dumps(rows))
 
@@ -174,11 +175,17 @@ def scored(objective: FieldObjective, test: Labelled) -> dict[str, float]:
     return {name: round(value, 2) for name, value in values.items()}
 
 
+def _rows(path: Path) -> list[dict[str, float]]:
+    """What `_Watch` has kept until now; nothing if there is no file."""
+    with readable(path):
+        return list(json.loads(path.read_text())) if path.exists() else []
+
+
 def _train(config: FieldConfig, train: Labelled, test: Labelled, folder: Path) -> None:
     """Train one seed's field in a folder, unless it is done already."""
     (seed,), count = config.seeds, len(NAMES)
     path = folder / "curve.json"
-    if path.exists() and json.loads(path.read_text())[-1]["step"] == config.steps:
+    if (known := _rows(path)) and known[-1]["step"] == config.steps:
         return
     out = count if config.objective == "classes" else 3
     field = seeded(seed, lambda: PixelField(pixels=config.pixels, out=out))

@@ -1,20 +1,26 @@
 """The latent cache: what the frozen autoencoder makes of a packed file, computed once.
 
 Flat float16 arrays on disk: `images.npy` [images, c, h, w], `masks.npy` and, for each way that the
-labels were refined, `refined-*s.npy` [items, c, h, w], and whether each row is filled. Rows are
-filled when first asked for, so a short run encodes no more than it uses, or all at once by `fill`,
-in any number of processes; an interrupted one keeps what it had.
+labels were refined, `refined-*s.npy` [items, c, h, w], and a checksum of each row. Rows are filled
+when first asked for, so a short run encodes no more than it uses, or all at once by `fill`, in any
+number of processes; an interrupted one keeps what it had. A row that doesn't fit its checksum, and
+what is lost of an array that was cut off, is made again. The space of all rows is taken first.
 """
 
 import json
+import math
+import os
+import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
-from numpy.lib.format import open_memmap
+from numpy.lib.format import open_memmap, write_array_header_1_0
 from tqdm.auto import tqdm
 
 from rlfseg.data.images import to_unit
@@ -23,7 +29,7 @@ from rlfseg.data.packed.refined import refined_by
 from rlfseg.data.packed.schema import PackError
 from rlfseg.method.types import Latent, PerSample
 from rlfseg.models.latent_codec import LatentCodec
-from rlfseg.stage import replaced
+from rlfseg.stage import readable, replaced
 
 _BATCH = 32
 
@@ -41,6 +47,7 @@ class LatentCache:
 
         Raises:
             ValueError: if the latents there are of other data or another autoencoder.
+            OSError: if the disk has no room for all of them.
         """
         self.pack = pack
         self.codec = codec
@@ -91,7 +98,7 @@ class LatentCache:
         kinds.append((self._masks, partial(self._encode_masks, which=0)))
         if refined_by(self.pack.path) is not None:
             kinds.append((self._refined, partial(self._encode_masks, which=2)))
-        missing = [rank + world * np.flatnonzero(~kept.filled[rank::world]) for kept, _ in kinds]
+        missing = [rank + world * np.flatnonzero(~kept.filled()[rank::world]) for kept, _ in kinds]
         total = sum(map(len, missing))
         with tqdm(total=total, desc="encoding", leave=False, disable=rank > 0) as bar:
             for (kept, encode), rows in zip(kinds, missing, strict=True):
@@ -115,11 +122,16 @@ class LatentCache:
     def _filled(
         self, kept: "_Rows", rows: np.ndarray, encode: Callable[[np.ndarray], Latent]
     ) -> Latent:
-        missing = np.unique(rows[~kept.filled[rows]])
+        wanted, places = np.unique(rows, return_inverse=True)
+        values, whole = kept.read(wanted)
+        missing = np.flatnonzero(~whole)
         for start in range(0, len(missing), _BATCH):
             some = missing[start : start + _BATCH]
-            kept.keep(some, encode(some))
-        return torch.from_numpy(kept.values[rows].astype(np.float32)).to(self.codec.device)
+            values[some] = kept.keep(wanted[some], encode(wanted[some]))
+        latents = torch.from_numpy(values[places].astype(np.float32))
+        if self.codec.device.type == "cuda":
+            latents = latents.pin_memory()
+        return latents.to(self.codec.device, non_blocking=True)
 
     def _encode_images(self, images: np.ndarray) -> Latent:
         stack = np.stack([self.pack.image(int(k)) for k in images])
@@ -132,16 +144,33 @@ class LatentCache:
 
 
 class _Rows:
-    """Values on disk, and which rows of them are there."""
+    """Values on disk, and a checksum of each row, 0 where it is not filled."""
 
     def __init__(self, folder: Path, name: str, shape: tuple[int, ...]) -> None:
-        self.values = _array(folder / f"{name}s.npy", shape, np.float16)
-        self.filled = _array(folder / f"has_{name}.npy", shape[:1], np.bool_)
+        self.values, whole = _array(folder / f"{name}s.npy", shape, np.float16)
+        self._checks, _ = _array(folder / f"{name}_checks.npy", shape[:1], np.uint32)
+        self._checks[whole:] = 0
 
-    def keep(self, rows: np.ndarray, latents: Latent) -> None:
-        """Write rows, and only then that they are there."""
-        self.values[rows] = latents.cpu().numpy().astype(np.float16)
-        self.filled[rows] = True
+    def filled(self) -> np.ndarray:
+        """Tell which rows were filled, bool [rows]."""
+        return self._checks != 0
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows, and which of them are as they were written."""
+        values = self.values[rows]
+        return values, self._checks[rows] == _checksums(values)
+
+    def keep(self, rows: np.ndarray, latents: Latent) -> np.ndarray:
+        """Write rows and then their checksums; return the rows as they are kept."""
+        values = latents.cpu().numpy().astype(np.float16)
+        self.values[rows] = values
+        self._checks[rows] = _checksums(values)
+        return values
+
+
+def _checksums(values: np.ndarray) -> np.ndarray:
+    """A number above 0 for each row, uint32 [rows]."""
+    return np.array([zlib.crc32(row.tobytes()) or 1 for row in values], np.uint32)
 
 
 def _tie(path: Path, **made_of: str) -> None:
@@ -149,7 +178,8 @@ def _tie(path: Path, **made_of: str) -> None:
     if not path.exists():
         with replaced(path) as draft:
             draft.write_text(json.dumps(made_of, indent=1) + "\n")
-    then = json.loads(path.read_text())
+    with readable(path):
+        then = dict(json.loads(path.read_text()))
     if differ := [name for name, value in made_of.items() if then.get(name) != value]:
         raise ValueError(
             f"{path.parent} holds latents of another {' and another '.join(differ)}: delete it, or "
@@ -157,9 +187,40 @@ def _tie(path: Path, **made_of: str) -> None:
         )
 
 
-def _array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """Open a `.npy` file for reading and writing, or make it, full of zeros."""
-    if not path.exists():
+def _array(path: Path, shape: tuple[int, ...], dtype: type) -> tuple[np.memmap, int]:
+    """Open a `.npy` file for reading and writing, or make it, full of zeros.
+
+    Returns:
+        The array, and how many of its rows the file held: the first ones, if it was cut off.
+    """
+    head, row = BytesIO(), np.dtype(dtype).itemsize * math.prod(shape[1:])
+    described = {"shape": shape, "fortran_order": False, "descr": np.dtype(dtype).str}
+    write_array_header_1_0(head, described)
+    size, whole = len(head.getvalue()) + shape[0] * row, shape[0]
+    if not path.exists() or path.stat().st_size < len(head.getvalue()):
+        whole = 0
         with replaced(path) as draft:
-            open_memmap(draft, "w+", dtype=dtype, shape=shape)
-    return open_memmap(path, "r+")
+            draft.write_bytes(head.getvalue())
+            _take(draft, size)
+    elif path.stat().st_size < size:
+        whole = (path.stat().st_size - len(head.getvalue())) // row
+        warnings.warn(f"{path} was cut off; what it lost is encoded again", stacklevel=2)
+        _take(path, size)
+    with readable(path):
+        values = open_memmap(path, "r+")
+    if (values.shape, values.dtype) != (shape, dtype):
+        held = f"{values.dtype} {values.shape}, not {np.dtype(dtype)} {shape}"
+        raise ValueError(f"{path} holds {held}: delete {path.parent} and run the same again")
+    return values, whole
+
+
+def _take(path: Path, size: int) -> None:
+    """Take a file's space on the disk: one that is full while a mapped row is written kills."""
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise OSError(
+            f"{path} can't have its {size / 1e9:.3g} GB ({error}): free some space, or let the "
+            "folder lie on another disk, and run the same again"
+        ) from error

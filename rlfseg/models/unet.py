@@ -13,6 +13,7 @@ from peft.utils import get_peft_model_state_dict
 from rlfseg.device import quick_dtype
 from rlfseg.method.types import Latent, Text, Time, Velocity
 from rlfseg.models.weights import backbone_location, save_model
+from rlfseg.stage import readable
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 EVERYTHING = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
@@ -136,14 +137,16 @@ def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:
 
     Raises:
         FileNotFoundError: if the folder holds neither an adapter nor a UNet.
+        ValueError: if they are damaged.
     """
-    if (folder / "pytorch_lora_weights.safetensors").is_file():
+    adapter = folder / "pytorch_lora_weights.safetensors"
+    if adapter.is_file():
         unet = load_unet(backbone)
-        unet.load_lora_adapter(
-            folder, weight_name="pytorch_lora_weights.safetensors", prefix="unet"
-        )
+        with readable(adapter):
+            unet.load_lora_adapter(folder, weight_name=adapter.name, prefix="unet")
     elif (folder / "unet").is_dir():
-        unet = load_unet(folder)
+        with readable(folder / "unet"):
+            unet = load_unet(folder)
     else:
         raise FileNotFoundError(f"{folder}: neither an adapter nor a UNet was saved here")
     return unet.requires_grad_(False).eval()

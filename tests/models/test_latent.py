@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -237,6 +239,91 @@ def test_refined_masks_are_filled_in_too(pack: Pack, tmp_path: Path) -> None:
     assert lossless.fill() == len(pack.image_ids) + 2 * len(pack)
     items = list(range(len(pack)))
     assert torch.equal(lossless.z0_refined(items), -lossless.z0(items))
+
+
+NAMES = ("images.npy", "masks.npy", "image_checks.npy", "mask_checks.npy")
+
+
+@pytest.mark.parametrize("file", NAMES)
+@pytest.mark.parametrize("keep", [0, 60, 128, 0.5, -1])
+@pytest.mark.filterwarnings("ignore:.* was cut off; what it lost is encoded again")
+def test_what_a_cut_array_lost_is_encoded_again(
+    pack: Pack, codec: LatentCodec, tmp_path: Path, file: str, keep: float
+) -> None:
+    items = list(range(len(pack)))
+    first = LatentCache(tmp_path, pack, codec)
+    wanted = first.z1(items), first.z0(items)
+    data = (tmp_path / file).read_bytes()
+    left = int(len(data) * keep) if 0 < keep < 1 else int(keep)
+    (tmp_path / file).write_bytes(data[:left])
+    counting = Counting(codec)
+    again = LatentCache(tmp_path, pack, counting)  # type: ignore[arg-type]
+    if keep == 0.5:
+        assert again.fill() > 0  # beforehand too
+    torch.testing.assert_close(again.z1(items), wanted[0], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(again.z0(items), wanted[1], atol=1e-4, rtol=1e-3)
+    rows = len(pack.image_ids) if "image" in file else len(pack)
+    if keep == 0.5:
+        assert 0 < counting.encoded < rows or "checks" in file  # of which half is the head
+    else:
+        assert counting.encoded == (1 if keep == -1 else rows)
+
+
+def test_a_row_that_was_changed_is_encoded_again(
+    pack: Pack, codec: LatentCodec, tmp_path: Path
+) -> None:
+    items, counting = list(range(len(pack))), Counting(codec)
+    cache = LatentCache(tmp_path, pack, counting)  # type: ignore[arg-type]
+    wanted = cache.z0(items)
+    values = np.load(tmp_path / "masks.npy", mmap_mode="r+")
+    values[2] = 0  # as where a page never reached the disk
+    values[4, 1, 2, 3] += np.float16(0.01)
+    counting.encoded = 0
+    torch.testing.assert_close(cache.z0(items), wanted, atol=1e-4, rtol=1e-3)
+    assert counting.encoded == 2
+    cache.z0(items)
+    assert counting.encoded == 2
+
+
+def test_the_space_of_all_latents_is_taken_first(
+    pack: Pack, codec: LatentCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LatentCache(tmp_path / "roomy", pack, codec)
+    for name in NAMES:
+        there = (tmp_path / "roomy" / name).stat()
+        assert there.st_blocks * 512 >= there.st_size
+
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match=r"images\.npy.* can't have its .* GB .*No space left"):
+        LatentCache(tmp_path / "full", pack, codec)
+    assert not list((tmp_path / "full").glob("*.npy"))
+    monkeypatch.undo()
+    LatentCache(tmp_path / "full", pack, codec).z0([1])
+
+
+def test_files_of_a_cache_that_make_no_sense_are_named(
+    pack: Pack, codec: LatentCodec, tmp_path: Path
+) -> None:
+    cache = LatentCache(tmp_path, pack, codec)
+    cache.z0([0])
+    other = np.zeros((len(pack), 4, 9, 9), np.float16)
+    for file, content in (
+        ("made_of.json", b""),
+        ("made_of.json", b'{"data": "01'),
+        ("masks.npy", bytes((tmp_path / "masks.npy").stat().st_size)),
+    ):
+        path = tmp_path / file
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{file} can't be read .*; delete {tmp_path} and"):
+            LatentCache(tmp_path, pack, codec)
+        path.write_bytes(whole)
+    np.save(tmp_path / "masks.npy", other)
+    with pytest.raises(ValueError, match=r"masks\.npy holds float16 .*9, 9\), not float16 .*8, 8"):
+        LatentCache(tmp_path, pack, codec)
 
 
 def test_a_cache_of_other_data_is_refused(pack: Pack, codec: LatentCodec, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What a chapter asks for: runs to be trained and scored, baselines, and all stages on the way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rlfseg.baselines import phrases, semflow
@@ -100,6 +100,16 @@ class Asks:
         yield from (stage for rival in self.rivals for stage in (rival.training, rival.scores))
         yield from (run.refined_stage(split) for run, split in self.refined)
         yield from self.also
+
+
+def as_rows(scored: Iterable[tuple[Run, Scoring]]) -> tuple[tuple[Run, Scoring], ...]:
+    """Return the scorings of a table's rows, and after them those that choose their thresholds."""
+    rows = tuple(scored)
+    chosen: dict[str, tuple[Run, Scoring]] = {}
+    for run, scoring in rows:
+        if (choosing := run.choosing(scoring)) is not None:
+            chosen[run.scores_stage(choosing).hash] = (run, choosing)
+    return (*rows, *chosen.values())
 
 
 def phrase_rival(run: Run, baseline: phrases.Baseline, on: phrases.PhraseSet) -> Rival:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from rlfseg.chapters.asks import Asks
+from rlfseg.chapters.asks import Asks, as_rows
 from rlfseg.config import (
     STRICT,
     Count,
@@ -125,14 +125,15 @@ class Labels:
     def asks(self) -> Asks:
         """Ask for all runs scored by all samplers, and where they start by AOS."""
         runs, first = self.run.seeded(self.variants), self.run.first()
-        scored = [
-            (run, self.scoring.by(way)) for run in runs.values() for way in self.samplers.values()
-        ]
+        ways = [self.scoring.by(way) for way in self.samplers.values()]
+        firsts = tuple(runs[name, self.run.seeds[0]] for name in self.variants)
+        rows = as_rows((run, way) for run in firsts for way in ways)
+        others = [(run, way) for run in runs.values() if run not in firsts for way in ways]
         if first is not None:
-            scored.append((first, self.scoring.by(self.samplers["AOS"])))
+            others.append((first, self.scoring.by(self.samplers["AOS"])))
         return Asks(
-            runs=tuple(runs[name, self.run.seeds[0]] for name in self.variants),
-            scored=tuple(scored),
+            runs=firsts,
+            scored=(*rows, *others),
             segmented=_third(self.scoring) * len(self.variants),
         )
 
@@ -172,12 +173,13 @@ class Sampling:
 
     def asks(self) -> Asks:
         """Ask for all seeds by all samplers; the first on other data, and at each tolerance."""
-        runs = self.runs.values()
         ways = [self.scoring.by(way) for way in self.samplers.values()]
-        own = [self.elsewhere(other, name) for other in self.others for name in self.stepped]
-        own += [way for name in ("aos", "aos_signed") for way in self.swept(name)]
-        scored = [(run, way) for run in runs for way in ways] + [(self.run, way) for way in own]
-        return Asks(runs=(self.run,), scored=tuple(scored), segmented=4 * self.shown)
+        away = [self.elsewhere(other, name) for other in self.others for name in self.stepped]
+        swept = [way for name in ("aos", "aos_signed") for way in self.swept(name)]
+        first, *again = self.runs.values()
+        rows = as_rows([(first, way) for way in ways] + [(self.run, way) for way in away])
+        others = [(run, way) for run in again for way in ways] + [(self.run, way) for way in swept]
+        return Asks(runs=(self.run,), scored=(*rows, *others), segmented=4 * self.shown)
 
 
 @dataclass(frozen=True, config=STRICT)

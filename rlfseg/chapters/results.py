@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from rlfseg.baselines.phrases import Baseline, PhraseSet
 from rlfseg.baselines.semflow import SemflowConfig
-from rlfseg.chapters.asks import Asks, phrase_rival, semflow_rival
+from rlfseg.chapters.asks import Asks, as_rows, phrase_rival, semflow_rival
 from rlfseg.chapters.method import Samplers, TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, DataConfig, Positive
 from rlfseg.experiment import ClosedSet, Run, Scoring
@@ -57,7 +57,7 @@ class PhraseCut:
         rivals = [phrase_rival(self.run, b, self.baselines_on) for b in self.baselines.values()]
         return Asks(
             runs=(self.run, *self.run.variants(self.variants).values()),
-            scored=((self.run, self.scoring),),
+            scored=as_rows([(self.run, self.scoring)]),
             rivals=tuple(rivals),
             segmented=self.phrases.compared * (2 + 2 * len(self.variants)),
         )
@@ -114,7 +114,7 @@ class Referring:
     def asks(self) -> Asks:
         """Ask for the run on every split, and the supervised runs."""
         scored = [(self.run, way) for name in self.others for way in self.scorings(name).values()]
-        return Asks(scored=(*scored, *self.own.values()), data=(self.run,))
+        return Asks(scored=as_rows([*scored, *self.own.values()]), data=(self.run,))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -144,7 +144,7 @@ class CocoStuff:
         rival = semflow_rival(self.run.on(self.other), self.semflow, images=self.images)
         return Asks(
             runs=(self.run,),
-            scored=((self.run, self.present),),
+            scored=as_rows([(self.run, self.present)]),
             closed=((self.run, self.closed),),
             rivals=(rival,),
         )
@@ -186,8 +186,10 @@ class Ranks:
     def asks(self) -> Asks:
         """Ask for all of them, scored."""
         many, longer = self.run.seeded(self.variants), self.run.variants(self.longer)
-        runs = (*many.values(), *longer.values())
-        return Asks(scored=tuple((run, self.scoring) for run in runs))
+        rows = [many[name, self.run.seeds[0]] for name in self.variants]
+        runs = [run for run in (*many.values(), *longer.values()) if run not in rows]
+        scored = as_rows((run, self.scoring) for run in rows)
+        return Asks(scored=(*scored, *((run, self.scoring) for run in runs)))
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -86,7 +86,9 @@ class Run:
         seeds: with which it is repeated where several runs are compared.
         sampler: that makes its masks where nothing else is said.
         threshold: of its scores, above which a pixel is in the mask, where nothing else is said.
-        machine: how training uses the machine. This and the three before are in no stage's
+        choose: how many phrases of the validation split, evenly spaced, a threshold is chosen on
+            that the tables' scores are read at too; None chooses none.
+        machine: how training uses the machine. This and the four before are in no stage's
             identity.
     """
 
@@ -100,6 +102,7 @@ class Run:
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)
     sampler: SamplerConfig = SamplerConfig()
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    choose: Count | None = None
     machine: MachineConfig = MachineConfig()
 
     def __post_init__(self) -> None:
@@ -137,6 +140,15 @@ class Run:
     def uses_refined(self) -> bool:
         """Whether training reads refined labels."""
         return self.train.selection != "original"
+
+    def choosing(self, scoring: Scoring) -> Scoring | None:
+        """Return how a threshold for scores is chosen: on the validation split of its own data.
+
+        None where none is asked for, or that split is what is scored.
+        """
+        if self.choose is None or (scoring.split == "val" and scoring.on is None):
+            return None
+        return Scoring("val", self.choose, sampler=scoring.sampler)
 
     def method(self, sampler: SamplerConfig) -> str:
         """Say which of the paper's parts a score has: RDS in its training, AOS in its sampling."""

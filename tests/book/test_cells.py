@@ -20,12 +20,14 @@ from rlfseg.book.paper import (
     baseline_cells,
     keep_results,
     load_results,
+    run_cells,
     semflow_cell,
 )
-from rlfseg.config import validated
+from rlfseg.config import SamplerConfig, validated
 from rlfseg.evaluation.confusion import Confusion, pooled
 from rlfseg.evaluation.counting import count
-from rlfseg.experiment import Run
+from rlfseg.evaluation.score import Evaluation
+from rlfseg.experiment import Run, Scoring, scored
 
 
 def test_a_tables_cells_are_kept_with_what_made_them(repo: Path, run: Run) -> None:
@@ -43,7 +45,7 @@ def test_a_tables_cells_are_kept_with_what_made_them(repo: Path, run: Run) -> No
         keep_results(run, 8, {("LoRA Rank", "mIoU"): Missing()})
 
 
-def test_a_baselines_cells_are_never_set_against_the_papers() -> None:
+def test_a_baselines_cells_are_never_set_against_the_papers(run: Run) -> None:
     scores = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0))
     counts = count(scores, scores > 0.4, list("abcd"))
     released = ClipsegConfig(checkpoint="owner/name", pixels=352)
@@ -53,7 +55,7 @@ def test_a_baselines_cells_are_never_set_against_the_papers() -> None:
         (UnetHeadConfig(steps=3), "unethead"),
         (released, "owner/name"),
     ):
-        cells = baseline_cells(counts, choice, data="some", profile="a100")
+        cells = baseline_cells(run, counts, choice, data="some")
         assert cells["mIoU"].value == pytest.approx(100 * counts.miou().value)
         assert not any(cell.is_comparable for cell in cells.values())
         assert all(word in cell.note for cell in cells.values())
@@ -69,3 +71,47 @@ def test_semflows_cell_is_pooled_and_ours() -> None:
     cell = semflow_cell(each)
     assert cell.value == pytest.approx(100 * pooled(each).miou()) and not cell.is_comparable
     assert cell.low < cell.value < cell.high
+
+
+def test_a_runs_cells_are_read_at_the_threshold_that_is_best_on_its_own_val(run: Run) -> None:
+    chosen = replace(run, choose=4)
+    way = Scoring("test", sampler=SamplerConfig("one"))
+    cells = run_cells(chosen, way, data="all")
+    counts = scored(run, way).annotation
+    best = scored(run, Scoring("val", 4, sampler=way.sampler)).annotation.miou().threshold
+    said = {each.name: each for each in cells["mIoU"].readings}
+    assert said["mIoU, threshold chosen on validation"].threshold == best
+    assert said["mIoU, threshold chosen on validation"].value == pytest.approx(
+        100 * counts.miou_at(best)
+    )
+    here, native = (said[f"LAVT's evaluator{where}: oIoU"] for where in ("", ", native size"))
+    assert here.value == native.value == pytest.approx(100 * counts.oiou(best))  # drawn at its size
+    assert cells["AP"].readings == cells["mIoU"].readings
+    assert not cells["mIoU"].is_comparable  # drawn scenes
+    unknown = {
+        run: "`choose` in the run",
+        replace(run, choose=4): "validation split itself is scored",
+    }
+    for each, reason in unknown.items():
+        own = run_cells(each, replace(way, split="val"), data="val")["mIoU"]
+        named = {reading.name: reading for reading in own.readings}
+        assert reason in named["mIoU, threshold chosen on validation"].reason
+    elsewhere = Scoring("val", on=run.data, sampler=way.sampler)
+    assert chosen.choosing(elsewhere) == Scoring("val", 4, sampler=way.sampler)
+
+
+def test_only_the_whole_split_of_the_papers_data_may_be_compared(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0))
+    kept = Evaluation(count(scores, scores > 0.4, list("abcd")))
+    monkeypatch.setattr("rlfseg.book.paper.cells.scored", lambda run, scoring: kept)
+    papers = replace(run, profile="a100")
+    for each, phrases, word in (
+        (papers, None, "yes: but for the scoring size"),
+        (papers, 5, "yes: but for the scoring size"),
+        (papers, 4, "no: 4 phrases of the split"),
+        (run, None, "no: another world"),
+    ):
+        cells = run_cells(each, Scoring("test", phrases), data="some")
+        assert all(cell.comparable.startswith(word) for cell in cells.values())

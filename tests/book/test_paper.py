@@ -31,6 +31,7 @@ from rlfseg.book.paper import (
 )
 from rlfseg.chapters import made_in
 from rlfseg.evaluation.counting import count
+from rlfseg.evaluation.readings import Reading, readings
 
 OURS = ("RLFSeg(Ours)", "mIoU")
 
@@ -166,11 +167,12 @@ percent = st.floats(0, 100)
 
 @given(percent)
 def test_difference_is_value_minus_paper(value: float) -> None:
-    yes, no = (result(value, c, low=None, high=None) for c in ("yes: same set", "no: mini world"))
+    said = ("yes: same set", "no: mini world", "unknown: which AP")
+    yes, no, unknown = (result(value, c, low=None, high=None) for c in said)
     for c in paper_tables()[2].cells():
         gap = None if c.printed == "-" else pytest.approx(value - float(c.printed))
         assert difference(c, yes) == gap
-        assert difference(c, no) is None
+        assert difference(c, no) is difference(c, unknown) is None
 
 
 def test_fractions_become_percent() -> None:
@@ -186,6 +188,7 @@ def test_fractions_become_percent() -> None:
     ("wrong", "message"),
     [
         ({"comparable": "no"}, "comparable must be"),
+        ({"comparable": "unknown: "}, "comparable must be"),
         ({"comparable": "perhaps"}, "comparable must be"),
         ({"protocol": " "}, "protocol and its data"),
         ({"data": ""}, "protocol and its data"),
@@ -202,7 +205,11 @@ def test_a_result_says_what_it_is(wrong: dict[str, object], message: str) -> Non
 def test_json_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "results" / "table_1.json"
     given = {
-        OURS: result(threshold=0.42, note="One seed – “öü”"),
+        OURS: result(
+            threshold=0.42,
+            note="One seed – “öü”",
+            readings=(Reading("AP", 40.5), Reading("IoU", None, 0.3, "not counted")),
+        ),
         ("LD-ZNet", "AP"): result(low=None, high=None),
         ("RMI", "AP"): Missing("not run: `make runs`"),
     }
@@ -332,6 +339,27 @@ def test_footnotes_are_numbered_once_and_all_listed() -> None:
     assert "Trained | twice." in texts
 
 
+def test_nothing_compares_with_a_cell_whose_protocol_is_not_known(tmp_path: Path) -> None:
+    said = "yes: but for the scoring size"
+    ours = {(OURS[0], column): result(50.0, said, low=None, high=None) for column in ("mIoU", "AP")}
+    miou, ap = body(shown(1, ours))[-2:]
+    assert miou[-2:] == ["−6.1", said]
+    assert ap[-2:] == ["–", "unknown: which of the APs of that name the paper prints"]
+    path = tmp_path / "table_1.json"
+    save_results(path, 1, ours, {})
+    kept = load_results(path).results
+    assert kept[OURS].is_comparable and not kept[OURS[0], "AP"].is_comparable
+    theirs = {"2": "split", "3": "classes that are present", "9": "split"}
+    for number, why in theirs.items():
+        for c in paper_tables()[int(number)].cells():
+            if "Ours" in c.row or (c.row == "1" and "PhraseCut" not in c.column.name):
+                assert why in c.unknown, c
+    for number in (1, 5, 6, 7):  # the text says which mIoU it is, and not which AP
+        for c in paper_tables()[number].cells():
+            if c.row == OURS[0] or number != 1:
+                assert bool(c.unknown) == (c.column.metric == "AP"), c
+
+
 @pytest.mark.parametrize("profile", ["smoke", "mini", "preflight"])
 def test_drawn_scenes_are_never_comparable(profile: str) -> None:
     with pytest.raises(ValueError, match=r"Table 1, 'RLFSeg\(Ours\)', 'mIoU'.*not comparable"):
@@ -448,7 +476,9 @@ def test_counts_become_the_two_cells_that_most_tables_have() -> None:
     counts = count(
         torch.from_numpy(scores), torch.from_numpy(masks), [str(k // 2) for k in range(24)]
     )
-    cells = measured(counts, data="24 masks", profile="mini", dataset="PhraseCut", seed=3)
+    about = {"chosen": 0.5, "native": "not counted"}
+    no, yes = ({"comparable": word, **about} for word in ("no: another world", "yes: alike"))
+    cells = measured(counts, data="24 masks", dataset="PhraseCut", seed=3, **no)
     miou, ap = cells["PhraseCut mIoU"], cells["PhraseCut AP"]
     best = counts.miou()
     assert miou.value == pytest.approx(100 * best.value) and miou.threshold == best.threshold
@@ -457,6 +487,8 @@ def test_counts_become_the_two_cells_that_most_tables_have() -> None:
     assert (miou.low, miou.high) == pytest.approx((100 * span[0], 100 * span[1]))
     assert ap.low is not None and ap.high is not None and ap.low <= ap.value <= ap.high
     assert not miou.is_comparable and not ap.is_comparable
-    assert measured(counts, data="d", profile="a100")["mIoU"].is_comparable
+    assert measured(counts, data="d", **yes)["mIoU"].is_comparable
+    assert "12 x 12" in miou.protocol
+    assert miou.readings == ap.readings == readings(counts, **about)
     rows = {("1", column): value for column, value in cells.items()}
     assert "24 masks" in str(render(9, rows, caption="c", name="t", profile="mini").data)

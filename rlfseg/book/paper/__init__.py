@@ -4,7 +4,7 @@
 `save_results` and `load_results` keep them as JSON.
 """
 
-from rlfseg.book.paper.cells import baseline_cells, keep_results, semflow_cell
+from rlfseg.book.paper.cells import baseline_cells, keep_results, run_cells, semflow_cell
 from rlfseg.book.paper.render import render
 from rlfseg.book.paper.results import (
     NOT_RUN,

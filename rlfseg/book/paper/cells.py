@@ -8,18 +8,86 @@ from rlfseg.baselines.phrases import Baseline
 from rlfseg.book.paper.results import Result, Results, measured, save_results
 from rlfseg.evaluation.confusion import Confusion, miou_interval, pooled
 from rlfseg.evaluation.counts import Counts
-from rlfseg.experiment import Run
+from rlfseg.experiment import Run, Scoring, scored
 from rlfseg.stage import provenance, repository
 
 
-def baseline_cells(
-    counts: Counts, baseline: Baseline, *, data: str, profile: str
+def run_cells(
+    run: Run, scoring: Scoring, *, data: str, dataset: str = "", again: Sequence[Run] = ()
 ) -> dict[str, Result]:
-    """Return the cells of a baseline's row, never marked as comparable with the paper's."""
+    """Return the cells of a run's row, with every reading that its scores allow.
+
+    They may be compared with the paper's, as far as its protocol is known, if they are of the
+    `a100` profile and of a whole split.
+
+    Args:
+        run: scored, or to be scored.
+        scoring: how.
+        data: what was measured on, as it stands below the table.
+        dataset: goes before the columns' names, where a table has several data sets.
+        again: runs that differ from the first by their seed alone.
+    """
+    counts = scored(run, scoring).annotation
+    return measured(
+        counts,
+        data=data,
+        comparable=_comparable(run, scoring, len(counts)),
+        method=run.method(scoring.sampler),
+        dataset=dataset,
+        again=[scored(each, scoring).annotation for each in again],
+        chosen=_chosen(run, scoring),
+        native=_native(run.on(scoring.on), counts),
+    )
+
+
+def _comparable(run: Run, scoring: Scoring, count: int) -> str:
+    if run.profile != "a100":
+        return "no: another world"
+    if count == scoring.phrases:
+        return f"no: {count} phrases of the split"
+    return "yes: but for the scoring size, which the paper does not say"
+
+
+def _chosen(run: Run, scoring: Scoring) -> float | str:
+    """Return the threshold that is best on the validation split, or why there is none."""
+    if (choosing := run.choosing(scoring)) is not None:
+        return scored(run, choosing).annotation.miou().threshold
+    if run.choose:
+        return "the validation split itself is scored"
+    return "no threshold was chosen on the validation split (`choose` in the run)"
+
+
+def _native(run: Run, counts: Counts) -> Counts | str:
+    """Return the counts at the photographs' own size; drawn ones are packed as they are."""
+    if run.data.source == "mini":
+        return counts
+    return "not counted at the photographs' own size"
+
+
+def baseline_cells(
+    run: Run, counts: Counts, baseline: Baseline, *, data: str, dataset: str = ""
+) -> dict[str, Result]:
+    """Return the cells of a baseline's row, never marked as comparable with the paper's.
+
+    Args:
+        run: on whose data it was scored.
+        counts: its own.
+        baseline: which one, and its settings.
+        data: what was measured on, as it stands below the table.
+        dataset: goes before the columns' names, where a table has several data sets.
+    """
     why, note = baseline.source
-    cells = measured(counts, data=data, profile=profile)
+    none = "no threshold was chosen on the validation split for a baseline"
+    cells = measured(
+        counts,
+        data=data,
+        comparable=why,
+        dataset=dataset,
+        chosen=none,
+        native=_native(run, counts),
+    )
     return {
-        column: replace(cell, comparable=why, note="; ".join(filter(None, (cell.note, note))))
+        column: replace(cell, note="; ".join(filter(None, (cell.note, note))))
         for column, cell in cells.items()
     }
 

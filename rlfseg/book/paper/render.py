@@ -170,7 +170,8 @@ def _made_by(table: int, profile: str) -> str:
     file = f"table_{table}.json"
     return (
         f"Made by {{doc}}`{chapter}` with `params/{profile}/{chapter}.yml` at commit "
-        f"`{commit()[:10]}`; each cell with what made it: {{download}}`{file} <results/{file}>`."
+        f"`{commit()[:10]}`; each cell with what made it, and its scores by every "
+        f"protocol in use: {{download}}`{file} <results/{file}>`."
     )
 
 

@@ -3,17 +3,17 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from rlfseg.book.paper.tables import Cell, paper_table
 from rlfseg.evaluation.counts import Counts
+from rlfseg.evaluation.readings import Reading, readings
 from rlfseg.stage import replaced
 
 NOT_RUN = "not run on this profile"
-_PROTOCOL = "CLIPSeg / LD-ZNet"
 _RESAMPLES = 1000
 
 
@@ -26,12 +26,13 @@ class Result:
         low: lower end of the 95% interval, or None where there is no interval.
         high: upper end.
         protocol: how it was measured, with the scoring size.
-        comparable: `yes`, or `yes: ...` or `no: ...` with the reason.
+        comparable: `yes`, or `yes: ...`, `no: ...` or `unknown: ...` with the reason.
         data: what was measured on, with counts.
         threshold: the threshold that was chosen or fixed, or None where there is none.
         note: shown below the table.
         seeds: the value of this run and of those that differ from it by their seed alone; empty
             where there is one seed.
+        readings: what the counts that it was read from say under every protocol in use.
     """
 
     value: float | str
@@ -43,12 +44,14 @@ class Result:
     threshold: float | None = None
     note: str = ""
     seeds: tuple[float, ...] = ()
+    readings: tuple[Reading, ...] = ()
 
     def __post_init__(self) -> None:
         word, _, reason = self.comparable.partition(":")
-        if word not in ("yes", "no") or (word == "no" and not reason.strip()):
+        if word not in ("yes", "no", "unknown") or (word != "yes" and not reason.strip()):
             raise ValueError(
-                f"comparable must be 'yes', 'yes: ...' or 'no: <reason>', got {self.comparable!r}"
+                "comparable must be 'yes', 'yes: ...', 'no: <reason>' or 'unknown: <reason>', "
+                f"got {self.comparable!r}"
             )
         if not self.protocol.strip() or not self.data.strip():
             raise ValueError("a result must say its protocol and its data")
@@ -73,6 +76,7 @@ class Result:
         threshold: float | None = None,
         note: str = "",
         seeds: Sequence[float] = (),
+        readings: Sequence[Reading] = (),
     ) -> Self:
         """Make a result in percent of a reading in [0, 1] and its interval, as `Counts` gives them.
 
@@ -93,6 +97,7 @@ class Result:
             threshold=threshold,
             note=note,
             seeds=tuple(100 * each for each in seeds),
+            readings=tuple(readings),
         )
 
     @property
@@ -131,6 +136,8 @@ def difference(cell: Cell, result: Result | Missing) -> float | None:
 def complete(table: int, results: Results) -> dict[tuple[str, str], Result | Missing]:
     """Return the results of all cells in the paper's order; those not given are `Missing`.
 
+    Where it isn't known how the paper measured a cell, no result is comparable with it.
+
     Raises:
         UnknownCellError: if a result belongs to no cell of the table.
         ValueError: if a setting is no text, or a measurement is one.
@@ -143,8 +150,18 @@ def complete(table: int, results: Results) -> dict[tuple[str, str], Result | Mis
                 f"Table {table}, {row!r}, {column!r}: {result.value!r} must be "
                 f"{'a text' if setting else 'a number'}"
             )
-    keys = [(cell.row, cell.column.name) for cell in printed.cells()]
-    return {key: results.get(key, Missing()) for key in keys}
+    return {
+        (cell.row, cell.column.name): _as_far_as_known(
+            cell, results.get((cell.row, cell.column.name), Missing())
+        )
+        for cell in printed.cells()
+    }
+
+
+def _as_far_as_known(cell: Cell, result: Result | Missing) -> Result | Missing:
+    if isinstance(result, Result) and result.is_comparable and cell.unknown:
+        return replace(result, comparable=f"unknown: {cell.unknown}")
+    return result
 
 
 def save_results(
@@ -153,7 +170,8 @@ def save_results(
     """Write a table's cells as a JSON list, whole or not at all.
 
     Each cell carries row, column, the paper's printed text, value (or null and the reason),
-    interval, data, protocol, threshold, comparable, note, the values by seed and provenance.
+    interval, data, protocol, threshold, comparable, note, the values by seed, all readings of the
+    counts that it comes of, and provenance.
 
     Args:
         path: the file; its folder is made.
@@ -182,6 +200,7 @@ def save_results(
                 "comparable": result.comparable,
                 "note": result.note,
                 "seeds": list(result.seeds),
+                "readings": [asdict(each) for each in result.readings],
             }
         cells.append({**entry, "provenance": dict(provenance)})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,6 +237,7 @@ def _result(cell: Mapping[str, Any]) -> Result | Missing:
         return Missing(cell["reason"])
     low, high = cell["interval"] or (None, None)
     rest = {k: cell[k] for k in ("protocol", "comparable", "data", "threshold", "note")}
+    rest["readings"] = tuple(Reading(**each) for each in cell["readings"])
     return Result(cell["value"], low, high, seeds=tuple(cell["seeds"]), **rest)
 
 
@@ -225,7 +245,9 @@ def measured(
     counts: Counts,
     *,
     data: str,
-    profile: str,
+    comparable: str,
+    chosen: float | str,
+    native: Counts | str,
     method: str = "",
     dataset: str = "",
     seed: int = 0,
@@ -236,7 +258,9 @@ def measured(
     Args:
         counts: of one run.
         data: what was measured on, as it stands below the table.
-        profile: the one that the run belongs to; only `a100` may be set against the paper.
+        comparable: whether data and model are the paper's: see `Result`.
+        chosen: a threshold, and
+        native: counts at the photographs' size, or why there are none: see `readings`.
         method: which parts of the paper's it has (`Run.method`), for the note.
         dataset: goes before the columns' names, where a table has several data sets.
         seed: of the bootstrap.
@@ -247,11 +271,13 @@ def measured(
         step-wise average precision, mean over samples.
     """
     best, before = counts.miou(), f"{dataset} " if dataset else ""
+    side = math.isqrt(int(counts.pixels[0]))
     percent = partial(
         Result.percent,
-        protocol=_PROTOCOL,
-        comparable="yes" if profile == "a100" else "no: another world",
+        protocol=f"CLIPSeg / LD-ZNet, scored at {side} x {side}",
+        comparable=comparable,
         data=data,
+        readings=readings(counts, chosen=chosen, native=native),
     )
 
     def cell(read: Callable[[Counts], float], **more: Any) -> Result:

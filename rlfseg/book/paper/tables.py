@@ -48,6 +48,8 @@ class Cell:
         printed: exactly as in the paper.
         protocol: how it was measured, as far as is known; empty where nothing is printed.
         flags: what a reader should know before comparing it.
+        unknown: what isn't known of how it was measured, so that nothing compares; empty where
+            enough is.
     """
 
     table: int
@@ -56,6 +58,7 @@ class Cell:
     printed: str
     protocol: str
     flags: tuple[str, ...] = ()
+    unknown: str = ""
 
     @property
     def value(self) -> float | None:
@@ -80,6 +83,7 @@ class Row:
         printed: one text a column.
         protocols: how the numbers were measured, by metric.
         flags: by column name, what a reader should know.
+        unknown: by column name, what isn't known of how it was measured.
         cite: key in `references.bib`, where the row is another work's.
     """
 
@@ -87,6 +91,7 @@ class Row:
     printed: tuple[str, ...]
     protocols: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
     cite: str = ""
 
 
@@ -117,9 +122,10 @@ class Table:
         for row in self.rows:
             if len(row.printed) != len(self.columns):
                 raise ValueError(f"Table {self.number}, row {row.name!r}: not one text a column")
-            if unknown := set(row.flags) - set(self.column_names):
-                raise ValueError(f"Table {self.number}, row {row.name!r}: flags on {unknown}")
+            if strange := {*row.flags, *row.unknown} - set(self.column_names):
+                raise ValueError(f"Table {self.number}, row {row.name!r}: flags on {strange}")
             texts = [row.name, *row.printed, *row.protocols.values(), *chain(*row.flags.values())]
+            texts += row.unknown.values()
             if wrong := [text for text in texts if not isinstance(text, str)]:
                 raise ValueError(f"Table {self.number}, row {row.name!r}: quote {wrong[0]!r}")
 
@@ -145,6 +151,7 @@ class Table:
                     printed=printed,
                     protocol=row.protocols.get(column.metric, "") if reported else "",
                     flags=row.flags.get(column.name, ()),
+                    unknown=row.unknown.get(column.name, ""),
                 )
 
     def cell(self, row: str, column: str) -> Cell:
@@ -208,14 +215,16 @@ def _table(
     columns: Iterable[Sequence[str]],
     rows: Iterable[Mapping[str, Any]],
     protocols: Mapping[str, str] | None = None,
+    unknown: Mapping[str, str] | None = None,
     notes: Iterable[str] = (),
     **rest: Any,
 ) -> Table:
-    """Make a table; its protocols are those of every row that has none of its own."""
+    """Make a table; protocols and what is unknown are those of every row that has none."""
     made = tuple(Column(*column) for column in columns)
+    usual = {"protocols": protocols or {}, "unknown": unknown or {}}
     return Table(
         columns=made,
-        rows=tuple(_row(made, **{"protocols": protocols or {}, **row}) for row in rows),
+        rows=tuple(_row(made, **{**usual, **row}) for row in rows),
         notes=tuple(notes),
         **rest,
     )
@@ -226,12 +235,18 @@ def _row(
     *,
     printed: Iterable[str],
     flags: Mapping[str, str] | None = None,
+    unknown: Mapping[str, str],
     **rest: Any,
 ) -> Row:
-    """Make a row; a flag on a metric goes on all columns of it."""
-    placed = {
-        name: (text,)
-        for where, text in (flags or {}).items()
+    """Make a row."""
+    flagged = {name: (text,) for name, text in _by_column(columns, flags or {}).items()}
+    return Row(printed=tuple(printed), flags=flagged, unknown=_by_column(columns, unknown), **rest)
+
+
+def _by_column(columns: Iterable[Column], texts: Mapping[str, str]) -> dict[str, str]:
+    """Put a text on a metric on all columns of it."""
+    return {
+        name: text
+        for where, text in texts.items()
         for name in [c.name for c in columns if c.metric == where] or [where]
     }
-    return Row(printed=tuple(printed), flags=placed, **rest)

@@ -3,7 +3,7 @@
 Polygons by PhraseCut's own rule or CLIPSeg's, segments by pycocotools, pixel maps by their values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,15 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 from skimage.draw import polygon2mask
 
-from rlfseg.data.sample import PixelMap, Polygons, Sample, Segments
+from rlfseg.data.sample import (
+    AnnotationError,
+    PixelMap,
+    Polygons,
+    Region,
+    Sample,
+    Segments,
+    Unreadable,
+)
 
 PolygonRule = Literal["pillow", "skimage"]
 Overlap = Literal["union", "legacy"]
@@ -55,10 +63,10 @@ def rasterise(
 
     Raises:
         FileNotFoundError: if the file of a pixel map is missing.
-        ValueError: if a rule is unknown; if the region can't be drawn: see above, or a COCO
-            polygon of fewer than 6 or an odd number of numbers, an RLE of another size than the
-            sample or with counts that don't fill it, a map of another size or mode. The message
-            names split, image, ids and key.
+        AnnotationError: if the region can't be drawn: see above, or a COCO polygon of fewer than 6
+            or an odd number of numbers, an RLE of another size than the sample or with counts that
+            don't fill it. The message names split, image, ids and key.
+        ValueError: if a rule is unknown; if a map is of another size or mode.
     """
     if polygon_rule not in ("pillow", "skimage"):
         raise ValueError(f"polygon_rule is {polygon_rule!r}: choose pillow or skimage")
@@ -73,11 +81,41 @@ def rasterise(
         if isinstance(region, Segments):
             covered = _covered(region, width, height)
             return covered > 0 if overlap == "union" else covered == 1
-        return _chosen(region, width, height)
+        if isinstance(region, PixelMap):
+            return _chosen(region, width, height)
+        raise AnnotationError(region.why)
     except ValueError as error:
         ids = (f"{key} {value}" for key, value in sample.ids.items() if key.endswith(("id", "ids")))
         name = ", ".join([f"{sample.split}, image {sample.image_id}", *ids])
-        raise ValueError(f"{name}: {error}") from error
+        kind = ValueError if isinstance(region, PixelMap) else AnnotationError
+        raise kind(f"{name}: {error}") from error
+
+
+def fault(region: Region, width: int, height: int) -> str:
+    """Say why `rasterise` could not draw a region of a `width` x `height` image, or nothing.
+
+    It is not drawn; the file of a pixel map is not looked at.
+    """
+    try:
+        if isinstance(region, Polygons):
+            _checked(region)
+        if isinstance(region, Segments):
+            _parsed(region, width, height)
+    except ValueError as error:
+        return str(error)
+    return region.why if isinstance(region, Unreadable) else ""
+
+
+def drawable(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the samples that `rasterise` can draw."""
+    return [each for each in samples if not fault(each.region, each.width, each.height)]
+
+
+def blank(region: Region) -> bool:
+    """Tell whether an annotation without fault has nothing to draw: no outline, no run."""
+    if isinstance(region, Polygons):
+        return not any(len(polygon) > 1 for instance in region.instances for polygon in instance)
+    return isinstance(region, Segments) and not any(region.objects)
 
 
 def pixel_map(path: Path) -> np.ndarray:
@@ -150,19 +188,29 @@ def _by_skimage(polygons: Sequence[np.ndarray], width: int, height: int) -> np.n
 def _covered(region: Segments, width: int, height: int) -> np.ndarray:
     """Count how many polygons or RLEs cover each pixel, [height, width]."""
     covered = np.zeros((height, width), np.uint16, order="F")  # as pycocotools' masks are
-    for number, segmentation in enumerate(region.objects):
-        where = f"segmentation of object {number}"
-        if isinstance(segmentation, dict):
-            runs = _run_lengths(segmentation, width, height, where)
-            rles = [coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)]
-        elif isinstance(segmentation, list):
-            flat = [_flat(p, f"{where}, polygon {i}") for i, p in enumerate(segmentation)]
-            rles = coco.frPyObjects(flat, height, width) if flat else []
+    for parsed in _parsed(region, width, height):
+        if isinstance(parsed, list):
+            rles = coco.frPyObjects(parsed, height, width) if parsed else []
         else:
-            raise ValueError(f"{where} is a {type(segmentation).__name__}, not a list or an RLE")
+            rles = [coco.frPyObjects({"size": [height, width], "counts": parsed}, height, width)]
         for rle in rles:
             covered += coco.decode(rle)
     return covered
+
+
+def _parsed(region: Segments, width: int, height: int) -> list[list[list[float]] | np.ndarray]:
+    """Check each object's segmentation; return its polygons, or its run lengths."""
+    objects: list[list[list[float]] | np.ndarray] = []
+    for number, segmentation in enumerate(region.objects):
+        where = f"segmentation of object {number}"
+        if isinstance(segmentation, dict):
+            objects.append(_run_lengths(segmentation, width, height, where))
+        elif isinstance(segmentation, list):
+            every = enumerate(segmentation)
+            objects.append([_flat(polygon, f"{where}, polygon {i}") for i, polygon in every])
+        else:
+            raise ValueError(f"{where} is a {type(segmentation).__name__}, not a list or an RLE")
+    return objects
 
 
 def _flat(polygon: Any, where: str) -> list[float]:

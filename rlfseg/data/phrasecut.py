@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rlfseg.data.files import ImageFile, check_there, field, image_file, load_json
-from rlfseg.data.sample import Polygons, Sample
+from rlfseg.data.sample import Polygons, Sample, Unreadable
 
 #: The table of images: its usual name, and the one under which it is also handed out.
 IMAGE_TABLES = ("image_data_split.json", "image_data_split3000.json")
@@ -53,7 +53,8 @@ def read(root: Path | str, split: str, *, leave_out: Collection[str] = ()) -> It
         leave_out: ids of images to pass over, such as `CLIPSEG_LEFT_OUT`.
 
     Returns:
-        An iterator of samples; `ids` holds `task_id`, `ann_ids` and `phrase_structure`.
+        An iterator of samples; `ids` holds `task_id`, `ann_ids` and `phrase_structure`. Polygons
+        that can't be read make a sample that can't be drawn.
 
     Raises:
         FileNotFoundError: if the folder, a JSON file, `images/` or an image is missing.
@@ -136,7 +137,7 @@ def _samples(
             split=split,
             width=entry.width,
             height=entry.height,
-            region=Polygons(_polygons(field(task, "Polygons", list, where), where)),
+            region=region_of(field(task, "Polygons", object, where)),
             ids={
                 "task_id": str(field(task, "task_id", (int, str), where)),
                 "ann_ids": tuple(field(task, "ann_ids", list, where)),
@@ -175,14 +176,13 @@ def _image_table(root: Path) -> dict[str, ImageFile]:
     return table
 
 
-def _polygons(instances: list[Any], where: str) -> tuple[tuple[np.ndarray, ...], ...]:
+def region_of(instances: Any) -> Polygons | Unreadable:
+    """Return what a task's `Polygons` tell, `Unreadable` if they are not of the expected form."""
     try:
         polygons = tuple(
             tuple(np.array(polygon, np.float64).reshape(len(polygon), 2) for polygon in instance)
             for instance in instances
         )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: Polygons is not [instance][polygon][[x, y], ...]") from error
-    if not all(np.isfinite(polygon).all() for instance in polygons for polygon in instance):
-        raise ValueError(f"{where}: Polygons holds a coordinate that is no finite number")
-    return polygons
+    except (TypeError, ValueError):
+        return Unreadable("Polygons is not [instance][polygon][[x, y], ...]")
+    return Polygons(polygons)

@@ -37,7 +37,7 @@ def read(
     The caption is the sentence as REFER cleaned it (`sent`). The image file is the one that
     `instances.json` names: a ref's own `file_name` carries the annotation's id. Refs and
     annotations are read at once, so that a missing or broken file is reported by this call; image
-    files are looked up one by one.
+    files are looked up one by one. A segmentation is taken as it is: `rasterise` checks it.
 
     Args:
         root: the folder that holds the data set's folder.
@@ -125,7 +125,6 @@ def _samples(
         other = field(annotation, "image_id", int, at)
         if other != image_id:
             raise ValueError(f"{where}: image_id is {image_id}, but {other} in {at}")
-        segmentation = field(annotation, "segmentation", (list, dict), at)
         check_there(image.path, seen, where)
         for place, sentence in enumerate(field(ref, "sentences", list, where)):
             spoken = f"{where}, sentence number {place}"
@@ -136,7 +135,7 @@ def _samples(
                 split=split,
                 width=image.width,
                 height=image.height,
-                region=Segments((segmentation,)),
+                region=Segments((annotation.get("segmentation"),)),
                 ids={
                     **ids,
                     "sent_id": field(sentence, "sent_id", int, spoken),

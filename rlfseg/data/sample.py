@@ -32,6 +32,13 @@ class Segments:
 
 
 @dataclass(frozen=True, eq=False)
+class Unreadable:
+    """An annotation that is not of its data set's form; `why` says what is wrong with it."""
+
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
 class PixelMap:
     """Classes of a pixel map, as COCO-Stuff keeps them.
 
@@ -44,7 +51,11 @@ class PixelMap:
     values: tuple[int, ...]
 
 
-Region = Polygons | Segments | PixelMap
+Region = Polygons | Segments | PixelMap | Unreadable
+
+
+class AnnotationError(ValueError):
+    """A single annotation can't be drawn, while the file that it is in can be used."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from rlfseg.experiment.packing import (
     class_names,
     fill_latents,
     latent_cache,
+    left_out,
     pack_report,
     packed,
     refined,

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -28,7 +29,7 @@ from rlfseg.experiment.weights import codec, predictor
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.processes import by_first, meet, together
-from rlfseg.stage import made_at, read_record, replaced, repository
+from rlfseg.stage import found, made_at, read_record, replaced, repository
 
 _WORKERS = 8  # at most, of each process
 _NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a packed item keeps
@@ -74,7 +75,7 @@ def packed(run: Run, split: str) -> Pack:
 
     def pack(folder: Path) -> dict[str, Any]:
         root, state = source_folder(run), PartialState()
-        passed_over = left_out(run, root, run.splits[split])
+        passed_over = _passed_over(run, root, run.splits[split])
         examples = list(_examples(run, root, run.splits[split], passed_over))
         path, size = folder / f"{split}.h5", run.data.pixels
         workers = min(_WORKERS, max(1, (os.cpu_count() or 1) // state.num_processes))
@@ -109,19 +110,46 @@ def _examples(run: Run, root: Path, split: str, passed_over: Collection[str]) ->
         )
 
 
-def left_out(run: Run, root: Path, split: str) -> list[str]:
-    """Return the ids of the images of a split that are not packed: see `DataConfig.leave_out`."""
+def _passed_over(run: Run, root: Path, split: str) -> list[str]:
+    """The ids of the split's images that are not packed: see `DataConfig.leave_out`."""
     data = run.data
     if data.dataset != "phrasecut" or data.source == "mini":
         return []
     if data.leave_out != "auto":
-        return [str(image_id) for image_id in data.leave_out]
+        named = set(map(str, data.leave_out))
+        return sorted(named & {each.image_id for each in read(data.dataset, root, split)})
     return [each.image_id for each in size_mismatches(root, split) if each.stored is not None]
 
 
 def pack_report(run: Run, split: str) -> dict[str, Any]:
     """Return what packing a split counted: see `PackReport`, and `passed_over`, ids of images."""
     return dict(read_record(packed(run, split).path.parent)["figures"])
+
+
+def left_out(run: Run, split: str) -> str:
+    """Say in words what packing a split has left out; nothing where that is nothing.
+
+    It stands beside what is measured on the split. Nothing is packed for it.
+    """
+    folder = found(run.packed_stage(split), profile=run.profile)
+    if folder is None:
+        return ""
+    report = read_record(folder)["figures"]
+    counts = Counter(each["reason"] for each in report["left_out"])
+    counts["images"] = len(report["passed_over"])
+    auto = run.data.leave_out == "auto"
+    kinds = {
+        "images": ("image", "of another size than annotated" if auto else "that leave_out names"),
+        "malformed": ("phrase", "whose annotation can't be drawn"),
+        "empty": ("phrase", "without a marked pixel"),
+        "vanished": ("phrase", "too small for a pixel at this size"),
+    }
+    said = [
+        f"{counts[kind]:,} {noun}{'s' if counts[kind] > 1 else ''} {which}"
+        for kind, (noun, which) in kinds.items()
+        if counts[kind]
+    ]
+    return f"left out: {', '.join(said)}" if said else ""
 
 
 def classes(run: Run) -> Mapping[int, Label]:

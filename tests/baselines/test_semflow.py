@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from rlfseg.baselines.semflow import (
     SemflowConfig,
     named,
     named_by_colour,
+    named_if_there,
     scores_stage,
     semflow_batch,
     train_stage,
@@ -26,8 +28,9 @@ from rlfseg.baselines.semflow import (
 from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
 from rlfseg.evaluation.closed_set import confusions, true_classes
 from rlfseg.evaluation.confusion import IGNORED, Confusion, miou_interval, pooled
-from rlfseg.experiment import Run, codec, packed
+from rlfseg.experiment import Run, codec, packed, source_folder
 from rlfseg.models.latent_cache import LatentCache
+from rlfseg.stage import made_at
 
 NAMES = [MINI_CLASSES[raw].prompt for raw in sorted(MINI_CLASSES)]
 CHOICE = SemflowConfig(steps=2, batch=2, scenes=3, euler=3)
@@ -174,6 +177,20 @@ def test_it_is_scored_on_the_pictures_that_ours_is_and_found_again(stuff: Run) -
     hashes |= {scores_stage(stuff, CHOICE, images=3).hash}
     assert len(hashes) == 4
     assert train_stage(stuff, longer).hash == train_stage(stuff, CHOICE).hash
+
+
+def test_without_train2017_its_row_alone_is_missing(
+    stuff: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("stuffthingmaps", "images"):
+        shutil.copytree(source_folder(stuff) / name / "val2017", tmp_path / name / "val2017")
+    val_only = stuff.on(replace(stuff.data, source=str(tmp_path)))
+    assert len(packed(val_only, "val").image_ids) == 3
+    assert not made_at(val_only.packed_stage("train"), profile="smoke").exists()
+    assert named_if_there(val_only, CHOICE, NAMES, images=2) is None
+    assert "train2017 is not there" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="train2017 is not there"):
+        packed(val_only, "train")
 
 
 def test_the_record_holds_every_setting() -> None:

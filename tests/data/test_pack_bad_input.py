@@ -150,6 +150,7 @@ def test_empty_masks_are_left_out_and_listed(tmp_path: Path, photo: Path) -> Non
         "caption": "speck",
         "ids": ["s", "t"],
         "reason": "vanished",
+        "why": "",
     }
     assert [one.caption for one in write_pack(content, tmp_path / "b.h5", size=None).left_out] == [
         "nothing",

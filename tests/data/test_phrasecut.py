@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from rlfseg.data import phrasecut
+from rlfseg.data.masks import rasterise
 from rlfseg.data.phrasecut import SizeMismatch
-from rlfseg.data.sample import Polygons, by_image
+from rlfseg.data.sample import AnnotationError, Polygons, by_image
 
 SQUARE = [[2, 3], [6, 3], [6, 8], [2, 8]]
 
@@ -133,9 +134,6 @@ def test_broken_json_is_named(root: Path, name: str, spoil: Any) -> None:
     [
         ({"image_id": 77}, "'77' is not in the table of images"),
         ({"phrase": None}, "'phrase' is None"),
-        ({"Polygons": [SQUARE]}, "Polygons is not"),
-        ({"Polygons": [[[[1, 2, 3]]]]}, "Polygons is not"),
-        ({"Polygons": [[[[1, float("nan")], [2, 2]]]]}, "no finite number"),
         ({"ann_ids": 4}, "'ann_ids' is 4"),
     ],
 )
@@ -143,6 +141,26 @@ def test_a_wrong_task_is_named(root: Path, changed: dict[str, Any], message: str
     (root / "refer_val.json").write_text(json.dumps([task(5), {**task(11), **changed}]))
     with pytest.raises(ValueError, match=rf"refer_val\.json, task number 1: .*{message}"):
         list(phrasecut.read(root, "val"))
+
+
+@pytest.mark.parametrize(
+    ("polygons", "message"),
+    [
+        ([SQUARE], "Polygons is not"),
+        ([[[[1, 2, 3]]]], "Polygons is not"),
+        (None, "Polygons is not"),
+        ([[[[1, float("nan")], [2, 2]]]], "no finite number"),
+    ],
+)
+def test_polygons_that_cannot_be_drawn_are_one_samples_fault(
+    root: Path, polygons: Any, message: str
+) -> None:
+    tasks = [task(5), task(11, Polygons=polygons), task(5, 1)]
+    (root / "refer_val.json").write_text(json.dumps(tasks))
+    good, bad, _ = phrasecut.read(root, "val")
+    assert rasterise(good).any()
+    with pytest.raises(AnnotationError, match=rf"val, image 11, task_id .*{message}"):
+        rasterise(bad)
 
 
 def test_a_missing_key_and_a_wrong_container_are_named(root: Path) -> None:

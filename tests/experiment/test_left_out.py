@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from rlfseg.book.paper import cells, render
 from rlfseg.config import DataConfig, TrainConfig
 from rlfseg.data.check import check
 from rlfseg.data.drawn.write_phrasecut import write_phrasecut
-from rlfseg.experiment import Run, pack_report, packed
+from rlfseg.evaluation.counting import count
+from rlfseg.evaluation.score import Evaluation
+from rlfseg.experiment import Run, Scoring, left_out, pack_report, packed
 from rlfseg.stand_ins.backbone import BackboneConfig
 
 
@@ -43,7 +47,26 @@ def test_they_are_passed_over_and_counted(turned: tuple[Run, dict[str, str]]) ->
         assert image_id not in packed(run, split).image_ids
     told = {split: pack_report(run, split)["passed_over"] for split in run.splits}
     assert told == {"train": [chosen["train"]], "val": [], "test": [chosen["test"]]}
+    assert left_out(run, "test") == "left out: 1 image of another size than annotated"
+    assert left_out(run, "val") == ""
     assert check("phrasecut", "cut").ok  # what packing takes, the check takes too
+
+
+def test_the_table_says_what_is_left_out_and_nothing_where_nothing_is(
+    turned: tuple[Run, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = turned
+    scores = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0))
+    counts = Evaluation(count(scores, scores > 0.4, list("abcd")), None)
+    monkeypatch.setattr(cells, "scored", lambda *_: counts)
+    told = {}
+    for split in ("val", "test"):
+        packed(run, split)
+        row = cells.run_cells(run, Scoring(split), data=f"all of {split}")
+        ours = {("RLFSeg(Ours)", name): row[name] for name in ("mIoU", "AP")}
+        told[split] = render(1, ours, caption="x", name="table-1", profile="smoke").data
+    assert "all of test; left out: 1 image of another size than annotated" in told["test"]
+    assert "all of val;" in told["val"] and "left out" not in told["val"]
 
 
 def test_ids_may_be_named_instead(turned: tuple[Run, dict[str, str]]) -> None:
@@ -52,6 +75,8 @@ def test_ids_may_be_named_instead(turned: tuple[Run, dict[str, str]]) -> None:
     named = replace(run, data=replace(run.data, leave_out=ids))
     assert named.data_stage.hash != run.data_stage.hash  # it is other data
     assert len(packed(named, "train").image_ids) == 3
+    assert pack_report(named, "train")["passed_over"] == [chosen["train"]]
+    assert left_out(named, "train") == "left out: 1 image that leave_out names"
     none = replace(run, data=replace(run.data, leave_out=()))
     with pytest.raises(ValueError, match=chosen["train"]):
         packed(none, "train")

@@ -8,7 +8,7 @@ from rlfseg.baselines.phrases import Baseline
 from rlfseg.book.paper.results import Result, Results, measured, save_results
 from rlfseg.evaluation.confusion import Confusion, miou_interval, pooled
 from rlfseg.evaluation.counts import Counts
-from rlfseg.experiment import Run, Scoring, scored
+from rlfseg.experiment import Run, Scoring, left_out, scored
 from rlfseg.stage import provenance, repository
 
 
@@ -23,20 +23,21 @@ def run_cells(
     Args:
         run: scored, or to be scored.
         scoring: how.
-        data: what was measured on, as it stands below the table.
+        data: what was measured on, as it stands below the table, followed by what packing has left
+            out of the split, if anything.
         dataset: goes before the columns' names, where a table has several data sets.
         again: runs that differ from the first by their seed alone.
     """
-    counts = scored(run, scoring).annotation
+    counts, on = scored(run, scoring).annotation, run.on(scoring.on)
     return measured(
         counts,
-        data=data,
+        data="; ".join(filter(None, (data, left_out(on, scoring.split)))),
         comparable=_comparable(run, scoring, len(counts)),
         method=run.method(scoring.sampler),
         dataset=dataset,
         again=[scored(each, scoring).annotation for each in again],
         chosen=_chosen(run, scoring),
-        native=_native(run.on(scoring.on), counts),
+        native=_native(on, counts),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlfseg.data.check import findings
 from rlfseg.data.check.images import faults, in_threads, look, survey
-from rlfseg.data.check.report import Line
+from rlfseg.data.check.report import Level, Line
 from rlfseg.data.cocostuff import IGNORE, IMAGE_FOLDERS, MAP_FOLDERS
 from rlfseg.data.cocostuff_names import COCO_STUFF, Label
 from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
@@ -18,6 +18,8 @@ from rlfseg.data.masks import pixel_map
 
 #: Images by split.
 PUBLISHED = {"val2017": 5_000, "train2017": 118_287}
+#: What is scored; the other split is what a baseline after SemFlow is trained on.
+SCORED = "val2017"
 _SAMPLE = 64  # maps whose pixels are looked at
 _CONVERTED = "_labelTrainIds"  # ends the names of another toolbox's maps, which readers pass over
 _OTHER = "other"
@@ -47,15 +49,13 @@ def lines(root: Path, *, official: bool | None) -> Iterator[Line]:
     for split, stuff in read.items():
         maps = findings.first_folder(root, (f"{name}/{split}" for name in MAP_FOLDERS))
         folder = findings.first_folder(root, (f"{name}/{split}" for name in IMAGE_FOLDERS))
+        level: Level = "problem" if official and split == SCORED else "note"
+        use = "The paper's scores are of it." if split == SCORED else "SemFlow's row needs it."
+        if maps is None:
+            expected = f"{PUBLISHED[split]:,} maps" if official else findings.NOT_OFFICIAL
+            advice = f"They belong in {MAP_FOLDERS[0]}/{split}. {use}"
+            yield Line(level, f"{split} maps", "not there", expected, advice=advice)
         if maps is None and stuff is None:
-            yield Line(
-                "problem" if official else "note",
-                split,
-                "neither maps nor JSON",
-                f"{PUBLISHED[split]:,} images" if official else findings.NOT_OFFICIAL,
-                advice=f"Fetch {MAP_FOLDERS[0]}/{split} or annotations/stuff_{split}.json, if you "
-                "need this split.",
-            )
             continue
         files: dict[str, ImageFile] = {}
         if isinstance(stuff, Line):
@@ -69,8 +69,8 @@ def lines(root: Path, *, official: bool | None) -> Iterator[Line]:
             named = {image.path for image in files.values()}
             files |= {name: image for name, image in mapped.items() if image.path not in named}
         if folder is None:
-            advice = f"COCO's {split} images belong in images/{split}."
-            yield Line("problem", f"{split} images", "not there", advice=advice)
+            advice = f"COCO's {split} images belong in images/{split}. {use}"
+            yield Line(level, f"{split} images", "not there", advice=advice)
         else:
             seen = survey(files, root, what=f"{split} images")
             yield from seen.lines
@@ -184,15 +184,20 @@ def _values(what: str, paths: Sequence[Path], classes: Mapping[int, Label]) -> I
     found = in_threads(_present, sample)
     broken = [values for values in found if isinstance(values, str)]
     yield from findings.fault_line(what, broken, f"of {len(sample):,} looked into can't be read")
-    strange = [
-        f"{path.name}: value {value}"
+    strange = {
+        f"{path.name}: value {value}": value
         for path, values in zip(sample, found, strict=True)
         if not isinstance(values, str)
         for value in values
         if value not in classes and value != IGNORE
-    ]
-    advice = "Are these maps of other classes? Values that are no class belong to nothing."
-    yield from findings.fault_line(what, strange, "values that are no class", advice)
+    }
+    over = [text for text, value in strange.items() if value > max(classes)]
+    advice = "Are these maps of other classes? They can't be packed."
+    yield from findings.fault_line(what, over, "values over the last class", advice)
+    gaps = [text for text, value in strange.items() if value < max(classes)]
+    if gaps:
+        told, advice = f"{len(gaps):,} values of no class", "Their pixels belong to nothing."
+        yield Line("note", what, told, examples=gaps, advice=advice)
     if not broken and not strange:
         yield Line("ok", what, f"values of {len(sample):,} of {len(paths):,} are classes")
 

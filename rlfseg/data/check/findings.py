@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlfseg.data.check.images import Survey
-from rlfseg.data.check.report import Line
+from rlfseg.data.check.report import Level, Line
 from rlfseg.data.phrasecut import SizeMismatch
 
 NOT_OFFICIAL = "not the official set: counts are its own"
@@ -71,6 +71,24 @@ def fault_line(what: str, faults: Sequence[str], unit: str, advice: str = "") ->
     """
     found = f"{len(faults):,} {unit}"
     return [Line("problem", what, found, examples=faults, advice=advice)] if faults else []
+
+
+def left_out_lines(what: str, malformed: Sequence[str], total: int) -> list[Line]:
+    """Return one line on annotations that can't be drawn, where there are any.
+
+    Packing leaves them out, and fails where there is nothing else.
+
+    Args:
+        what: what was looked at.
+        malformed: one text each, naming file and place.
+        total: how many annotations there are.
+    """
+    if not malformed:
+        return []
+    found = f"{len(malformed):,} of {total:,} can't be drawn"
+    advice = "Packing leaves them out and says so below the tables."
+    level: Level = "note" if len(malformed) < total else "problem"
+    return [Line(level, what, found, examples=malformed, advice=advice)]
 
 
 def size_line(survey: Survey, *, what: str = "image sizes") -> Line:

@@ -12,7 +12,8 @@ from rlfseg.data.check.images import Survey, survey
 from rlfseg.data.check.report import Line
 from rlfseg.data.drawn.write_phrasecut import TRUTH_FILE
 from rlfseg.data.files import ImageFile, load_json
-from rlfseg.data.phrasecut import CLIPSEG_LEFT_OUT, IMAGE_TABLES
+from rlfseg.data.masks import blank, fault
+from rlfseg.data.phrasecut import CLIPSEG_LEFT_OUT, IMAGE_TABLES, region_of
 from rlfseg.data.safe_pickle import load
 
 #: Images and phrases by split. The second of val is without the images of miniv, of which the
@@ -37,6 +38,7 @@ class _Split:
     first: dict[str, int] = field(default_factory=dict)  # image id -> number of its first task
     task_ids: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    malformed: list[str] = field(default_factory=list)
     blank: list[str] = field(default_factory=list)
 
 
@@ -133,6 +135,7 @@ def _split(path: Path, name: str, official: bool) -> Generator[Line, None, _Spli
     if official and found == EARLIER.get(name):
         line = replace(line, level="note", advice=_EARLIER)
     yield line
+    yield from findings.left_out_lines(path.name, split.malformed, len(content))
     return split
 
 
@@ -145,17 +148,16 @@ def _read_task(task: Any, where: str, number: int, split: _Split) -> None:
         files.field(task, "ann_ids", list, where)
         files.field(task, "phrase_structure", (dict, type(None)), where)
         phrase = files.field(task, "phrase", str, where)
-        polygons = files.field(task, "Polygons", list, where)
+        region = region_of(files.field(task, "Polygons", object, where))
     except ValueError as error:
         split.faults.append(str(error))
         return
     if findings.unfit(phrase):
         split.faults.append(f"{where}: 'phrase' is {phrase!r:.60}, which can't be packed")
-    try:
-        if not any(len(p) > 1 and len(p[0]) == 2 for instance in polygons for p in instance):
-            split.blank.append(f"{where}: 'Polygons' has no polygon of 2 points")
-    except (TypeError, LookupError):
-        split.faults.append(f"{where}: 'Polygons' is not [instance][polygon][[x, y], ...]")
+    if wrong := fault(region, 0, 0):
+        split.malformed.append(f"{where}: {wrong}")
+    elif blank(region):
+        split.blank.append(f"{where}: 'Polygons' has no polygon of 2 points")
 
 
 def _tasks(splits: Mapping[str, _Split], table: _Table | None) -> Iterator[Line]:
@@ -163,10 +165,10 @@ def _tasks(splits: Mapping[str, _Split], table: _Table | None) -> Iterator[Line]
     every = list(splits.values())
     faults = [fault for split in every for fault in split.faults]
     yield from findings.fault_line("tasks", faults, "can't be used")
-    blank = [text for split in every for text in split.blank]
-    if blank:
-        found = f"{len(blank):,} draw nothing"
-        yield Line("note", "tasks", found, examples=blank, advice="They have no mask to learn.")
+    empty = [text for split in every for text in split.blank]
+    if empty:
+        found = f"{len(empty):,} draw nothing"
+        yield Line("note", "tasks", found, examples=empty, advice="They have no mask to learn.")
     twice = findings.repeated("task_id", (i for s in every for i in s.task_ids), "refer_*.json")
     yield from findings.fault_line("task ids", twice, "repeated")
     unknown = [

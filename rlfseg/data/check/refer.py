@@ -4,15 +4,17 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rlfseg.data import files
 from rlfseg.data.check import findings
 from rlfseg.data.check.images import survey
 from rlfseg.data.check.report import Line
 from rlfseg.data.files import ImageFile, coco_images, load_json
+from rlfseg.data.masks import blank, fault
 from rlfseg.data.refer import IMAGE_FOLDERS, PARTITIONS
 from rlfseg.data.safe_pickle import load
+from rlfseg.data.sample import Segments
 
 #: Refs by split, where they were published.
 PUBLISHED = {
@@ -24,12 +26,17 @@ _UNITS = ("refs", "sentences", "images")
 _IN_COCO = "person"  # a category that COCO has and the mini world has not
 
 
+_Annotation: TypeAlias = tuple[int, int, Segments]  # its id, its image's id, what it outlines
+
+
 @dataclass
 class _Instances:
     """What `instances.json` holds."""
 
     images: dict[int, ImageFile]
     image_of: dict[int, int]  # annotation id -> image id
+    malformed: dict[int, str]  # annotation id -> why it can't be drawn
+    blank: set[int]  # ids of annotations that draw nothing
     official: bool
 
 
@@ -40,6 +47,8 @@ class _Split:
     refs: int = 0
     sentences: int = 0
     images: set[int] = field(default_factory=set)
+    malformed: list[str] = field(default_factory=list)
+    blank: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -82,7 +91,7 @@ def lines(root: Path, dataset: str, *, official: bool | None) -> Iterator[Line]:
 
 
 def _instances(path: Path, folder: Path) -> Generator[Line, None, _Instances | None]:
-    def read(path: Path) -> tuple[dict[str, Any], dict[int, ImageFile], list[tuple[int, int]]]:
+    def read(path: Path) -> tuple[dict[str, Any], dict[int, ImageFile], list[_Annotation]]:
         content = load_json(path, dict)
         images = coco_images(content, folder=folder, where=path.name)
         entries = files.field(content, "annotations", list, path.name)
@@ -92,7 +101,8 @@ def _instances(path: Path, folder: Path) -> Generator[Line, None, _Instances | N
     if isinstance(found, Line):
         yield found
         return None
-    content, images, pairs = found
+    content, images, annotations = found
+    pairs = [(ann, image) for ann, image, _ in annotations]
     twice = findings.repeated("image id", (entry["id"] for entry in content["images"]), path.name)
     twice += findings.repeated("annotation id", (ann for ann, _ in pairs), path.name)
     yield from findings.fault_line(path.name, twice, "ids repeated", "The last entry counts.")
@@ -107,14 +117,20 @@ def _instances(path: Path, folder: Path) -> Generator[Line, None, _Instances | N
     categories = content.get("categories")
     entries = categories if isinstance(categories, list) else []
     names = {str(entry.get("name")) for entry in entries if isinstance(entry, dict)}
-    return _Instances(images, dict(pairs), not names or _IN_COCO in names)
+    malformed, empty = {}, set()
+    for ann, image, region in annotations:
+        size = images[image] if image in images else ImageFile(path, 0, 0)
+        if wrong := fault(region, size.width, size.height):
+            malformed[ann] = wrong
+        elif blank(region):
+            empty.add(ann)
+    return _Instances(images, dict(pairs), malformed, empty, not names or _IN_COCO in names)
 
 
-def _annotation(entry: Any, path: Path, number: int) -> tuple[int, int]:
+def _annotation(entry: Any, path: Path, number: int) -> _Annotation:
     where = f"{path.name}, annotation number {number}"
-    ids = (files.field(entry, "id", int, where), files.field(entry, "image_id", int, where))
-    files.field(entry, "segmentation", (list, dict), where)
-    return ids
+    ann, image = (files.field(entry, key, int, where) for key in ("id", "image_id"))
+    return ann, image, Segments((entry.get("segmentation"),))
 
 
 def _partition(
@@ -138,6 +154,11 @@ def _partition(
         if split.refs or official:
             what = f"{path.name} {name}"
             yield findings.count_line(what, found, _UNITS, counts, official=official)
+        yield from findings.left_out_lines(f"{path.name} {name}", split.malformed, split.sentences)
+        if split.blank:
+            told = f"{len(split.blank):,} sentences of objects without an outline"
+            advice = "They have no mask to learn."
+            yield Line("note", f"{path.name} {name}", told, examples=split.blank, advice=advice)
     yield from findings.fault_line(path.name, refs.faults, "refs can't be used")
     twice = findings.repeated("ref_id", refs.ref_ids, path.name)
     twice += findings.repeated("sent_id", refs.sent_ids, path.name)
@@ -186,6 +207,10 @@ def _read_ref(ref: Any, where: str, refs: _Refs, instances: _Instances | None) -
     elif instances.image_of[ids["ann_id"]] != ids["image_id"]:
         other = instances.image_of[ids["ann_id"]]
         refs.unresolved.append(f"{where}: image_id is {ids['image_id']}, its annotation's {other}")
+    elif why := instances.malformed.get(ids["ann_id"]):
+        split.malformed += [f"{where}, annotation {ids['ann_id']}: {why}"] * len(sentences)
+    elif ids["ann_id"] in instances.blank:
+        split.blank += [f"{where}, annotation {ids['ann_id']}"] * len(sentences)
 
 
 def _parted(what: str, partition: str, splits: Mapping[str, _Split]) -> Line:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
-from typing import Literal
+from typing import Literal, TypeAlias
 
+Level: TypeAlias = Literal["ok", "note", "problem"]
 EXAMPLES = 5
 _LEVEL = len("problem")
 _WHAT, _EXPECTED = 0.34, 0.26  # share of the width, at most; what was found takes the rest
@@ -26,7 +27,7 @@ class Line:
         advice: what to do.
     """
 
-    level: Literal["ok", "note", "problem"]
+    level: Level
     what: str
     found: str
     expected: str = ""

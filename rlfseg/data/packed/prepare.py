@@ -10,6 +10,7 @@ from PIL import Image
 
 from rlfseg.data.images import scaled
 from rlfseg.data.packed.schema import PackError, Stored, image_digest, key_of
+from rlfseg.data.sample import AnnotationError
 
 #: A mask, or a picklable function without arguments that draws it where it is needed.
 MaskSource = np.ndarray | Callable[[], np.ndarray]
@@ -44,20 +45,22 @@ class Example:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A phrase that was not packed, because nothing is marked in its mask.
+    """A phrase that was not packed, because it has no mask in which something is marked.
 
     Attributes:
         image_id: its image.
         caption: the phrase.
         ids: the data set's own ids of the annotation.
-        reason: "empty", the annotation itself marks no pixel, or "vanished", it marks a few, all
-            of which were lost when the mask was made smaller.
+        reason: "empty", the annotation itself marks no pixel; "vanished", it marks a few, all of
+            which were lost when the mask was made smaller; or "malformed", it can't be drawn.
+        why: what is wrong with a malformed one.
     """
 
     image_id: str
     caption: str
     ids: tuple[str, ...]
-    reason: Literal["empty", "vanished"]
+    reason: Literal["empty", "vanished", "malformed"]
+    why: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,7 @@ class Ready:
         image: uint8 [H, W, 3].
         phrases: those that are stored; where there is none, the image isn't either.
         merged: how many examples were united with an earlier one.
-        left_out: phrases whose mask is empty.
+        left_out: phrases that are not stored.
     """
 
     image_id: str
@@ -105,13 +108,17 @@ def prepare(image_id: str, examples: Sequence[Example], size: int | None) -> Rea
     if len({example.truth is None for example in examples}) > 1:
         raise ValueError(f"{place}: the exact mask is given for some phrases only")
     united: dict[tuple[str, str], Stored] = {}
+    malformed: dict[tuple[str, str], str] = {}
     for example in examples:
         where = f"{place}, caption {example.caption!r:.80}"
         _check_texts(example, place)
-        mask = _drawn(example.mask, image, where)
+        item, ids = (example.caption, example.item), example.ids
+        try:
+            mask = _drawn(example.mask, image, where)
+        except AnnotationError as error:
+            malformed.setdefault(item, str(error))
+            mask = np.zeros(image.shape[:2], np.uint8)
         truth = None if example.truth is None else _drawn(example.truth, image, where)
-        ids = example.ids
-        item = (example.caption, example.item)
         earlier = united.get(item)
         if earlier is not None:
             mask, ids = mask | earlier.mask, earlier.ids + ids
@@ -119,7 +126,11 @@ def prepare(image_id: str, examples: Sequence[Example], size: int | None) -> Rea
                 truth = truth | earlier.truth
         united[item] = Stored(example.caption, ids, mask, truth)
     phrases, left_out = [], []
-    for full in united.values():
+    for item, full in united.items():
+        if item in malformed:
+            why = malformed[item]
+            left_out.append(LeftOut(image_id, full.caption, full.ids, "malformed", why))
+            continue
         phrase = _shrunk(full, size)
         if phrase.mask.view(np.bool_).any():
             phrases.append(phrase)

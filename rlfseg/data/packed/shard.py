@@ -46,7 +46,7 @@ class Packed:
         captions: of the phrases that are stored; without any, the image isn't stored either.
         digest: its part of the content hash, hexadecimal.
         merged: how many examples were united with an earlier one.
-        left_out: phrases whose mask is empty.
+        left_out: phrases that are not stored.
     """
 
     image_id: str

@@ -111,7 +111,7 @@ class PackReport:
         images: number of images.
         phrases: number of items, after merging.
         merged: number of examples that were united with an earlier one of the same caption.
-        left_out: the phrases that were not packed, because their mask is empty.
+        left_out: the phrases that were not packed, because they have no mask or an empty one.
         images_left_out: number of images that were not packed, because no phrase of theirs was.
         content_hash: SHA-256 of the decoded content, also in the file's attributes.
         bytes: size of the HDF5 file.
@@ -157,7 +157,8 @@ def write_pack(
 
     Where several examples of an image have the same caption and the same `item`, their masks are
     united, their exact masks too, and their ids are joined; the report counts them. A phrase whose
-    mask is empty, or becomes so by resizing, is left out and listed in the report.
+    mask is empty, or becomes so by resizing, is left out and listed in the report; so is one of
+    which an annotation can't be drawn (`AnnotationError`).
 
     A run that was interrupted is taken up by the same call again (see `shard.fingerprint` for what
     "same" covers), and the content is what an uninterrupted run would have written. An earlier
@@ -241,7 +242,8 @@ def _merge(shards: Iterable[Path], part: Path, path: Path) -> PackReport:
                 tally.add(image)
             bar.update(len(images))
         if not tally.captions:
-            raise ValueError(f"no record to pack into {path}, {len(tally.left_out)} left out")
+            why = next((f": {each.why}" for each in tally.left_out if each.why), "")
+            raise ValueError(f"no record to pack into {path}, {len(tally.left_out)} left out{why}")
         content = content_hash(tally.digests)
         with writing(draft):
             file.attrs.update(format=FORMAT, version=VERSION, content_hash=content)

@@ -19,6 +19,7 @@ The last four are what a launcher starts, on as many GPUs and nodes as it is tol
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -63,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flying.add_argument(
         "--seconds", type=float, default=60, help="how long each kind of work is measured (60)"
     )
+    flying.add_argument(
+        "--against",
+        metavar="FILE",
+        help="what --json said before a pass: compare with what its stages have taken since",
+    )
     about = "say which shipped artefacts no chapter asks for any more"
     keeping = commands.add_parser("artefacts", help=about, description=about)
     keeping.add_argument("--profile", default="mini", help="a folder of artefacts/ (mini)")
@@ -104,9 +110,16 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _preflight(given: argparse.Namespace) -> int:
-    from rlfseg.preflight import preflight
+    import psutil
 
-    report = preflight(given.profile, seconds=given.seconds)
+    from rlfseg.preflight import compared, preflight
+
+    if given.against:
+        report = compared(Path(given.against), given.profile)
+        print(report.to_json() if given.json else report.as_text())
+        return 0
+    start = time.time() - psutil.Process().create_time()
+    report = preflight(given.profile, seconds=given.seconds, start=start)
     print(report.to_json() if given.json else report.as_text())
     return 0 if report.ok else 1
 

@@ -21,6 +21,7 @@ class Rival:
         scored: phrases or pictures of the split, all if there are fewer.
         passes: that each of these takes through its network.
         outside: the folder or hub id of weights that are not trained here, or nothing.
+        full: whether all parameters of the backbone's UNet are trained.
     """
 
     training: Stage
@@ -31,6 +32,7 @@ class Rival:
     scored: int
     passes: int = 1
     outside: str = ""
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,4 +137,5 @@ def semflow_rival(run: Run, config: semflow.SemflowConfig, *, images: int) -> Ri
         split="val",
         scored=images,
         passes=config.euler,
+        full=True,
     )

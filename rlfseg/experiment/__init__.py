@@ -23,6 +23,7 @@ from rlfseg.experiment.training import (
     base,
     first_steps,
     is_trained,
+    ready_to_train,
     trained,
     trained_unet,
     untrained,

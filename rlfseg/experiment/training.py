@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from diffusers import UNet2DConditionModel
 
-from rlfseg.config import OptimiserConfig
+from rlfseg.config import MachineConfig, OptimiserConfig, TrainConfig
 from rlfseg.device import quick_accelerator
 from rlfseg.experiment.packing import latent_cache
 from rlfseg.experiment.previews import Watch
@@ -47,18 +47,25 @@ def untrained(run: Run) -> UNet2DConditionModel:
 
     With random weights it is of the same make.
     """
-    unet, train = load_unet(base(run)), run.train
-    if train.weights == "random":
-        unet = fresh_unet(unet, seed=train.seed)
+    unet = load_unet(base(run))
+    if run.train.weights == "random":
+        unet = fresh_unet(unet, seed=run.train.seed)
+    return ready_to_train(unet, run.train, run.machine)
+
+
+def ready_to_train(
+    unet: UNet2DConditionModel, train: TrainConfig, machine: MachineConfig
+) -> UNet2DConditionModel:
+    """Free what of a frozen UNet is trained, in place, and set it up for the machine."""
     if train.rank == 0:
         unet.requires_grad_(True)
     else:
         targets = ATTENTION if train.targets == "attention" else EVERYTHING
         add_lora(unet, rank=train.rank, targets=targets, seed=train.seed)
-    if run.machine.recompute:
+    if machine.recompute:
         unet.enable_gradient_checkpointing()
-    if run.machine.compile:
-        unet.compile(backend=run.machine.compile)
+    if machine.compile:
+        unet.compile(backend=machine.compile)
     return unet
 
 

@@ -1,16 +1,31 @@
 """Say, before GPU-hours are spent, whether a profile can run on this machine, and how long."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from rlfseg.data.check import Line, Report
-from rlfseg.preflight import machine, speed, weights_and_data
+from rlfseg.preflight import disk, machine, memory, speed, weights_and_data
+from rlfseg.preflight.forecast import Forecast, compared, untimed
 from rlfseg.preflight.plan import Plan, read_plan
 from rlfseg.stage import repository
 
-__all__ = ["Plan", "preflight", "read_plan"]
+__all__ = ["Plan", "Preflight", "compared", "preflight", "read_plan"]
 
 
-def preflight(profile: str, *, seconds: float = 60.0) -> Report:
+@dataclass(frozen=True)
+class Preflight(Report):
+    """A report, and in its JSON the prediction.
+
+    Attributes:
+        stages: seconds that each stage will take, by its folder's name; empty if not predicted.
+        seconds: that all chapters will take.
+    """
+
+    stages: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+def preflight(profile: str, *, seconds: float = 60.0, start: float = 0.0) -> Preflight:
     """Look at software, devices, disk, weights and data, measure, and predict.
 
     Nothing is trained or packed, and nothing kept but random weights, where the profile is made for
@@ -20,6 +35,7 @@ def preflight(profile: str, *, seconds: float = 60.0) -> Report:
     Args:
         profile: a folder of `params/`.
         seconds: how long each kind of work is measured, at least two rounds of it.
+        start: seconds that a fresh process takes to be ready to work.
 
     Returns:
         The report; `report.ok` is False if anything is in the way.
@@ -28,23 +44,34 @@ def preflight(profile: str, *, seconds: float = 60.0) -> Report:
         ValueError: if there is no such profile, or a parameter is wrong.
     """
     plan = read_plan(profile)
-    return Report(f"profile {profile}", str(repository()), tuple(_lines(plan, seconds)))
+    found = list(_lines(plan))
+    subject, root = f"profile {profile}", str(repository())
+    if reason := _in_the_way(found):
+        return Preflight(subject, root, (*found, *untimed(plan, reason)))
+    rates = speed.measure(plan, seconds, start=start)
+    forecast = Forecast(plan, rates)
+    found += [*speed.lines(rates, plan.run), *forecast.lines()]
+    found.append(Line("ok", "all chapters", forecast.all()))
+    return Preflight(subject, root, tuple(found), forecast.stages(), forecast.total())
 
 
-def _lines(plan: Plan, seconds: float) -> Iterator[Line]:
+def _lines(plan: Plan) -> Iterator[Line]:
     yield from machine.software()
     yield from machine.devices(plan)
-    yield machine.disk(plan)
     weights = list(weights_and_data.weights(plan))
     yield from weights
     yield from weights_and_data.released(plan)
     yield from weights_and_data.data(plan)
-    if any(line.level != "ok" for line in weights):
-        yield from speed.untimed(plan, "the weights are not there")
-        return
-    enough = machine.memory(speed.memory(plan.run))
-    yield enough
-    if enough.level == "problem":
-        yield from speed.untimed(plan, "the memory would not do")
-        return
-    yield from speed.lines(plan, seconds)
+    yield from disk.lines(plan)
+    if all(line.level == "ok" for line in weights):
+        yield from memory.lines(plan)
+
+
+def _in_the_way(found: list[Line]) -> str:
+    """Why nothing can be measured, or nothing."""
+    levels = {line.what: line.level for line in found}
+    if any(levels.get(what, "ok") != "ok" for what in ("backbone", "SAM")):
+        return "the weights are not there"
+    if any("memory: " in what and level == "problem" for what, level in levels.items()):
+        return "the memory would not do"
+    return ""

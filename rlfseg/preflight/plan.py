@@ -1,6 +1,6 @@
 """What the chapters of a profile ask for: runs, and samples to be trained, refined and scored."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -8,34 +8,47 @@ from typing import Any
 from rlfseg.chapters import CHAPTERS
 from rlfseg.chapters.asks import Asks, Rival
 from rlfseg.chapters.reading import chapters_of
-from rlfseg.config import DataConfig
-from rlfseg.data.check import phrasecut, refer
 from rlfseg.experiment import ClosedSet, Run, Scoring, class_names, read_run
+from rlfseg.preflight.counts import phrases, pictures
 from rlfseg.stage import Stage, found
 
-_A_PICTURE = 4  # phrases of a picture, drawn or not, about
-_AN_IMAGE = 8  # classes of a picture of COCO-Stuff, about
-_COCO = {"train": 118_287, "val": 5_000}  # pictures
-_SENTENCES = 2.84  # of a reference in REFER's sets, about
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work of one kind.
+
+    Attributes:
+        kind: `pack`, `encode`, `refine`, `score`, `baseline`, or a kind of training.
+        amount: of pictures, of pictures or masks, of masks, phrases or samples, about.
+        of: the run that it is for.
+        stage: that it ends in; None for what a page does itself, or does on the way.
+        split: of the data.
+        processes: that share it.
+        of_a_baseline: whether a baseline is trained.
+    """
+
+    kind: str
+    amount: int
+    of: Run
+    stage: Stage | None = None
+    split: str = ""
+    processes: int = 1
+    of_a_baseline: bool = False
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one chapter adds to those before it.
+    """What one chapter adds to those before it: only what neither ships nor is found.
 
     Attributes:
         chapter: its name.
-        runs: trainings that neither ship nor are found, nor are an earlier chapter's.
-        scored: phrases that are segmented, once for each pass of a sampler, about.
-        refined: masks that SAM refines, about.
-        baselines: samples that baselines are trained on, by one device.
+        runs: that are trained.
+        tasks: in about the order of the work.
     """
 
     chapter: str
     runs: tuple[Run, ...]
-    scored: int
-    refined: int
-    baselines: int
+    tasks: tuple[Task, ...]
 
     @property
     def table(self) -> str:
@@ -45,6 +58,21 @@ class Work:
             return self.chapter
         said = " and ".join(map(str, numbers))
         return f"Table{'s' * (len(numbers) > 1)} {said} ({self.chapter})"
+
+    @property
+    def scored(self) -> int:
+        """Phrases that are segmented, once for each pass of a sampler, about."""
+        return sum(task.amount for task in self.tasks if task.kind == "score")
+
+    @property
+    def refined(self) -> int:
+        """Masks that SAM refines, about."""
+        return sum(task.amount for task in self.tasks if task.kind == "refine")
+
+    @property
+    def baselines(self) -> int:
+        """Samples that baselines are trained on."""
+        return sum(task.amount for task in self.tasks if task.of_a_baseline)
 
     @property
     def trained(self) -> int:
@@ -81,7 +109,7 @@ class Plan:
 
     @cached_property
     def packed(self) -> list[Run]:
-        """Runs whose data are packed, one for each packed file."""
+        """Runs whose data are packed, one for each data set and size."""
         every = [run for asks in self.asks.values() for run in asks.packed]
         return list({run.data_stage.hash: run for run in every}.values())
 
@@ -94,40 +122,112 @@ class Plan:
                 return run
         return None
 
+    @cached_property
     def works(self) -> list[Work]:
-        """Return what each chapter adds that trains, refines or segments, in the book's order."""
-        known: set[str] = set()
+        """What each chapter adds that has something to pack, train, refine or segment, in order."""
+        due = _Due(self.profile)
+        works = [(_work(name, asks, due), asks) for name, asks in self.asks.items()]
         return [
-            self._work(name, asks, known)
-            for name, asks in self.asks.items()
-            if asks.trained or asks.rivals or asks.refined or asks.segmented
+            work
+            for work, asks in works
+            if work.tasks or asks.trained or asks.rivals or asks.refined or asks.segmented
         ]
 
-    def _work(self, name: str, asks: Asks, known: set[str]) -> Work:
-        """What a chapter adds to the stages that are known to be made; they are known after it."""
 
-        def due(stage: Stage) -> bool:
-            if stage.hash in known or found(stage, profile=self.profile) is not None:
-                return False
-            known.add(stage.hash)
-            return True
+class _Due:
+    """Tells, once for each stage, whether it is still to be made."""
 
-        scored = tuple(pair for pair in asks.scored if due(pair[0].scores_stage(pair[1])))
-        closed = tuple(pair for pair in asks.closed if due(pair[0].closed_stage(pair[1])))
-        rivals = [rival for rival in asks.rivals if due(rival.scores)]
-        needed = replace(asks, scored=scored, closed=closed).trained
-        runs = tuple(run for run in needed if due(run.train_stage))
-        labels = [*asks.refined, *((run, "train") for run in runs if run.uses_refined)]
-        labels = [(run, split) for run, split in labels if due(run.refined_stage(split))]
-        asked = asks.segmented + sum(_scored(*pair) for pair in scored)
-        asked += sum(_closed(*pair) for pair in closed) + sum(map(_compared, rivals))
-        return Work(
-            name,
-            runs,
-            scored=asked,
-            refined=sum(phrases(run.data, split) for run, split in labels),
-            baselines=sum(rival.samples for rival in rivals if due(rival.training)),
-        )
+    def __init__(self, profile: str) -> None:
+        self._profile = profile
+        self._known: set[str] = set()
+
+    def __call__(self, stage: Stage) -> bool:
+        return self.first(stage.hash) and found(stage, profile=self._profile) is None
+
+    def first(self, name: str) -> bool:
+        """Whether this has not been asked before."""
+        new = name not in self._known
+        self._known.add(name)
+        return new
+
+
+def _work(name: str, asks: Asks, due: _Due) -> Work:
+    """What a chapter adds to the stages that are known to be made; they are known after it."""
+    scored = tuple(pair for pair in asks.scored if due(pair[0].scores_stage(pair[1])))
+    closed = tuple(pair for pair in asks.closed if due(pair[0].closed_stage(pair[1])))
+    rivals = [rival for rival in asks.rivals if due(rival.scores)]
+    needed = replace(asks, scored=scored, closed=closed)
+    runs = tuple(run for run in needed.trained if due(run.train_stage))
+    read = [(run, split) for run in asks.data for split in run.splits]
+    tasks = [task for run, split in read for task in _packing(run, split, 1, due)]
+    for run, split in asks.refined:
+        tasks += _packing(run, split, 1, due)
+        if due(stage := run.refined_stage(split)):
+            tasks.append(Task("refine", phrases(run.data, split), run, stage, split))
+    for run in runs:
+        tasks += _training(run, due)
+    for run, scoring in scored:
+        tasks += _scoring(run, scoring, due)
+    for run, closed_set in closed:
+        several, stage = run.machine.processes, run.closed_stage(closed_set)
+        tasks += _packing(run.on(closed_set.on), "val", several, due)
+        tasks.append(Task("score", _closed(run, closed_set), run, stage, "val", several))
+    tasks += _of_rivals(rivals, due)
+    if asks.segmented:
+        tasks.append(Task("score", asks.segmented, needed.packed[0]))
+    return Work(name, runs, tuple(tasks))
+
+
+def _packing(run: Run, split: str, processes: int, due: _Due) -> Iterator[Task]:
+    if due(stage := run.packed_stage(split)):
+        yield Task("pack", pictures(run.data, split), run, stage, split, processes)
+
+
+def _training(run: Run, due: _Due) -> Iterator[Task]:
+    """What a training does: its processes refine and encode on the way, as far as it reads."""
+    several, samples = run.machine.processes, run.train.steps * run.train.batch
+    for split in ("train", "val"):  # which previews are drawn of
+        yield from _packing(run, split, several, due)
+    stage = run.refined_stage("train")
+    if run.uses_refined and due(stage):
+        yield Task("refine", phrases(run.data, "train"), run, stage, "train", several)
+    labels = {"original": ["masks"], "refined": [stage.folder]}
+    for kind in ("images", *labels.get(run.train.selection, ["masks", stage.folder])):
+        yield from _encoding(run, "train", kind, samples, several, due)
+    yield Task(training(run), samples, run, run.train_stage, "train", several)
+
+
+def _scoring(run: Run, scoring: Scoring, due: _Due) -> Iterator[Task]:
+    there, several = run.on(scoring.on), run.machine.processes
+    every = phrases(there.data, scoring.split)
+    asked = min(scoring.phrases or every, every)
+    yield from _packing(there, scoring.split, several, due)
+    yield from _encoding(there, scoring.split, "images", asked, several, due)
+    amount, stage = asked * scoring.sampler.passes, run.scores_stage(scoring)
+    yield Task("score", amount, run, stage, scoring.split, several)
+
+
+def _encoding(
+    run: Run, split: str, kind: str, most: int, processes: int, due: _Due
+) -> Iterator[Task]:
+    stage = run.latents_stage(split)
+    if due.first(f"{stage.hash} {kind}"):
+        every = pictures(run.data, split) if kind == "images" else phrases(run.data, split)
+        yield Task("encode", min(most, every), run, None, split, processes)
+
+
+def _of_rivals(rivals: Iterable[Rival], due: _Due) -> Iterator[Task]:
+    for rival in rivals:
+        run = rival.data[0]
+        yield from _packing(run, rival.split, 1, due)
+        if rival.samples:
+            yield from _packing(rival.data[-1], "train", 1, due)
+        if rival.samples and due(rival.training):
+            kind = "train, all parameters" if rival.full else "baseline"
+            made = rival.training
+            yield Task(kind, rival.samples, run, made, "train", of_a_baseline=True)
+        amount = min(rival.scored, phrases(run.data, rival.split)) * rival.passes
+        yield Task("score", amount, run, rival.scores, rival.split)
 
 
 def read_plan(profile: str) -> Plan:
@@ -139,38 +239,13 @@ def read_plan(profile: str) -> Plan:
     return Plan(profile, chapters_of(profile))
 
 
-def phrases(data: DataConfig, split: str) -> int:
-    """Return about how many phrases a split has: published, or expected of as many scenes."""
-    if data.source == "mini":
-        return _A_PICTURE * pictures(data, split)
-    if data.dataset == "phrasecut":
-        return phrasecut.PUBLISHED[split][0][1]
-    if data.dataset == "cocostuff":
-        return _AN_IMAGE * pictures(data, split)
-    partition = "umd" if data.dataset == "refcocog" else "unc"
-    return round(_SENTENCES * refer.PUBLISHED[data.dataset, partition][split])
-
-
-def pictures(data: DataConfig, split: str) -> int:
-    """Return about how many pictures a split has."""
-    if data.source == "mini":
-        shared = split in ("testA", "testB")  # by the test scenes
-        return (data.test + 1) // 2 if shared else int(getattr(data, split))
-    if data.dataset == "phrasecut":
-        return phrasecut.PUBLISHED[split][0][0]
-    return _COCO[split] if data.dataset == "cocostuff" else phrases(data, split) // _A_PICTURE
-
-
-def _scored(run: Run, scoring: Scoring) -> int:
-    every = phrases(run.on(scoring.on).data, scoring.split)
-    return min(scoring.phrases or every, every) * scoring.sampler.passes
+def training(run: Run) -> str:
+    """Return which kind of training a run is: what it costs by sample depends on these."""
+    both = run.train.selection == "exact" and run.train.time == "uniform"
+    return "train" + ", all parameters" * (run.train.rank == 0) + ", two labels" * both
 
 
 def _closed(run: Run, closed: ClosedSet) -> int:
     there = run.on(closed.on)
     names = len(class_names(there))
     return min(closed.images, pictures(there.data, "val")) * names * closed.sampler.passes
-
-
-def _compared(rival: Rival) -> int:
-    return min(rival.scored, phrases(rival.data[0].data, rival.split)) * rival.passes

@@ -1,165 +1,149 @@
-"""Measure how fast this machine does a profile's work of each kind; predict what all takes."""
+"""Measure how fast this machine does a profile's work of each kind."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
+from PIL import Image
 
 from rlfseg.config import OptimiserConfig
 from rlfseg.data.check import Line
+from rlfseg.data.packed.prepare import Example
+from rlfseg.data.packed.write import write_pack
 from rlfseg.device import quick_accelerator
-from rlfseg.experiment import Run, backbone_folder, codec, predictor, untrained
+from rlfseg.experiment import Run, codec, predictor, untrained
 from rlfseg.method.flow import at_time
 from rlfseg.method.refinement import refine
 from rlfseg.method.sampling import aos
 from rlfseg.models.latent_codec import LatentCodec
-from rlfseg.models.unet import ATTENTION, as_velocity, for_sampling
-from rlfseg.preflight.plan import Plan, Work, phrases, pictures
+from rlfseg.models.unet import as_velocity, for_sampling
+from rlfseg.preflight.memory import share
+from rlfseg.preflight.plan import Plan, training
 from rlfseg.training.flow_batch import FlowBatch
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit
 
 _ROUNDS = 2  # at the least, after one that isn't counted
-_PHRASES = 4  # of a picture that SAM refines
+_PHRASES = 4  # of a picture that is packed, or that SAM refines
+_PICTURES = 24  # that are packed
+_SHOT = (480, 640)  # size of a photograph, about
 _ASKED = 2  # rounds of Algorithm 1, about
 _PHRASE = "small striped star"
-_MASTER = 4 + 4 + 8  # bytes of a trained parameter: itself, its gradient, AdamW's two moments
+_SAID = {
+    "pack": "pictures packed",
+    "encode": "pictures or masks encoded",
+    "refine": "masks refined",
+    "score": "phrases segmented (AOS)",
+}
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Samples a second of one device; `refine` is None where no SAM is asked for."""
+    """What this machine does.
 
-    encode: float
-    train: float
-    score: float
-    refine: float | None
+    Attributes:
+        each: units of each kind of work a second, by one device.
+        load: seconds that a process takes to load the networks.
+        start: seconds that a fresh process takes to be ready to work.
+    """
 
-    def seconds(self, work: Work, *, encoded: int, processes: int) -> float:
-        """Return what a chapter's work takes on so many devices; its baselines use one."""
-        taken = encoded / self.encode + work.trained / self.train + work.scored / self.score
-        taken += work.refined / self.refine if self.refine else 0.0
-        return taken / processes + work.baselines / self.train
+    each: Mapping[str, float]
+    load: float = 0.0
+    start: float = 0.0
+
+    def seconds(self, kind: str, amount: int) -> float:
+        """Return what work takes on one device; a baseline's is taken for a plain training's."""
+        if kind == "baseline":
+            kind = "train" if "train" in self.each else next(k for k in self.each if "train" in k)
+        return amount / self.each[kind]
 
 
-def lines(plan: Plan, seconds: float) -> Iterator[Line]:
-    """Measure rates, and predict from them the time of every table."""
-    run, batch = plan.run, local_batch(plan)
-    rates = measure(run, batch=batch, seconds=seconds, refining=plan.refining)
+def lines(rates: Rates, run: Run) -> Iterator[Line]:
+    """Say what was measured."""
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    at = f"{run.data.pixels} pixels, batch {batch}, {where}"
-    for name, said in (
-        ("encode", "pictures or masks encoded"),
-        ("train", "samples trained"),
-        ("score", "phrases segmented (AOS)"),
-        ("refine", "masks refined"),
-    ):
-        rate = getattr(rates, name)
-        if rate:
-            yield Line("ok", f"speed: {name}", f"{rate:.3g} {said} a second", at)
-    processes, first, total = _processes(plan), True, 0.0
-    for work in plan.works():
-        encoded = (
-            phrases(run.data, "train") + pictures(run.data, "train") if work.runs and first else 0
-        )
-        first = first and not work.runs
-        taken = rates.seconds(work, encoded=encoded, processes=processes)
-        total += taken
-        yield Line("ok", work.table, _said(taken, processes), _counted(work))
-    yield Line("ok", "all chapters", _said(total, processes))
+    for kind, rate in rates.each.items():
+        said = _SAID.get(kind, "samples trained")
+        samples = f", {local(run)} at a time" if kind not in ("pack", "refine") else ""
+        at = f"{run.data.pixels} pixels{samples}, {where}"
+        yield Line("ok", f"speed: {kind}", f"{rate:.3g} {said} a second", at)
+    said = f"{rates.load:.1f} s to load the networks, {rates.start:.1f} s to start a process"
+    yield Line("ok", "speed: start", said)
 
 
-def untimed(plan: Plan, reason: str) -> Iterator[Line]:
-    """Say what every table asks for, where it can't be said how long that takes."""
-    yield Line("note", "speed", f"not measured: {reason}")
-    for work in plan.works():
-        yield Line("note", work.table, _counted(work))
-
-
-def measure(run: Run, *, batch: int, seconds: float, refining: Run | None) -> Rates:
+def measure(plan: Plan, seconds: float, *, start: float) -> Rates:
     """Measure on random pictures, with the weights as they are; nothing is kept.
 
     Args:
-        run: the default one; what it would go on from is left away.
-        batch: samples at a time.
+        plan: whose kinds of work are measured.
         seconds: for each kind of work.
-        refining: whose SAM refines, or None.
+        start: seconds that this program took to be ready to work.
     """
-    coder, side = codec(run), run.data.pixels
+    run = plan.run
+    batch, side, started = local(run), run.data.pixels, time.perf_counter()
+    coder, unet = codec(run), untrained(replace(run, start=None))
+    _wait()
+    load = time.perf_counter() - started
     generator = torch.Generator().manual_seed(0)
     images = (torch.rand(batch, 3, side, side, generator=generator) * 2 - 1).to(coder.device)
-    z1, zb = coder.encode(images), coder.black(side)
-    encode = batch / _each(lambda: coder.encode(images), seconds)
-    unet = untrained(replace(run, start=None)).to(coder.device)
-    train = batch / _each(_steps(unet, coder, z1), seconds)
-    v = as_velocity(for_sampling(unet, coder.device))
+    z1 = coder.encode(images)
+    each = {"pack": _pack_rate(side, seconds)}
+    each["encode"] = batch / _each(lambda: coder.encode(images), seconds)
+    if plan.refining is not None:
+        each["refine"] = _refine_rate(plan.refining, seconds)
+    each["score"] = batch / _each(_segmenting(unet, coder, z1), seconds)
+    del unet
+    for kind, one in kinds(plan).items():
+        fresh = untrained(replace(one, start=None, data=run.data)).to(coder.device)
+        step = _steps(fresh, coder, z1, both="two labels" in kind)
+        each[kind] = batch / _each(step, seconds)
+        del fresh, step
+    return Rates(each, load, start)
+
+
+def kinds(plan: Plan) -> dict[str, Run]:
+    """Return a run of each kind of training that is due; the default run's kind at least."""
+    every = [plan.run, *(task.of for work in plan.works for task in work.tasks)]
+    wanted = {training(plan.run)}
+    wanted |= {t.kind for w in plan.works for t in w.tasks if t.kind.startswith("train")}
+    found = {training(run): run for run in every}
+    full = plan.run.variant({"rank": 0, "selection": "original"})
+    return {kind: found.get(kind, full) for kind in sorted(wanted)}
+
+
+def local(run: Run) -> int:
+    """Return how many samples at a time: a process's share; on a CPU one, if the UNet is large."""
+    return share(run) if torch.cuda.is_available() or run.data.pixels < 512 else 1
+
+
+def _segmenting(
+    unet: UNet2DConditionModel, coder: LatentCodec, z1: torch.Tensor
+) -> Callable[[], None]:
+    """Phrases of encoded pictures, segmented."""
+    v, zb = as_velocity(for_sampling(unet, coder.device)), coder.black(coder.factor * z1.shape[-1])
 
     def segment() -> None:
         with torch.no_grad():
-            z0 = aos(v, z1=z1, c=coder.text([_PHRASE] * batch), zb=zb, tol=0.2).z0
-            coder.decode(z0)
+            coder.decode(aos(v, z1=z1, c=coder.text([_PHRASE] * len(z1)), zb=zb, tol=0.2).z0)
 
-    score = batch / _each(segment, seconds)
-    return Rates(encode, train, score, _refine_rate(refining, seconds) if refining else None)
-
-
-def memory(run: Run) -> int:
-    """Return about the bytes that training a sample at a time, or a GPU's share of a batch, needs.
-
-    The UNet is run on tensors without storage, in bfloat16, and what its backward pass would keep
-    is counted; weights are held in float32.
-    """
-    batch = run.train.batch // run.machine.processes if torch.cuda.is_available() else 1
-    config = UNet2DConditionModel.load_config(backbone_folder(run), subfolder="unet")
-    with init_empty_weights():
-        unet = UNet2DConditionModel.from_config(config)
-    unet = unet.to("meta", torch.bfloat16)
-    for name, parameter in unet.named_parameters():
-        parts = name.rsplit(".", 1)[0]
-        parameter.requires_grad_(run.train.rank == 0 or parts.endswith(tuple(ATTENTION)))
-    kept: dict[int, int] = {}
-    weights = {id(p) for p in unet.parameters()}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in weights:
-            kept[id(tensor)] = tensor.numel() * tensor.element_size()
-            held.append(tensor)
-        return tensor
-
-    held: list[torch.Tensor] = []
-    side = int(config["sample_size"])
-    width = int(config["cross_attention_dim"])
-    z = torch.empty(1, 4, side, side, device="meta", dtype=torch.bfloat16)
-    text = torch.empty(1, 77, width, device="meta", dtype=torch.bfloat16)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        unet(z, torch.ones(1, device="meta"), text)
-    count = sum(parameter.numel() for parameter in unet.parameters())
-    trained = count if run.train.rank == 0 else _adapter(unet, run.train.rank)
-    return 4 * count + _MASTER * trained + batch * sum(kept.values())
-
-
-def local_batch(plan: Plan) -> int:
-    """Return how many samples at a time: a GPU's share of a batch; on a CPU one, unless mini."""
-    run = plan.run
-    if torch.cuda.is_available():
-        return max(1, run.train.batch // _processes(plan))
-    return run.train.batch if run.backbone.name == "mini" else 1
-
-
-def _processes(plan: Plan) -> int:
-    return max(1, min(plan.processes, torch.cuda.device_count()))
+    return segment
 
 
 def _steps(
-    unet: UNet2DConditionModel, coder: LatentCodec, z1: torch.Tensor
+    unet: UNet2DConditionModel, coder: LatentCodec, z1: torch.Tensor, *, both: bool
 ) -> Callable[[], object]:
     """One training step after another, on latents of random pictures."""
+    z0 = z1.roll(1, 0) * 0.5
     batch = FlowBatch(
-        z1=z1, z0=z1.roll(1, 0) * 0.5, c=coder.text([_PHRASE] * len(z1)), t=at_time(0.5, like=z1)
+        z1=z1,
+        z0=z0,
+        c=coder.text([_PHRASE] * len(z1)),
+        t=at_time(0.5, like=z1),
+        z0_refined=z0 * 0.5 if both else None,
     )
     run = fit(
         RectifiedFlowObjective(unet),
@@ -180,6 +164,24 @@ def _refine_rate(run: Run, seconds: float) -> float:
     return _PHRASES / _each(lambda: refine(image, list(masks), sam, config), seconds)
 
 
+def _pack_rate(side: int, seconds: float) -> float:
+    """Pictures a second that one process packs, of a photograph's size, with a few phrases each."""
+    noise = np.random.default_rng(0).integers(0, 256, (*(n // 8 for n in _SHOT), 3), dtype=np.uint8)
+    mask = np.zeros(_SHOT, dtype=bool)
+    mask[100:300, 200:400] = True
+    with TemporaryDirectory() as name:
+        photograph = Path(name) / "photograph.jpg"
+        Image.fromarray(noise).resize(_SHOT[::-1]).save(photograph)
+        examples = [
+            Example(f"{number}", photograph, f"phrase {k}", mask)
+            for number in range(_PICTURES)
+            for k in range(_PHRASES)
+        ]
+        return _PICTURES / _each(
+            lambda: write_pack(examples, Path(name) / "some.h5", size=side), seconds
+        )
+
+
 def _each(work: Callable[[], object], seconds: float) -> float:
     """Seconds that a piece of work takes: the mean of at least two rounds, after a warm-up."""
     work()
@@ -195,23 +197,3 @@ def _each(work: Callable[[], object], seconds: float) -> float:
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _adapter(unet: UNet2DConditionModel, rank: int) -> int:
-    """Parameters of a LoRA on the attention projections."""
-    layers = [m for name, m in unet.named_modules() if name.endswith(tuple(ATTENTION))]
-    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
-
-
-def _said(seconds: float, processes: int) -> str:
-    if seconds < 5_400:
-        return f"{seconds / 60:.1f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" + (f", {hours * processes:.0f} GPU-hours" if processes > 1 else "")
-
-
-def _counted(work: Work) -> str:
-    trained = f"{len(work.runs)} runs, {work.trained:,} samples; " if work.runs else ""
-    refined = f"{work.refined:,} masks; " if work.refined else ""
-    others = f"{work.baselines:,} samples of baselines; " if work.baselines else ""
-    return f"{trained}{refined}{others}{work.scored:,} phrases"

@@ -40,6 +40,17 @@ def released(plan: Plan) -> Iterator[Line]:
         yield from (_released(chapter, name) for name in names)
 
 
+def outside(name: str) -> Path | None:
+    """Return where outside weights lie, here or in the hub client's cache; None if they don't."""
+    folder = located(name)
+    if isinstance(folder, Path):
+        return folder
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
 def data(plan: Plan) -> Iterator[Line]:
     """Look at each data set that is packed."""
     for dataset, source in dict.fromkeys((r.data.dataset, r.data.source) for r in plan.packed):
@@ -55,7 +66,7 @@ def _backbone(run: Run) -> Line:
         if there is None:
             return Line("note", "backbone", "not made yet: the first run trains it", "mini")
         return _folder(there, "mini")
-    folder = _outside(name)
+    folder = outside(name)
     if folder is None:
         where = f"its folder, in the diffusers layout, at weights/{name}"
         advice = f"{_FETCH} (hf download {name}), or put {where}."
@@ -63,20 +74,9 @@ def _backbone(run: Run) -> Line:
     return _folder(folder, name)
 
 
-def _outside(name: str) -> Path | None:
-    """Where outside weights lie, here or in the hub client's cache; None if they don't."""
-    folder = located(name)
-    if isinstance(folder, Path):
-        return folder
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-
-
 def _released(chapter: str, name: str) -> Line:
     """Whether weights that a chapter can do without are there and whole."""
-    folder, what = _outside(name), f"weights for {chapter}"
+    folder, what = outside(name), f"weights for {chapter}"
     advice = (
         f"It costs its row. {_FETCH} (hf download {name}), or put its folder at weights/{name}."
     )

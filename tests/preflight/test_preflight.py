@@ -7,8 +7,10 @@ import os
 import shutil
 from collections import namedtuple
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import psutil
 import pytest
 import torch
@@ -19,15 +21,16 @@ from diffusers import AutoencoderTiny
 from tiny import tiny_backbone
 
 from rlfseg.__main__ import main
-from rlfseg.chapters import CHAPTERS, Chapter
-from rlfseg.config import read_yaml
+from rlfseg.chapters import CHAPTERS, Chapter, reading
+from rlfseg.config import DataConfig, read_yaml
 from rlfseg.data.check import Line, Report
 from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
 from rlfseg.data.drawn.write_phrasecut import TRUTH_FILE, write_phrasecut
 from rlfseg.experiment import loaded_tiny_decoder, read_run, untrained
 from rlfseg.models.sam import mini_sam, save_sam
-from rlfseg.preflight import machine, preflight, speed
-from rlfseg.preflight.plan import Work, read_plan
+from rlfseg.preflight import disk, machine, memory, preflight, speed, weights_and_data
+from rlfseg.preflight.forecast import Forecast, compared, taken
+from rlfseg.preflight.plan import Plan, Task, Work, read_plan
 from rlfseg.preflight.speed import Rates
 from rlfseg.stage import Stage, made_at, shipped
 
@@ -44,6 +47,7 @@ QUIET = {
     "tols": [],
     "baselines": {},
 }
+MEASURE = speed.measure
 Usage = namedtuple("Usage", "total used free")
 Memory = namedtuple("Memory", "available")
 
@@ -63,6 +67,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sam = shipped("tiny", read_run("tiny").sam_stage)
     mark(sam, read_run("tiny").sam_stage)
     save_sam(mini_sam(pixels=16), sam / "sam.safetensors")
+    kinds = ("pack", "encode", "refine", "score", "train", "train, all parameters")
+    rates = Rates(dict.fromkeys(kinds, 1.0))
+    monkeypatch.setattr(speed, "measure", lambda plan, seconds, start: rates)
+    monkeypatch.setattr(memory, "held", lambda unet, samples, side, gpu: 1000 * samples)
     AcceleratorState._reset_state(True)  # other tests made one without mixed precision
     yield tmp_path
     AcceleratorState._reset_state(True)
@@ -96,12 +104,12 @@ def end(*stages: Stage) -> None:
 
 def work(chapter: str) -> Work:
     """What a chapter adds, as its parameters are now."""
-    return next(work for work in read_plan("tiny").works() if work.chapter == chapter)
+    return next(work for work in read_plan("tiny").works if work.chapter == chapter)
 
 
 def ranks() -> dict[str, list[int]]:
     """The ranks of the runs that each chapter adds."""
-    every = {w.chapter: [run.train.rank for run in w.runs] for w in read_plan("tiny").works()}
+    every = {w.chapter: [run.train.rank for run in w.runs] for w in read_plan("tiny").works}
     return {chapter: found for chapter, found in every.items() if found}
 
 
@@ -112,10 +120,16 @@ def problem(report: Report, what: str) -> Line:
     return line
 
 
-def test_all_is_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_is_there(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "measure", MEASURE)
     assert main(["preflight", "--profile", "tiny", "--seconds", "0", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     found = {line["what"]: line for line in report["lines"]}
+    stages = {read_run("tiny").train_stage.folder, read_run("tiny").refined_stage("val").folder}
+    assert stages < set(report["stages"]) and min(report["stages"].values()) > 0
+    assert sum(report["stages"].values()) < report["seconds"]
     assert report["ok"] and len(found) == len(report["lines"])
     assert found["Table 8 (03_train)"]["expected"].startswith("1 runs, 6 samples")
     assert found["02_refine"]["expected"] == "4 masks; 0 phrases"
@@ -124,9 +138,12 @@ def test_all_is_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (place / "runs").exists(), "preflight keeps nothing"
     names = list(found)
     assert names[names.index("backbone") :] == [
-        *("backbone", "SAM", "phrasecut", "cocostuff", "memory"),
-        *(f"speed: {kind}" for kind in ("encode", "train", "score", "refine")),
-        *("02_refine", "Table 8 (03_train)", "Tables 7 and 9 (04_sampling)"),
+        *("backbone", "SAM", "phrasecut", "cocostuff"),
+        *(f"disk: {what}" for what in ("packed files", "packed files with refined labels")),
+        *("disk: latents", "disk: weights", "disk: counts", "disk", "memory: train"),
+        *(f"speed: {kind}" for kind in ("pack", "encode", "refine", "score")),
+        *("speed: train", "speed: train, all parameters", "speed: start"),
+        *("01_data", "02_refine", "Table 8 (03_train)", "Tables 7 and 9 (04_sampling)"),
         *("Table 1 (05_phrasecut)", "05b_ask", "Table 3 (07_cocostuff)"),
         *("Table 4 (08_speed)", "10_protocols", "all chapters"),
     ]  # the others compare variants, and have none here
@@ -151,8 +168,9 @@ def test_sam_is_looked_at_where_it_is_asked_for(
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
     (place / "sam.pth").write_bytes(b"no weights")
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
-    for chapter in ("02_refine", "A1_backbone"):
-        monkeypatch.delitem(CHAPTERS, chapter)
+    others = {name: c for name, c in CHAPTERS.items() if name not in ("02_refine", "A1_backbone")}
+    monkeypatch.setattr(reading, "CHAPTERS", others)
+    monkeypatch.setattr(speed, "measure", MEASURE)
     assert not {"SAM", "speed: refine"} & {each.what for each in preflight("tiny", seconds=0).lines}
     write(place, "03b_labels", variants={"exact": {"selection": "exact"}})
     assert "sam.pth" in problem(preflight("tiny"), "SAM").found
@@ -202,28 +220,32 @@ def test_a_baselines_released_weights_and_its_training_are_counted(place: Path) 
 
 
 def test_missing_weights_of_a_baseline_or_a_decoder_cost_a_row_and_not_the_hours(
-    place: Path,
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def note(name: str) -> Line:
-        report = preflight("tiny", seconds=0)
-        assert report.ok and "all chapters" in {line.what for line in report.lines}
-        (line,) = (line for line in report.lines if line.expected == name)
-        return line
+    def found(name: str) -> Line:
+        lines = weights_and_data.released(read_plan("tiny"))
+        return next(line for line in lines if line.expected == name)
 
     write(place, "05_phrasecut", baselines={"a": {"kind": "clipseg", "checkpoint": "given"}})
-    assert note("given").level == "note" and "hf download given" in note("given").advice
+    write(place, "08_speed", tiny={"name": "no-one/taesd"})
+    assert found("given").level == "note" and "hf download given" in found("given").advice
+    assert found("no-one/taesd").what == "weights for 08_speed"
+    report = preflight("tiny", seconds=0)
+    assert report.ok and report.lines[-1].what == "all chapters"
     folder = place / "weights/given"
     folder.mkdir(parents=True)
+    assert "no safetensors" in found("given").found
     shutil.copy(place / "backbone/text_encoder/model.safetensors", folder)
-    assert note("given").level == "ok"
+    assert found("given").level == "ok"
     os.truncate(folder / "model.safetensors", 100)
-    assert note("given").level == "note" and "model.safetensors" in note("given").found
-    write(place, "08_speed", tiny={"name": "no-one/taesd"})
-    assert note("no-one/taesd").what == "weights for 08_speed"
-    run, tiny = read_run("tiny"), read_plan("tiny").chapters["08_speed"].tiny
-    assert loaded_tiny_decoder(run, tiny) is None
+    assert found("given").level == "note" and "model.safetensors" in found("given").found
     AutoencoderTiny().save_pretrained(place / "weights/no-one/taesd")
-    assert note("no-one/taesd").level == "ok" and loaded_tiny_decoder(run, tiny) is not None
+    assert found("no-one/taesd").level == "ok"
+    run, tiny = read_run("tiny"), read_plan("tiny").chapters["08_speed"].tiny
+    assert loaded_tiny_decoder(run, tiny) is not None
+    shutil.rmtree(place / "weights")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert loaded_tiny_decoder(run, tiny) is None
 
 
 def test_wrong_counts(place: Path) -> None:
@@ -254,7 +276,7 @@ def test_too_little_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(1000))
     report = preflight("tiny", seconds=0)
-    assert "recompute" in problem(report, "memory").advice
+    assert "accumulate" in problem(report, "memory: train").advice
     assert not [line for line in report.lines if line.what.startswith("speed:")]
 
 
@@ -366,32 +388,67 @@ def test_space_is_for_every_packed_file(place: Path) -> None:
         baseline = {"steps": 1, "scenes": scenes}
         stuff = {**DRAWN, "dataset": "cocostuff"}
         write(place, "07_cocostuff", other=stuff, semflow=baseline)
-        needs.append(machine.space(read_plan("tiny")))
+        needs.append(disk.by_kind(read_plan("tiny"))["packed files"])
     assert needs[1] - needs[0] == 1000 * (16 * 16 * 3 + 4 * 6000)
 
 
-def test_processes_share_all_work_but_the_baselines() -> None:
-    rates = Rates(encode=10, train=2, score=5, refine=4)
-    work = Work("09_ranks", (), scored=50, refined=8, baselines=6)
-    assert rates.seconds(work, encoded=20, processes=1) == 2 + 10 + 2 + 3
-    assert rates.seconds(work, encoded=20, processes=7) == (2 + 10 + 2) / 7 + 3
+def test_processes_share_what_they_are_launched_for(place: Path) -> None:
+    plan = read_plan("tiny")
+    rates = Rates({"pack": 3.0, "train": 2.0, "score": 5.0, "refine": 4.0}, load=7.0, start=9.0)
+    forecast, run = Forecast(plan, rates), plan.run
+    train = Task("train", 12, run, run.train_stage, "train", processes=4)
+    page, head = Task("score", 20, run), Task("baseline", 6, run, of_a_baseline=True)
+    work = Work("09_ranks", (), (train, page, head))
+    assert forecast.devices == 1  # those of a CPU share its cores
+    assert forecast.chapter(work) == (12 / 2 + 7) + (20 / 5 + 7) + (6 / 2 + 7) + 2 * 9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 4)
+        patch.setattr(Plan, "processes", 4)
+        assert forecast.chapter(work) == (12 / 2 / 4 + 7) + (20 / 5 + 7) + (6 / 2 + 7) + 2 * 9
 
 
-def test_memory_counts_sixteen_bytes_for_each_parameter_of_an_adapter(place: Path) -> None:
-    needs, trained = [], []
-    for rank in (2, 5):
-        write_run(place, train={**TRAIN, "rank": rank})
-        run = read_plan("tiny").run
-        unet = untrained(run)
-        trained.append(sum(p.numel() for p in unet.parameters() if p.requires_grad))
-        needs.append(speed.memory(run))
-    assert needs[1] - needs[0] == 16 * (trained[1] - trained[0]) > 0
-    weights = sum(p.numel() for p in unet.parameters()) - trained[1]
-    assert needs[1] > 4 * weights + 16 * trained[1]
+def test_the_disk_holds_shards_beside_a_packed_file_and_two_checkpoints(place: Path) -> None:
+    run = replace(read_plan("tiny").run, data=DataConfig(pixels=100, train=50, val=5, test=20))
+    train = 50 * (100 * 100 * 3 + 4 * 6000)
+    packed = disk.written(Task("pack", 50, run, run.packed_stage("train"), "train"))
+    assert packed == disk.Written(train, train)
+    refined = disk.written(Task("refine", 200, run, run.refined_stage("train"), "train"))
+    assert refined == disk.Written(train + 200 * 6000, 200 * 6000)
+    assert disk.written(Task("encode", 9, run)).kept == 9 * 100 * 100 / 8
+    full = run.variant({"rank": 0})
+    size = sum(p.numel() for p in untrained(full).parameters())
+    trained = disk.written(Task("train, all parameters", 6, full, full.train_stage))
+    assert trained == disk.Written(2 * size + 200 * full.train.steps, 24 * size)
+
+
+def test_a_prediction_is_compared_with_what_stages_took_without_those_within(place: Path) -> None:
+    def end(name: str, at: float, seconds: float) -> None:
+        folder = place / "runs/tiny/stages" / name
+        folder.mkdir(parents=True)
+        (folder / "stage.json").write_text(json.dumps({"hash": name, "seconds": seconds}))
+        os.utime(folder / "stage.json", (at, at))
+
+    end("data-1", at=1030, seconds=30)
+    end("refined-1", at=1090, seconds=50)
+    end("lora-1", at=1100, seconds=70)  # refined within it, from 1040 to 1090
+    assert taken("tiny") == pytest.approx({"data-1": 30, "refined-1": 50, "lora-1": 20})
+    said = {"stages": {"data-1": 15.0, "lora-1": 25.0, "other": 5.0}}
+    (place / "before.json").write_text(json.dumps(said))
+    *stages, whole = compared(place / "before.json", "tiny").lines
+    assert [(line.what, line.found) for line in stages] == [
+        ("data-1", "30.0 s"),
+        ("lora-1", "20.0 s"),
+    ]
+    assert whole.what == "2 of 3 stages" and whole.found == "50 s, 1.25 times that"
+    assert main(["preflight", "--profile", "tiny", "--against", "before.json"]) == 0
+    (place / "before.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"before\.json holds no prediction"):
+        compared(place / "before.json", "tiny")
 
 
 def test_every_chapter_that_trains_or_scores_is_counted() -> None:
     others = {"01_data", "01b_datasets", "11_flowseg", "A1_backbone"}
     for profile in ("smoke", "mini", "preflight", "a100"):
-        counted = [work.chapter for work in read_plan(profile).works()]
+        counted = [work.chapter for work in read_plan(profile).works]
+        counted = [name for name in counted if name != "01_data"]  # which may be packed
         assert counted == [name for name in CHAPTERS if name not in others]

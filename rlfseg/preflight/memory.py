@@ -1,0 +1,194 @@
+"""What training holds at most, counted on tensors without storage: no weights are read."""
+
+import json
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any, Literal
+
+import psutil
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from rlfseg.config import MachineConfig, TrainConfig
+from rlfseg.data.check import Line
+from rlfseg.device import quick_dtype
+from rlfseg.experiment import Run, backbone_folder, ready_to_train
+from rlfseg.models.unet import with_fast_attention
+from rlfseg.preflight.plan import Plan, training
+from rlfseg.preflight.weights_and_data import outside
+from rlfseg.stage import found
+from rlfseg.stand_ins.full_size import UNET
+
+_GB = 1e9
+_MOMENTS = 8  # bytes of a trained parameter's two moments in AdamW
+_FLOAT = 4
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of what is made under it for as long as it lives; `most` is their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation and take note of the storages that it gives back."""
+        out = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._note, out)
+        return out
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def lines(plan: Plan) -> Iterator[Line]:
+    """Set free memory of the device that trains against what each kind of training needs."""
+    gpu = torch.cuda.is_available()
+    if gpu:
+        free, what = torch.cuda.mem_get_info()[0], "GPU memory"
+    else:
+        free, what = psutil.virtual_memory().available, "memory"
+    for kind, run in largest(plan).items():
+        need, samples = needed(run, gpu=gpu), share(run)
+        said, where = f"{free / _GB:.1f} GB free", f"{what}: {kind}"
+        wanted = f"about {need / _GB:.1f} GB for {samples} samples at a time"
+        if free >= need:
+            yield Line("ok", where, said, wanted)
+            continue
+        advice = (
+            "Give `machine: {accumulate: 2}` or more, `machine: {recompute: true}`, which takes a "
+            "third more time, or more processes."
+        )
+        yield Line("problem", where, said, wanted, advice=advice)
+
+
+def largest(plan: Plan) -> dict[str, Run]:
+    """Return the run of each kind of training that needs most; the default run if none is due."""
+    runs = [run for work in plan.works for run in work.runs] or [plan.run]
+    ranked = sorted(runs, key=lambda run: (share(run), run.train.rank))
+    return {training(run): run for run in ranked}
+
+
+def share(run: Run) -> int:
+    """Return how many samples go through the network of a process at a time."""
+    return max(1, run.train.batch // (run.machine.processes * run.machine.accumulate))
+
+
+def needed(run: Run, *, gpu: bool) -> int:
+    """Return the bytes that a run's training needs on a GPU; without one, in all its processes.
+
+    A step is run forward and backward on tensors without storage, by the same attention and in the
+    same precisions, and what lives at once is counted. To that come weights (autoencoder and text
+    encoder too), the optimiser's moments, and where processes exchange gradients a second copy of
+    these. What CUDA, its libraries' workspaces and fragmentation take is not in it.
+    """
+    every, trained = parameters(run)
+    exchanged = _FLOAT * trained * (run.machine.processes > 1)
+    kept = _FLOAT * (every + _of_codec(run)) + _MOMENTS * trained + exchanged
+    samples = share(run) * (2 if "two labels" in training(run) else 1)
+    unet = _without_storage(_unet_config(run), run.train, run.machine)
+    total = kept + held(unet, samples=samples, side=_side(run), gpu=gpu)
+    return total if gpu else total * run.machine.processes
+
+
+def held(unet: UNet2DConditionModel, *, samples: int, side: int, gpu: bool) -> int:
+    """Return the most bytes that a step's activations and gradients take at once.
+
+    Args:
+        unet: on the meta device; it is left on fake tensors.
+        samples: in the pass, both labels' counted.
+        side: of the latents.
+        gpu: whether norms are taken in float32, as autocast does there.
+    """
+    half = gpu or quick_dtype("cpu") == torch.bfloat16
+    width = int(unet.config.cross_attention_dim)
+    with FakeTensorMode():
+        for module in unet.modules():
+            for name, p in list(module.named_parameters(recurse=False)):
+                fake = nn.Parameter(torch.empty(p.shape), requires_grad=p.requires_grad)
+                setattr(module, name, fake)
+            if gpu and isinstance(module, nn.GroupNorm | nn.LayerNorm):
+                module.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+        z, c = torch.empty(samples, 4, side, side), torch.empty(samples, 77, width)
+        t = torch.ones(samples)
+        with Held() as counted:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                v = unet.train()(z, t, c).sample
+            v.float().square().mean().backward()
+    return counted.most
+
+
+def parameters(run: Run) -> tuple[int, int]:
+    """Return how many parameters the run's UNet has, adapters included, and how many it trains.
+
+    A backbone that is not there is taken for one of Stable Diffusion 1.5's size, ours for nothing.
+    """
+    name = run.backbone.name
+    if name == "mini" and found(run.backbone_stage, profile=run.profile) is None:
+        return 0, 0
+    there = name == "mini" or outside(name) is not None
+    config = json.dumps(_unet_config(run) if there else UNET, default=str)
+    return _sizes(config, run.train.rank, run.train.targets)
+
+
+@cache
+def _sizes(config: str, rank: int, targets: Literal["attention", "everything"]) -> tuple[int, int]:
+    train = TrainConfig(steps=1, rank=rank, targets=targets)
+    unet = _without_storage(json.loads(config), train, MachineConfig())
+    sizes = [(p.numel(), p.requires_grad) for p in unet.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, free in sizes if free)
+
+
+def _unet_config(run: Run) -> dict[str, Any]:
+    return dict(UNet2DConditionModel.load_config(backbone_folder(run), subfolder="unet"))
+
+
+def _without_storage(
+    config: Mapping[str, Any], train: TrainConfig, machine: MachineConfig
+) -> UNet2DConditionModel:
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(dict(config)).requires_grad_(False)
+        return ready_to_train(with_fast_attention(unet), train, replace(machine, compile=""))
+
+
+def _vae(run: Run) -> AutoencoderKL:
+    config = AutoencoderKL.load_config(backbone_folder(run), subfolder="vae")
+    with init_empty_weights():
+        return AutoencoderKL.from_config(config)
+
+
+def _of_codec(run: Run) -> int:
+    """Parameters of the autoencoder and the text encoder."""
+    config = CLIPTextConfig.from_pretrained(backbone_folder(run), subfolder="text_encoder")
+    with init_empty_weights():
+        parts = (_vae(run), CLIPTextModel(config))
+    return sum(p.numel() for part in parts for p in part.parameters())
+
+
+def _side(run: Run) -> int:
+    return run.data.pixels // 2 ** (len(_vae(run).config.block_out_channels) - 1)

@@ -1,0 +1,96 @@
+"""What training needs is what torch itself allocates, and what of it comes from what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+from diffusers import UNet2DConditionModel
+from tiny import WIDTH, tiny_backbone, tiny_unet
+from torch.profiler import ProfilerActivity, profile
+
+from rlfseg.config import DataConfig, TrainConfig
+from rlfseg.device import quick_dtype
+from rlfseg.experiment import Run, untrained
+from rlfseg.models.unet import add_lora
+from rlfseg.preflight import memory
+from rlfseg.stand_ins.backbone import BackboneConfig
+
+SAMPLES, SIDE = 2, 16
+ALL = {"rank": 0}
+
+
+def adapted() -> UNet2DConditionModel:
+    unet = tiny_unet().requires_grad_(False)
+    add_lora(unet, rank=4, seed=0)
+    return unet.train()
+
+
+def allocated(unet: UNet2DConditionModel) -> int:
+    """The most bytes at once of a step, as torch's profiler counts them."""
+    z, c = torch.randn(SAMPLES, 4, SIDE, SIDE), torch.randn(SAMPLES, 77, WIDTH)
+    half = quick_dtype("cpu") == torch.bfloat16
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            v = unet(z, torch.ones(SAMPLES), c).sample
+        v.float().square().mean().backward()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def test_what_a_step_holds_is_what_torch_allocates() -> None:
+    with init_empty_weights():
+        unet = adapted()
+    counted = memory.held(unet, samples=SAMPLES, side=SIDE, gpu=False)
+    assert counted == pytest.approx(allocated(adapted()), rel=0.03)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    for folder in ("book", "params"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    tiny_backbone(tmp_path / "backbone")
+    monkeypatch.setattr(memory, "held", lambda unet, samples, side, gpu: 10**6 * samples * side)
+    data, train = DataConfig(pixels=16), TrainConfig(steps=2, rank=2, batch=8)
+    return Run("tiny", BackboneConfig(name="backbone"), data, train)
+
+
+def test_weights_moments_and_gradients_on_their_way_are_counted(run: Run) -> None:
+    def rest(one: Run) -> int:
+        return memory.needed(one, gpu=True) - 10**6 * 8 * memory.share(one)
+
+    free = sum(p.numel() for p in untrained(run).parameters() if p.requires_grad)
+    more = run.variant({"rank": 5})
+    added = sum(p.numel() for p in untrained(more).parameters() if p.requires_grad) - free
+    assert rest(more) - rest(run) == (4 + 8) * added > 0
+    two = replace(run, machine=replace(run.machine, processes=2))
+    assert rest(two) - rest(run) == 4 * free
+    alone = memory.needed(two, gpu=True)
+    assert memory.needed(two, gpu=False) == 2 * alone  # they share the machine's memory
+
+
+def test_both_labels_of_the_exact_choice_go_through_at_once_and_parts_one_after_another(
+    run: Run,
+) -> None:
+    one, exact = memory.needed(run, gpu=True), run.variant({"selection": "exact"})
+    assert memory.needed(exact, gpu=True) - one == 10**6 * 8 * 8
+    at_one = run.variant({"selection": "exact", "time": "one"})  # where one pass scores both
+    assert memory.needed(at_one, gpu=True) == one
+    parts = replace(exact, machine=replace(exact.machine, accumulate=4))
+    assert one - memory.needed(parts, gpu=True) == 10**6 * 8 * (8 - 2 * 2)
+
+
+def test_a_unet_whose_weights_are_missing_is_taken_for_stable_diffusion_s(run: Run) -> None:
+    missing = replace(run, backbone=BackboneConfig(name="no-one/nothing"))
+    assert memory.parameters(missing.variant(ALL)) == (859_520_964, 859_520_964)
+    whole, trained = memory.parameters(run)
+    assert 0 < trained < whole < 10**6
+    assert memory.parameters(replace(run, backbone=BackboneConfig(name="mini"))) == (0, 0)

@@ -16,6 +16,7 @@ from rlfseg.flowseg.recipe import FieldConfig, arm_stage
 from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage
 
 Baselines = dict[str, Baseline]
+_ALL = 10**9  # more phrases than any split has
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,7 +82,9 @@ class Ask:
 class Referring:
     """Table 2: the run on `others`, zero-shot, and `supervised` runs that are trained on them.
 
-    The images of the files `coco_ids` are counted among those trained on.
+    The images of the files `coco_ids` are counted among those trained on. Beside them stand
+    `baselines` (by the paper's row), which have released weights: what is trained here would see
+    the very data.
     """
 
     run: Run
@@ -89,8 +92,13 @@ class Referring:
     supervised: Variants
     coco_ids: list[str]
     shown: Count
+    baselines: Baselines
 
     def __post_init__(self) -> None:
+        if ours := [row for row, baseline in self.baselines.items() if baseline.outside is None]:
+            raise ValueError(
+                f"baselines: {ours[0]} would be trained here; take one of released weights"
+            )
         if unknown := sorted(set(self.supervised) - set(self.others)):
             raise ValueError(
                 f"supervised: {unknown[0]} is none of others: {', '.join(self.others)}"
@@ -111,10 +119,20 @@ class Referring:
             for name, changes in self.supervised.items()
         }
 
+    @property
+    def baselines_on(self) -> PhraseSet:
+        """The phrases that baselines are scored on: those of our rows."""
+        return PhraseSet("val", _ALL)
+
     def asks(self) -> Asks:
-        """Ask for the run on every split, and the supervised runs."""
+        """Ask for the run on every split, the supervised runs, and the baselines."""
         scored = [(self.run, way) for name in self.others for way in self.scorings(name).values()]
-        return Asks(scored=as_rows([*scored, *self.own.values()]), data=(self.run,))
+        rivals = tuple(
+            phrase_rival(self.run.on(other), baseline, self.baselines_on)
+            for other in self.others.values()
+            for baseline in self.baselines.values()
+        )
+        return Asks(scored=as_rows([*scored, *self.own.values()]), rivals=rivals, data=(self.run,))
 
 
 @dataclass(frozen=True, config=STRICT)

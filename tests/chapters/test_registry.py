@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from tiny_run import given_run
 
 from rlfseg.chapters import chapter, expect, unasked
+from rlfseg.chapters.asks import as_rows
 from rlfseg.chapters.reading import chapters_of, run_file
-from rlfseg.config import DataConfig
+from rlfseg.config import DataConfig, SamplerConfig
+from rlfseg.experiment import Scoring
 from rlfseg.stage import Stage, found
 
 
@@ -89,3 +92,26 @@ def test_the_papers_method_is_the_headline(profile: str) -> None:
     assert {"RDS, AOS", "RDS, no AOS", "no RDS, AOS", "no RDS, no AOS"} <= said
     steps = every["04_sampling"]
     assert {steps.run.method(steps.samplers[name]) for name in steps.stepped} == {"RDS, no AOS"}
+
+
+def test_the_released_clipseg_is_asked_for_on_every_set_that_our_row_is(repo: Path) -> None:
+    here = chapters_of("a100")["06_refcoco"]
+    rivals = here.asks().rivals
+    assert [rival.data[0].data for rival in rivals] == list(here.others.values())
+    assert {rival.outside for rival in rivals} == {"CIDAS/clipseg-rd64-refined"}
+    assert {rival.training.name for rival in rivals} == {"outside-clipseg"}  # nothing is trained
+    ours = [scoring.on for _, scoring in here.asks().scored if scoring.split == "val"]
+    assert [rival.data[0].data for rival in rivals] == [on for on in ours if on is not None]
+    for profile in ("smoke", "mini", "preflight"):
+        assert not chapters_of(profile)["06_refcoco"].asks().rivals
+
+
+def test_a_rows_threshold_is_chosen_by_its_own_sampler_and_asked_for_once() -> None:
+    run = given_run(choose=5)
+    one, two = (SamplerConfig(name) for name in ("one", "hss"))
+    rows = [(run, Scoring("test", sampler=way)) for way in (one, two)]
+    rows += [(run, Scoring("val", on=DataConfig(dataset="refcoco"), sampler=one))]
+    rows += [(run, Scoring("val", sampler=one))]  # itself the validation split
+    chosen = as_rows(rows)[len(rows) :]
+    assert chosen == tuple((run, Scoring("val", 5, sampler=way)) for way in (one, two))
+    assert as_rows([(given_run(), way) for _, way in rows])[len(rows) :] == ()

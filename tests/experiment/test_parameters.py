@@ -235,6 +235,11 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(checkout: Path) -> 
     [
         ("05_phrasecut", {"variants": {"b": {"weights": "random"}}}, "random weights need rank 0"),
         ("06_refcoco", {"supervised": {"visual": {}}}, "supervised: visual is none of others"),
+        (
+            "06_refcoco",
+            {"baselines": {"LD-ZNet": {"kind": "ldznet", "steps": 2}}},
+            "baselines: LD-ZNet would be trained here; take one of released weights",
+        ),
         ("03b_labels", {"samplers": {"plain": {"name": "one"}}}, "samplers is .*: AOS is missing"),
         (
             "02_refine",

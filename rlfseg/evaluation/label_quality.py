@@ -3,17 +3,19 @@
 Corners of an outline are counted for the paper's A.1 and Figure 7.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from skimage.measure import find_contours
 
 from rlfseg.config import RefineConfig
+from rlfseg.data.packed.prepare import load_image
 from rlfseg.data.packed.read import Pack
 from rlfseg.evaluation.boundary import boundary_f
-from rlfseg.method.refinement import Predictor, Refined, refine
+from rlfseg.method.refinement import Predictor, Refined, refine_shown
 
 _POINTS = 240  # that an outline is resampled to
 _SMOOTH = 0.008  # of the outline's length, against the steps of pixels,
@@ -46,14 +48,34 @@ class Quality:
 
 
 def refine_items(
-    pack: Pack, items: Sequence[int], predictor: Predictor, config: RefineConfig
+    pack: Pack,
+    items: Sequence[int],
+    predictor: Predictor,
+    config: RefineConfig,
+    photographs: Mapping[str, Path] | None = None,
 ) -> list[Refined]:
-    """Refine some items' masks, those of an image together; nothing is written."""
+    """Refine some items' masks, those of an image together; nothing is written.
+
+    Args:
+        pack: the packed file.
+        items: which of its items.
+        predictor: SAM.
+        config: of Algorithm 1.
+        photographs: the image files by image id, to be shown at their own size (`refine_shown`);
+            None shows the packed images.
+
+    Raises:
+        PackError: if an image can't be read.
+    """
     results: dict[int, Refined] = {}
     for image in dict.fromkeys(pack.item_image[list(items)].tolist()):
         own = [item for item in items if pack.item_image[item] == image]
         masks = [pack.masks(item)[0] for item in own]
-        refined = refine(pack.image(image), masks, predictor, config)
+        shown = pack.image(image)
+        if photographs is not None:
+            image_id = pack.image_ids[image]
+            shown = load_image(image_id, photographs[image_id])
+        refined = refine_shown(shown, masks, predictor, config)
         results.update(zip(own, refined, strict=True))
     return [results[item] for item in items]
 

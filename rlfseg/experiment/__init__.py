@@ -14,6 +14,7 @@ from rlfseg.experiment.packing import (
     left_out,
     pack_report,
     packed,
+    photographs,
     refined,
     source_folder,
 )

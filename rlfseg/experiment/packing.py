@@ -166,6 +166,9 @@ def refined(run: Run, split: str) -> Path:
     """Return a folder: the split's packed file with refined masks beside the annotations.
 
     In `relabel/` lie the records and the report of `rlfseg.experiment.relabelling`.
+
+    Raises:
+        FileNotFoundError: if the photographs that SAM is to be shown are no longer there.
     """
 
     def refine(folder: Path) -> dict[str, Any]:
@@ -174,10 +177,23 @@ def refined(run: Run, split: str) -> Path:
         with replaced(index_path(target)) as draft:
             shutil.copy(index_path(annotated.path), draft)
         out = folder / "relabel"
-        report = relabel(annotated.path, predictor(run), run.refine, out, target=target)
-        return asdict(report)
+        sam, shown = predictor(run), photographs(run, split)
+        made = relabel(annotated.path, sam, run.refine, out, target=target, photographs=shown)
+        return asdict(made)
 
     return together(run.refined_stage(split), refine, profile=run.profile)
+
+
+def photographs(run: Run, split: str) -> dict[str, Path] | None:
+    """Return a split's image files by image id; None of drawn ones, which are packed as they are.
+
+    Raises:
+        FileNotFoundError: if the data set's files are not there.
+    """
+    if run.data.source == "mini":
+        return None
+    samples = read(run.data.dataset, source_folder(run), run.splits[split])
+    return {sample.image_id: sample.image_path for sample in samples}
 
 
 def latent_cache(

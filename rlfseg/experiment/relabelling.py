@@ -11,7 +11,7 @@ first process writes the packed file with refined masks, and beside them, in the
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from accelerate import PartialState
 from rlfseg.config import RefineConfig
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.refined import add_refined, refined_by
-from rlfseg.method.refinement import Predictor, Refined, refine
+from rlfseg.evaluation.label_quality import refine_items
+from rlfseg.method.refinement import Predictor, Refined
 from rlfseg.processes import cut, in_parts, until
 from rlfseg.stage import readable, replaced, sweep
 
@@ -147,6 +148,7 @@ CHUNK = 16  # images
 class _Job:
     pack: Pack
     config: RefineConfig
+    photographs: Mapping[str, Path] | None
     made_of: str
     out: Path
     target: Path
@@ -181,6 +183,7 @@ def relabel(
     out: Path | str,
     *,
     target: Path | None = None,
+    photographs: Mapping[str, Path] | None = None,
 ) -> RelabelReport:
     """Refine every mask of a packed file and store the result as `mask_refined`.
 
@@ -193,17 +196,19 @@ def relabel(
         config: of Algorithm 1.
         out: folder for what is finished, the records and the report, the same in every process.
         target: the packed file with refined masks, a copy; None for the packed file itself.
+        photographs: the image files by image id, which SAM is shown at their own size; None shows
+            it the packed images.
 
     Returns:
         The report. If the file has just these refined masks already, nothing is done.
 
     Raises:
         FileNotFoundError: if there is no packed file.
-        PackError: if it can't be read, or its copy not be written.
+        PackError: if it, or a photograph, can't be read, or its copy not be written.
     """
     pack = Pack(path)
-    made_of = _hash(pack.content_hash, predictor.identity, config)
-    job = _Job(pack, config, made_of, Path(out), target or pack.path)
+    made_of = _hash(pack.content_hash, predictor.identity, config, photographs is not None)
+    job = _Job(pack, config, photographs, made_of, Path(out), target or pack.path)
     if job.finished() is None:
         work = partial(_arrays, job, predictor)
         in_parts(job.parts, job.chunks, work, title="refining", unit="img")
@@ -217,9 +222,9 @@ def _arrays(job: _Job, predictor: Predictor, images: Sequence[int]) -> dict[str,
     records, bits, shapes = [], [], []
     for image in images:
         items = np.flatnonzero(job.pack.item_image == image).tolist()
-        masks = [job.pack.masks(item)[0] for item in items]
-        results = refine(job.pack.image(image), masks, predictor, job.config)
-        for item, mask, result in zip(items, masks, results, strict=True):
+        results = refine_items(job.pack, items, predictor, job.config, job.photographs)
+        for item, result in zip(items, results, strict=True):
+            mask = job.pack.masks(item)[0]
             records.append(asdict(record_of(job.pack, item, mask, result)))
             bits.append(np.packbits(result.mask))
             shapes.append(mask.shape)
@@ -262,6 +267,7 @@ def _write(path: Path, text: str) -> None:
         draft.write_text(text)
 
 
-def _hash(content_hash: str, identity: str, config: RefineConfig) -> str:
-    text = json.dumps([VERSION, content_hash, identity, asdict(config)], sort_keys=True)
+def _hash(content_hash: str, identity: str, config: RefineConfig, at_own_size: bool) -> str:
+    made_of = [VERSION, content_hash, identity, asdict(config)]
+    text = json.dumps([*made_of, *(["own size"] if at_own_size else [])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -229,9 +229,14 @@ class Run:
         return Stage("outside-sam", 1, {"kind": self.sam.kind, "checkpoint": name})
 
     def refined_stage(self, split: str) -> Stage:
-        """Identify a split's packed file with refined masks."""
+        """Identify a split's packed file with refined masks.
+
+        The next version shows SAM the photographs as they are. Drawn ones are packed as they are,
+        so that both are the same there.
+        """
         inputs = {"data": self.data_stage, "sam": self.sam_stage}
-        return Stage.of(f"refined-{split}", RELABEL_VERSION, self.refine, inputs)
+        version = RELABEL_VERSION + (self.data.source != "mini")
+        return Stage.of(f"refined-{split}", version, self.refine, inputs)
 
     @property
     def train_stage(self) -> Stage:

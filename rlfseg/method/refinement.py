@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from sklearn.cluster import KMeans
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
@@ -220,6 +221,63 @@ def refine(
         _kept(mask, reason) if reason else _result(mask, tracks[number], config.tau)
         for number, (mask, reason) in enumerate(zip(masks, reasons, strict=True))
     ]
+
+
+def refine_shown(
+    photograph: np.ndarray,
+    masks: Sequence[np.ndarray],
+    predictor: Predictor,
+    config: RefineConfig,
+) -> list[Refined]:
+    """Refine masks that are kept at another size than the photograph that they are of.
+
+    The predictor is shown the photograph as it is. The masks are brought to its size and aspect and
+    refined there (`refine`); what comes of it is brought back: masks by nearest neighbour, anchors
+    in proportion. Where both have one size this is `refine`, bit for bit.
+
+    Deviation: Algorithm 1 doesn't say what SAM sees, and A.3.2 packs 512 x 512. A square copy of a
+    photograph is squashed, and SAM has learned from pictures that are not.
+
+    Args:
+        photograph: uint8 [H, W, 3], at its own size.
+        masks: the annotations, bool [h, w], all of one size.
+        predictor: SAM.
+        config: as for `refine`.
+
+    Returns:
+        One result a mask, in order, at the masks' size; but `ious` are those of the photograph's.
+
+    Raises:
+        ValueError: if image or masks have the wrong type or shape.
+    """
+    shape = photograph.shape[:2]
+    if all(mask.shape == shape for mask in masks):
+        return refine(photograph, masks, predictor, config)
+    results = refine(photograph, [_nearest_at(m, shape) for m in masks], predictor, config)
+    pairs = zip(results, masks, strict=True)
+    return [_brought_back(result, mask, shape, config.tau) for result, mask in pairs]
+
+
+def _brought_back(
+    result: Refined, original: np.ndarray, shape: tuple[int, int], tau: float
+) -> Refined:
+    """A result at the size of its annotation, of one at another size."""
+    scale = np.array(original.shape[::-1]) / np.array(shape[::-1])
+    track = _Track(
+        (result.anchors + 0.5) * scale - 0.5,
+        [_nearest_at(step, original.shape) for step in result.steps],
+        list(result.ious),
+        result.score,
+    )
+    if result.reason:
+        return _kept(original, result.reason, track)
+    return _result(original, track, tau)
+
+
+def _nearest_at(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask at another size [H, W], as packing resizes masks."""
+    height, width = shape
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
 def iou(a: Bool[Tensor, "b H W"], b: Bool[Tensor, "b H W"]) -> Float[Tensor, " b"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 from safetensors.torch import save_file
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
@@ -23,7 +25,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig, RefineConfig
-from rlfseg.method.refinement import Predicted, anchors, logit_map, refine
+from rlfseg.method.refinement import Predicted, anchors, logit_map, refine, refine_shown
 from rlfseg.models.sam import PromptedSam, load_sam, mini_sam, save_sam
 from rlfseg.stand_ins.mini_sam import (
     PromptCorpus,
@@ -324,6 +326,60 @@ def test_algorithm_1_equals_a_loop_over_sams_own_predictor(prompted: PromptedSam
     assert result.reason is None and result.iterations == steps
     assert np.array_equal(result.mask, now)
     assert result.ious[-1] == pytest.approx(share)
+
+
+# --- a photograph at its own size ---------------------------------------------------------------
+
+
+def at(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Pillow's nearest neighbour."""
+    return np.asarray(Image.fromarray(mask).resize(shape[::-1], Image.Resampling.NEAREST))
+
+
+@pytest.mark.parametrize("shape", [(48, 100), (90, 31)])
+def test_sam_is_shown_the_photograph_and_the_masks_come_back(
+    prompted: PromptedSam, shape: tuple[int, int]
+) -> None:
+    photograph, masks = picture(*shape), masks_of(64, 64)
+    config = RefineConfig(anchors=4, iterations=3, tau=0.9)
+    theirs = refine(photograph, [at(mask, shape) for mask in masks], prompted, config)
+    ours = refine_shown(photograph, masks, prompted, config)
+    for mask, shown, result in zip(masks, theirs, ours, strict=True):
+        assert np.array_equal(result.mask, mask if shown.reason else at(shown.mask, (64, 64)))
+        assert result.iou_original == (mask & result.mask).sum() / (mask | result.mask).sum()
+        assert (result.ious, result.converged, result.score, result.reason) == (
+            *(shown.ious, shown.converged, shown.score, shown.reason),
+        )
+        for step, other in zip(result.steps, shown.steps, strict=True):
+            assert np.array_equal(step, at(other, (64, 64)))
+        x, y = result.anchors.round().astype(int).T
+        assert mask[y, x].all()  # anchors lie on the annotation, in either frame
+        share = (result.anchors + 0.5) / 64 * np.array(shape[::-1]) - 0.5
+        assert np.allclose(share, shown.anchors)
+
+
+def test_a_photograph_of_the_masks_size_changes_nothing(prompted: PromptedSam) -> None:
+    image, masks = picture(64, 64), [*masks_of(64, 64), np.ones((64, 64), bool)]
+    config = RefineConfig(anchors=4, iterations=3, tau=0.9)
+    for one, other in zip(
+        refine(image, masks, prompted, config),
+        refine_shown(image, masks, prompted, config),
+        strict=True,
+    ):
+        for field in fields(one):
+            ours, theirs = getattr(one, field.name), getattr(other, field.name)
+            assert np.array_equal(ours, theirs), field.name
+
+
+def test_an_annotation_that_is_kept_is_the_one_that_was_given() -> None:
+    rng = np.random.default_rng(2)
+    odd = rng.random((40, 30)) < 0.5  # much of which is lost at a fourth of the size
+    lost = np.zeros((40, 30), bool)
+    lost[12, 17] = True
+    empty, kept = refine_shown(picture(), [lost, odd], Fake(nothing), RefineConfig())
+    assert (empty.reason, kept.reason) == ("empty", "nothing")
+    assert np.array_equal(empty.mask, lost) and np.array_equal(kept.mask, odd)
+    assert kept.iou_original == 1 and not kept.converged
 
 
 def test_the_mini_sam_is_small_and_its_weights_depend_on_the_seed() -> None:

@@ -102,7 +102,7 @@ def prepare(image_id: str, examples: Sequence[Example], size: int | None) -> Rea
     place = f"image {image_id!r}"
     if isinstance(first.image, Path):
         place += f" ({first.image})"
-    image = _load(image_id, first.image)
+    image = load_image(image_id, first.image)
     if any(not _same(example.image, first.image) for example in examples):
         raise ValueError(f"{place}: its records carry different images")
     if len({example.truth is None for example in examples}) > 1:
@@ -146,7 +146,13 @@ def prepare(image_id: str, examples: Sequence[Example], size: int | None) -> Rea
     )
 
 
-def _load(image_id: str, image: np.ndarray | Path) -> np.ndarray:
+def load_image(image_id: str, image: np.ndarray | Path) -> np.ndarray:
+    """Return an image as annotations see it, uint8 [H, W, 3]: as stored, not rotated by EXIF.
+
+    Raises:
+        PackError: if the file can't be read.
+        ValueError: if the array is no image.
+    """
     if isinstance(image, Path):
         try:
             with Image.open(image) as opened:

@@ -33,6 +33,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # all that is installed.
 export PYTHONDONTWRITEBYTECODE :=
 
+# What the rehearsal reads, drawn when it is first asked for, and its data sets.
+WORLD = runs/rehearsal/world
+RELEASES = phrasecut:VGPhraseCut_v0 refcoco:refer refcoco+:refer refcocog:refer cocostuff:cocostuff
+
 CHAPTERS = $(shell python -c 'from rlfseg.chapters import CHAPTERS as known; \
   print(*(f"runs/$(PROFILE)/book/{name}.ipynb" for name, each in known.items() if $(1)))')
 
@@ -54,10 +58,12 @@ table: PROFILE = a100
 table: $(SETUP) places ## one table of the paper and what it needs: N=1 PROFILE=a100
 	@$(SNAKEMAKE) $(FORCE) -- $(call CHAPTERS,$(N) in each.tables)
 
-rehearsal: PROFILE = rehearsal
-rehearsal: $(SETUP) ## all tables of a world drawn in the official layouts, by two processes
-	@python tests/rehearsal/world.py runs/rehearsal/world
+rehearsal: $(SETUP) ## check, preflight and all tables of a small world in the official layouts
+	@$(MAKE) --no-print-directory places PROFILE=rehearsal
+	@for set in $(RELEASES); do python -m rlfseg check $${set%:*} $(WORLD)/data/$${set#*:} || true; done
+	@python -m rlfseg preflight --profile rehearsal --seconds 2 --json > runs/rehearsal/before.json || true
 	@$(MAKE) --no-print-directory tables PROFILE=rehearsal
+	@python -m rlfseg preflight --profile rehearsal --against runs/rehearsal/before.json || true
 
 # What was stopped goes on from its checkpoint; baselines are trained by their chapters.
 runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as they are not there
@@ -72,6 +78,7 @@ places:
 	@$(if $(DATA),ln -sfT "$(abspath $(DATA))" data)
 	@$(if $(WEIGHTS),ln -sfT "$(abspath $(WEIGHTS))" weights)
 	@mkdir -p runs/$(PROFILE)
+	@$(if $(filter rehearsal,$(PROFILE)),python tests/rehearsal/world.py $(WORLD))
 	@flock --nonblock $(BUILDING) true || echo "Another build of $(PROFILE) is under way: waiting for it"
 
 pdf: book ## the book as one PDF; needs Chromium or Chrome

@@ -5,7 +5,7 @@ are cut apart, so that no two processes encode it; a batch never spans two parts
 not depend on how many processes there were.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -21,45 +21,53 @@ from rlfseg.evaluation.boundary import boundary_f
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import predict
+from rlfseg.evaluation.sizes import count_at_own_size
 from rlfseg.method.types import Score, Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.processes import in_parts
 from rlfseg.stage import readable
 
 PART = 256  # phrases, about
-_COUNTS, _TRUTH, _BOUNDARY = "counts.npz", "truth.npz", "boundary.npy"
+_FILES = {"annotation": "counts.npz", "truth": "truth.npz", "native": "native.npz"}
+_BOUNDARY = "boundary.npy"
 _NAMES = tuple(each.name for each in fields(Counts))
-_EXACT = "truth."  # begins the names of the arrays that are counted against the truth
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Counts against the annotation and, where it is known, against the exact mask.
 
-    `boundary` is each sample's boundary F in [0, 1], [n], where it was asked for.
+    `native` are those against the annotation at the photographs' own size, `boundary` each sample's
+    boundary F in [0, 1], [n], where they were asked for.
     """
 
     annotation: Counts
     truth: Counts | None = None
     boundary: np.ndarray | None = None
+    native: Counts | None = None
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """All counts that there are, by name."""
+        every = {name: getattr(self, name) for name in _FILES}
+        return {name: counts for name, counts in every.items() if counts is not None}
 
     def save(self, folder: Path) -> None:
         """Write what there is into a folder."""
-        self.annotation.save(folder / _COUNTS)
-        if self.truth is not None:
-            self.truth.save(folder / _TRUTH)
+        for name, counts in self.counts.items():
+            counts.save(folder / _FILES[name])
         if self.boundary is not None:
             np.save(folder / _BOUNDARY, self.boundary.astype(np.float32))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; ValueError names a file that is damaged."""
-        truth, boundary = folder / _TRUTH, folder / _BOUNDARY
+        boundary = folder / _BOUNDARY
         with readable(boundary):
             edges = np.load(boundary) if boundary.exists() else None
-        return cls(
-            Counts.load(folder / _COUNTS), Counts.load(truth) if truth.exists() else None, edges
-        )
+        some = [name for name, file in _FILES.items() if (folder / file).exists()]
+        counts = {name: Counts.load(folder / _FILES[name]) for name in {"annotation", *some}}
+        return cls(counts["annotation"], counts.get("truth"), edges, native=counts.get("native"))
 
 
 def evaluate(
@@ -69,15 +77,22 @@ def evaluate(
     config: SamplerConfig,
     *,
     captions: Sequence[str] | None = None,
+    native: Callable[[int], np.ndarray] | None = None,
 ) -> Evaluation:
-    """Score predictions against the packed masks; arguments as for `predict`."""
+    """Score predictions against the packed masks; arguments as for `predict` and `tally`."""
     found = predict(v, cache, items, config, captions=captions)
     pairs = ((each.items, each.scores) for each in found)
-    return tally(pairs, cache.pack, total=len(items), title=f"scoring {config.name}")
+    title = f"scoring {config.name}"
+    return tally(pairs, cache.pack, total=len(items), title=title, native=native)
 
 
 def tally(
-    found: Iterable[tuple[np.ndarray, Score]], pack: Pack, *, total: int, title: str = "scoring"
+    found: Iterable[tuple[np.ndarray, Score]],
+    pack: Pack,
+    *,
+    total: int,
+    title: str = "scoring",
+    native: Callable[[int], np.ndarray] | None = None,
 ) -> Evaluation:
     """Count scores, whatever they come from, against the packed masks.
 
@@ -86,25 +101,34 @@ def tally(
         pack: the packed file.
         total: how many items there are in all.
         title: of the progress bar.
+        native: gives an item's annotation at its photograph's own size, bool [H, W], against
+            which it is then counted too.
 
     Raises:
         ValueError: if there is nothing to score.
     """
-    against: tuple[list[Counts], list[Counts]] = ([], [])
+    against: dict[str, list[Counts]] = {name: [] for name in _FILES}
     quiet = not PartialState().is_main_process
     with tqdm(total=total, desc=title, leave=False, disable=quiet) as bar:
         for items, scores in found:
             masks = [pack.masks(int(i)) for i in items]
             ids = [pack.image_ids[pack.item_image[i]] for i in items]
-            for kind, counts in enumerate(against):
+            for kind, name in enumerate(("annotation", "truth")):
                 known = [mask for m in masks if (mask := m[kind]) is not None]
                 if len(known) == len(masks):
-                    counts.append(count(scores, torch.from_numpy(np.stack(known)), ids))
+                    against[name].append(count(scores, torch.from_numpy(np.stack(known)), ids))
+            if native is not None:
+                own = [native(int(i)) for i in items]
+                against["native"].append(count_at_own_size(scores, own, ids))
             bar.update(len(items))
-    annotation, truth = (Counts.concatenate(parts) if parts else None for parts in against)
-    if annotation is None:
+    return _summed(against, pack)
+
+
+def _summed(parts: Mapping[str, Sequence[Counts]], pack: Pack) -> Evaluation:
+    counts = {name: Counts.concatenate(each) for name, each in parts.items() if each}
+    if "annotation" not in counts:
         raise ValueError(f"{pack.path}: there are no items to score")
-    return Evaluation(annotation, truth)
+    return Evaluation(counts["annotation"], counts.get("truth"), native=counts.get("native"))
 
 
 def boundaries(
@@ -150,19 +174,19 @@ def scored_in_parts(
 
     def make(numbers: range) -> dict[str, np.ndarray]:
         found = score([items[number] for number in numbers])
-        arrays = _arrays(found.annotation)
-        if found.truth is not None:
-            arrays |= {_EXACT + name: each for name, each in _arrays(found.truth).items()}
-        return arrays
+        return {
+            f"{kind}.{name}": getattr(counts, name)
+            for kind, counts in found.counts.items()
+            for name in _NAMES
+        }
 
     in_parts(paths, ranges, make, title=title, unit="phrase")
-    annotation, truth = [], []
+    against: dict[str, list[Counts]] = {name: [] for name in _FILES}
     for path in paths:
         with np.load(path) as kept:
-            annotation.append(Counts(**{name: kept[name] for name in _NAMES}))
-            if _EXACT + _NAMES[0] in kept.files:
-                truth.append(Counts(**{name: kept[_EXACT + name] for name in _NAMES}))
-    return Evaluation(Counts.concatenate(annotation), Counts.concatenate(truth) if truth else None)
+            for kind in {name.partition(".")[0] for name in kept.files}:
+                against[kind].append(Counts(**{name: kept[f"{kind}.{name}"] for name in _NAMES}))
+    return _summed(against, pack)
 
 
 def edges_in_parts(
@@ -203,7 +227,3 @@ def by_image(pack: Pack, items: Sequence[int], *, size: int | None = None) -> li
         if start - cuts[-1] >= (size or PART):
             cuts.append(start)
     return [range(a, b) for a, b in zip(cuts, [*cuts[1:], len(items)], strict=True)]
-
-
-def _arrays(counts: Counts) -> dict[str, np.ndarray]:
-    return {name: getattr(counts, name) for name in _NAMES}

@@ -12,6 +12,7 @@ from rlfseg.experiment.packing import (
     fill_latents,
     latent_cache,
     left_out,
+    native_masks,
     pack_report,
     packed,
     photographs,

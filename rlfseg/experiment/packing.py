@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 
 from rlfseg.data.catalogue import DATASETS, REFERRING, read
@@ -108,6 +109,24 @@ def _examples(run: Run, root: Path, split: str, passed_over: Collection[str]) ->
             (str(ids[number]),),
             f"{ids['ref_id']} {ids['sent_id']}" if dataset in REFERRING else "",
         )
+
+
+def native_masks(run: Run, split: str) -> Callable[[int], np.ndarray]:
+    """Return what draws the annotation of a packed item at its photograph's own size, bool [H, W].
+
+    The data set's files are read again; no picture is.
+    """
+    root, pack = source_folder(run), packed(run, split)
+    drawn: dict[tuple[str, ...], Any] = {}
+    for each in _examples(run, root, run.splits[split], _passed_over(run, root, run.splits[split])):
+        drawn[each.image_id, each.caption, *each.ids] = each.mask
+
+    def draw(item: int) -> np.ndarray:
+        image_id, caption = pack.image_ids[pack.item_image[item]], pack.caption(item)
+        masks = [drawn[image_id, caption, name]() for name in pack.ids(item)]
+        return np.logical_or.reduce(masks)
+
+    return draw
 
 
 def _passed_over(run: Run, root: Path, split: str) -> list[str]:

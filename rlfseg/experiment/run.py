@@ -137,6 +137,11 @@ class Run:
         return replace(self, train=self.start, start=None) if self.start else None
 
     @property
+    def photographed(self) -> bool:
+        """Whether its pictures have sizes of their own, at which scores are counted too."""
+        return self.data.source != "mini"
+
+    @property
     def uses_refined(self) -> bool:
         """Whether training reads refined labels."""
         return self.train.selection != "original"
@@ -261,6 +266,8 @@ class Run:
         config: dict[str, Any] = {"split": scoring.split, "phrases": scoring.phrases}
         config |= {"sampler": asdict(scoring.sampler)}
         config |= {name: True for name in ("truth", "boundary") if getattr(scoring, name)}
+        if self.on(scoring.on).photographed:
+            config["native"] = True
         inputs = {"training": self.train_stage, "data": self.on(scoring.on).data_stage}
         return Stage(f"scores-{self.train_stage.name}", 1, config, inputs, asdict(scoring))
 

@@ -1,5 +1,6 @@
 """The scores of a run, found or made, and its model as people use it."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rlfseg.evaluation.score import (
     evaluate,
     scored_in_parts,
 )
-from rlfseg.experiment.packing import class_names, latent_cache
+from rlfseg.experiment.packing import class_names, latent_cache, native_masks
 from rlfseg.experiment.run import ClosedSet, Run, Scoring
 from rlfseg.experiment.training import base, trained, trained_unet
 from rlfseg.experiment.weights import backbone_folder, codec
@@ -41,12 +42,13 @@ def scored(run: Run, scoring: Scoring) -> Evaluation:
         ValueError: if the truth is asked for and isn't known.
         RuntimeError: if the processes fail.
     """
-    stage = run.scores_stage(scoring)
+    stage, on = run.scores_stage(scoring), run.on(scoring.on)
 
     def score(folder: Path) -> None:
         v, cache = field_and_data(run, scoring.split, scoring.on)
         items, parts = spaced(len(cache.pack), scoring.phrases), folder / PARTS
-        work = partial(evaluate, v, cache, config=scoring.sampler)
+        own = native_masks(on, scoring.split) if on.photographed else None
+        work = partial(evaluate, v, cache, config=scoring.sampler, native=own)
         scores = scored_in_parts(parts, cache.pack, items, work, title=stage.name)
         if scoring.truth and scores.truth is None:
             raise ValueError(f"{cache.pack.path} has no exact masks: leave truth away")
@@ -55,7 +57,8 @@ def scored(run: Run, scoring: Scoring) -> Evaluation:
             level = scores.annotation.miou().threshold
             measure = partial(boundaries, v, cache, config=scoring.sampler, threshold=level)
             edges = edges_in_parts(parts, cache.pack, items, measure, title=stage.name)
-        kept = Evaluation(scores.annotation, scores.truth if scoring.truth else None, edges)
+        truth = scores.truth if scoring.truth else None
+        kept = replace(scores, truth=truth, boundary=edges)
         if PartialState().is_main_process:
             kept.save(folder)
 

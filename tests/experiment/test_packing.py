@@ -29,6 +29,7 @@ from rlfseg.experiment import (
     first_steps,
     latent_cache,
     located,
+    native_masks,
     pack_report,
     packed,
     predictor,
@@ -209,3 +210,19 @@ def test_labels_are_scored_against_the_truth(run: Run) -> None:
             assert scores.iou[place, column] == (label & truth).sum() / (label | truth).sum()
             assert scores.boundary[place, column] == boundary_f(label, truth)
     assert np.array_equal(scores.worse, scores.iou[:, 1] < scores.iou[:, 0])
+
+
+@pytest.mark.parametrize("dataset", ["phrasecut", "refcoco", "cocostuff"])
+def test_an_annotation_is_drawn_again_at_the_photographs_size(run: Run, dataset: str) -> None:
+    drawn = run.on(replace(run.data, dataset=dataset))
+    outside = run.on(replace(drawn.data, source=str(source_folder(drawn))))
+    split = "val"
+    draw, pack = native_masks(outside, split), packed(outside, split)  # of 16 pixels, both
+    small = packed(run.on(replace(outside.data, pixels=8)), split)
+    again = native_masks(run.on(replace(outside.data, pixels=8)), split)
+    for item in range(len(pack)):
+        assert np.array_equal(draw(item), pack.masks(item)[0])
+    for item in range(len(small)):
+        whole = pack.find(small.image_ids[small.item_image[item]], small.caption(item))
+        assert small.masks(item)[0].shape == (8, 8)
+        assert np.array_equal(again(item), pack.masks(whole)[0])

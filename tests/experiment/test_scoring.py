@@ -10,8 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from rlfseg.config import DataConfig, SamplerConfig
+from rlfseg.data.catalogue import read
+from rlfseg.data.masks import rasterise
 from rlfseg.evaluation.closed_set import confusions, given_classes
 from rlfseg.evaluation.predict import predict, spaced
 from rlfseg.evaluation.score import boundaries, evaluate
@@ -139,3 +142,30 @@ def test_the_pipeline_segments_as_the_run_does(run: Run) -> None:
         # decoded in bfloat16 there, and from latents in half precision
         np.testing.assert_allclose(found.scores[0], score.numpy(), atol=0.03)
         assert np.array_equal(found.masks[0], found.scores[0] > 0.35)
+
+
+def test_real_pictures_are_counted_at_their_own_size_too(run: Run) -> None:
+    """PhraseCut's own reading: polygons drawn in the photograph, one prediction for each."""
+    root = source_folder(replace(run, data=replace(run.data, pixels=24)))
+    outside = replace(run, data=replace(run.data, source=str(root)))  # packed at 16 x 16
+    way = Scoring("test", sampler=SamplerConfig("one"))
+    found = scored(outside, way)
+    assert found.native is not None and set(found.native.pixels) == {24 * 24}
+    assert set(found.annotation.pixels) == {16 * 16}
+    again = scored(outside, way).native
+    assert again is not None and np.array_equal(again.histogram, found.native.histogram)
+    v, cache = field_and_data(outside, "test")
+    pack, ious = cache.pack, []
+    regions = {
+        (sample.image_id, sample.caption, str(sample.ids["task_id"])): rasterise(sample)
+        for sample in read("phrasecut", root, "test")
+    }
+    for part in predict(v, cache, range(len(pack)), way.sampler):
+        for item, score in zip(part.items, part.scores, strict=True):
+            place = pack.image_ids[pack.item_image[item]], pack.caption(item)
+            drawn = np.any([regions[*place, name] for name in pack.ids(item)], axis=0)
+            large = Image.fromarray(score.numpy()).resize((24, 24), Image.Resampling.BILINEAR)
+            cut = np.asarray(large) > 0.3
+            ious.append((cut & drawn).sum() / (cut | drawn).sum())
+    assert found.native.miou_lavt(0.3) == pytest.approx(np.mean(ious), abs=0.01)
+    assert len({*ious}) > 1 and scored(run, way).native is None  # drawn pictures are packed as is

@@ -17,6 +17,7 @@ def run_cells(
 ) -> dict[str, Result]:
     """Return the cells of a run's row, with every reading that its scores allow.
 
+    Drawn pictures are packed at their own size, so all of their counts are native.
     They may be compared with the paper's, as far as its protocol is known, if they are of the
     `a100` profile and of a whole split.
 
@@ -28,7 +29,8 @@ def run_cells(
         dataset: goes before the columns' names, where a table has several data sets.
         again: runs that differ from the first by their seed alone.
     """
-    counts, on = scored(run, scoring).annotation, run.on(scoring.on)
+    found, on = scored(run, scoring), run.on(scoring.on)
+    counts = found.annotation
     return measured(
         counts,
         data="; ".join(filter(None, (data, left_out(on, scoring.split)))),
@@ -37,7 +39,7 @@ def run_cells(
         dataset=dataset,
         again=[scored(each, scoring).annotation for each in again],
         chosen=_chosen(run, scoring),
-        native=_native(on, counts),
+        native=counts if found.native is None else found.native,
     )
 
 
@@ -58,13 +60,6 @@ def _chosen(run: Run, scoring: Scoring) -> float | str:
     return "no threshold was chosen on the validation split (`choose` in the run)"
 
 
-def _native(run: Run, counts: Counts) -> Counts | str:
-    """Return the counts at the photographs' own size; drawn ones are packed as they are."""
-    if run.data.source == "mini":
-        return counts
-    return "not counted at the photographs' own size"
-
-
 def baseline_cells(
     run: Run, counts: Counts, baseline: Baseline, *, data: str, dataset: str = ""
 ) -> dict[str, Result]:
@@ -78,14 +73,13 @@ def baseline_cells(
         dataset: goes before the columns' names, where a table has several data sets.
     """
     why, note = baseline.source
-    none = "no threshold was chosen on the validation split for a baseline"
     cells = measured(
         counts,
         data=data,
         comparable=why,
         dataset=dataset,
-        chosen=none,
-        native=_native(run, counts),
+        chosen="no threshold is chosen on the validation split for a baseline",
+        native="a baseline is not counted there" if run.photographed else counts,
     )
     return {
         column: replace(cell, note="; ".join(filter(None, (cell.note, note))))

@@ -65,6 +65,17 @@ def read(root: Path | str, split: str, *, leave_out: Collection[str] = ()) -> It
     return _samples(refer, tasks, images, split, frozenset(leave_out))
 
 
+def image_ids(root: Path | str, split: str) -> list[str]:
+    """Return the ids of a split's images, in the order of the tasks; no image file is looked at.
+
+    Raises:
+        FileNotFoundError: if the folder, a JSON file or `images/` is missing.
+        ValueError: as `read`.
+    """
+    refer, tasks, _ = _open(Path(root), split)
+    return list(dict.fromkeys(_image_id(task, refer, n) for n, task in enumerate(tasks)))
+
+
 def size_mismatches(root: Path | str, split: str) -> list[SizeMismatch]:
     """Find the images of a split whose file has another size than its annotation says.
 

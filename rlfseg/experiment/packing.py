@@ -22,7 +22,7 @@ from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import index_path
 from rlfseg.data.packed.write import make_shards, write_pack
-from rlfseg.data.phrasecut import size_mismatches
+from rlfseg.data.phrasecut import image_ids, size_mismatches
 from rlfseg.data.sample import by_image
 from rlfseg.experiment.relabelling import relabel
 from rlfseg.experiment.run import Run
@@ -77,16 +77,17 @@ def packed(run: Run, split: str) -> Pack:
     def pack(folder: Path) -> dict[str, Any]:
         root, state = source_folder(run), PartialState()
         passed_over = _passed_over(run, root, run.splits[split])
-        examples = list(_examples(run, root, run.splits[split], passed_over))
+        # each time anew: what is read before packing forks its workers would be theirs too
+        examples = partial(_examples, run, root, run.splits[split], passed_over)
         path, size = folder / f"{split}.h5", run.data.pixels
         workers = min(_WORKERS, max(1, (os.cpu_count() or 1) // state.num_processes))
         if state.num_processes > 1:
             share = (state.process_index, state.num_processes)
-            make_shards(examples, path, size=size, workers=workers, share=share)
+            make_shards(examples(), path, size=size, workers=workers, share=share)
             meet(folder, "shards")
         if not state.is_main_process:
             return {}
-        report = write_pack(examples, path, size=size, workers=workers)
+        report = write_pack(examples(), path, size=size, workers=workers)
         return {**asdict(report), "passed_over": passed_over}
 
     return Pack(together(run.packed_stage(split), pack, profile=run.profile) / f"{split}.h5")
@@ -136,7 +137,7 @@ def _passed_over(run: Run, root: Path, split: str) -> list[str]:
         return []
     if data.leave_out != "auto":
         named = set(map(str, data.leave_out))
-        return sorted(named & {each.image_id for each in read(data.dataset, root, split)})
+        return [image_id for image_id in image_ids(root, split) if image_id in named]
     return [each.image_id for each in size_mismatches(root, split) if each.stored is not None]
 
 
@@ -211,7 +212,9 @@ def photographs(run: Run, split: str) -> dict[str, Path] | None:
     """
     if run.data.source == "mini":
         return None
-    samples = read(run.data.dataset, source_folder(run), run.splits[split])
+    root, theirs = source_folder(run), run.splits[split]
+    passed_over = _passed_over(run, root, theirs)
+    samples = read(run.data.dataset, root, theirs, leave_out=passed_over)
     return {sample.image_id: sample.image_path for sample in samples}
 
 

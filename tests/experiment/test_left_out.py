@@ -15,7 +15,7 @@ from rlfseg.data.check import check
 from rlfseg.data.drawn.write_phrasecut import write_phrasecut
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.score import Evaluation
-from rlfseg.experiment import Run, Scoring, left_out, pack_report, packed
+from rlfseg.experiment import Run, Scoring, left_out, pack_report, packed, photographs
 from rlfseg.stand_ins.backbone import BackboneConfig
 
 
@@ -77,6 +77,9 @@ def test_ids_may_be_named_instead(turned: tuple[Run, dict[str, str]]) -> None:
     assert len(packed(named, "train").image_ids) == 3
     assert pack_report(named, "train")["passed_over"] == [chosen["train"]]
     assert left_out(named, "train") == "left out: 1 image that leave_out names"
+    Path(f"cut/images/{chosen['test']}.jpg").unlink()  # it may not even be there
+    assert pack_report(named, "test")["passed_over"] == [chosen["test"]]
+    assert set(photographs(named, "test") or {}) == set(packed(named, "test").image_ids)
     none = replace(run, data=replace(run.data, leave_out=()))
     with pytest.raises(ValueError, match=chosen["train"]):
         packed(none, "train")

@@ -1,6 +1,6 @@
 # Everything here needs Python 3.11 and pip only; whichever target runs first sets up .venv.
 #   make book [PROFILE=smoke|mini|preflight|a100] [CORES=2] [FRESH=1] [MACHINE=local|node8|slurm]
-#   make tables DATA=<the data sets> WEIGHTS=<the weights> [PROFILE=a100] [MACHINE=slurm]
+#   make tables DATA=<the data sets> WEIGHTS=<the weights> [PROFILE=a100] [MACHINE=slurm] [MINIMAL=1]
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -10,6 +10,7 @@ N ?= 1
 MACHINE ?= local
 CORES ?=
 FRESH ?=
+MINIMAL ?=
 REPOSITORY ?=
 DATA ?=
 WEIGHTS ?=
@@ -20,6 +21,9 @@ VENV ?= .venv
 SETUP := $(VENV)/.installed-$(shell cksum < $(LOCK) | tr ' ' '-')
 FORCE := $(if $(filter-out 0,$(FRESH)),--forceall)
 
+# A minimal pass keeps its notebooks and results apart, and shares the stages.
+PASS = runs/$(PROFILE)$(if $(filter-out 0,$(MINIMAL)),/minimal)
+
 # Builds of a profile wait for each other by a lock that ends with its process, unlike Snakemake's.
 BUILDING = runs/$(PROFILE)/.building
 SNAKEMAKE = flock --close $(BUILDING) snakemake --nolock --workflow-profile profiles/$(MACHINE) $(if $(CORES),--cores $(CORES)) \
@@ -27,7 +31,7 @@ SNAKEMAKE = flock --close $(BUILDING) snakemake --nolock --workflow-profile prof
   --max-checksum-file-size 100MB --quiet host progress reason rules
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-export FRESH
+export FRESH MINIMAL
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Modules are compiled when they are first imported, and that is kept: sooner done than to compile
 # all that is installed.
@@ -38,21 +42,21 @@ WORLD = runs/rehearsal/world
 RELEASES = phrasecut:VGPhraseCut_v0 refcoco:refer refcoco+:refer refcocog:refer cocostuff:cocostuff
 
 CHAPTERS = $(shell python -c 'from rlfseg.chapters import CHAPTERS as known; \
-  print(*(f"runs/$(PROFILE)/book/{name}.ipynb" for name, each in known.items() if $(1)))')
+  print(*(f"$(PASS)/book/{name}.ipynb" for name, each in known.items() if $(1)))')
 
 .PHONY: book table tables rehearsal runs places pdf links test lint preflight check-artefacts clean help
 
 book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on MACHINE
 	@$(SNAKEMAKE) $(FORCE)
-	@echo "The book is at $$(cd runs/$(PROFILE)/site && pwd)/index.html"
+	@echo "The book is at $$(cd $(PASS)/site && pwd)/index.html"
 
 tables: PROFILE = a100
-tables: $(SETUP) places ## all tables that can be made: DATA=<folder> WEIGHTS=<folder>; then what is missing
+tables: $(SETUP) places ## all tables that can be made: DATA=<folder> WEIGHTS=<folder>; the cheapest way: MINIMAL=1
 	@$(SNAKEMAKE) --keep-going $(FORCE) -- $(call CHAPTERS,each.tables); \
-	cat runs/$(PROFILE)/findings/*.txt 2> /dev/null; \
-	for n in 1 2 3 4 5 6 7 8 9; do test -f runs/$(PROFILE)/results/table_$$n.json \
-	  || { echo "Table $$n is missing: make table N=$$n PROFILE=$(PROFILE)"; missing=1; }; done; \
-	echo "The tables are at $(CURDIR)/runs/$(PROFILE)/results"; test -z "$$missing"
+	cat $(PASS)/findings/*.txt 2> /dev/null; \
+	for n in 1 2 3 4 5 6 7 8 9; do test -f $(PASS)/results/table_$$n.json \
+	  || { echo "Table $$n is missing: make table N=$$n PROFILE=$(PROFILE)$(MINIMAL:%= MINIMAL=%)"; missing=1; }; done; \
+	echo "The tables are at $(CURDIR)/$(PASS)/results"; test -z "$$missing"
 
 table: PROFILE = a100
 table: $(SETUP) places ## one table of the paper and what it needs: N=1 PROFILE=a100
@@ -83,7 +87,7 @@ places:
 
 pdf: book ## the book as one PDF; needs Chromium or Chrome
 	@$(SNAKEMAKE) -- pdf
-	@echo "The PDF is at $(CURDIR)/runs/$(PROFILE)/book.pdf"
+	@echo "The PDF is at $(CURDIR)/$(PASS)/book.pdf"
 
 links: book ## check the links that lead out of the book; needs a network
 	@jb build runs/$(PROFILE)/book --config runs/$(PROFILE)/config.yml \

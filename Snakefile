@@ -10,10 +10,12 @@ from pathlib import Path
 import yaml
 
 from rlfseg.chapters import CHAPTERS
+from rlfseg.stage import kept
 
 PROFILE = config.get("profile", "mini")
 REPOSITORY = (config.get("repository") or "").strip("/")
-RUN = f"runs/{PROFILE}"
+RUN = str(kept(PROFILE).relative_to(Path.cwd().resolve()))
+MINIMAL = RUN != f"runs/{PROFILE}"
 PROFILES = sorted(folder.name for folder in Path("params").iterdir() if folder.is_dir())
 if PROFILE not in PROFILES:
     raise WorkflowError(f"profile={PROFILE}: choose one of {', '.join(PROFILES)}")
@@ -36,7 +38,7 @@ def needed(name):
     """The chapters before which one can't be executed."""
     chapter = CHAPTERS[name]
     if chapter.alone and AT_ONCE > 1:
-        return [other for other in CHAPTERS if other != name]
+        return [other for other in CHAPTERS if other != name and (CHAPTERS[other].tables or not MINIMAL)]
     return chapter.needs
 
 
@@ -69,6 +71,7 @@ def book_config(repository):
 localrules:
     book,
     config,
+    parameters,
     pdf,
     site,
 
@@ -80,6 +83,21 @@ rule book:
         [f"{RUN}/book/{chapter}.ipynb" for chapter in CHAPTERS],
 
 
+# A pass of MINIMAL=1 has parameters of its own, made of the profile's.
+rule parameters:
+    input:
+        f"params/{PROFILE}/{{chapter}}.yml",
+        f"params/{PROFILE}/run.yml",
+    output:
+        f"{RUN}/params/{{chapter}}.yml",
+    run:
+        from rlfseg.chapters.minimal import minimal
+        from rlfseg.config import read_yaml
+
+        given = minimal(wildcards.chapter, read_yaml(Path(input[0])))
+        Path(output[0]).write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+
+
 for chapter in CHAPTERS:
 
     rule:
@@ -88,14 +106,14 @@ for chapter in CHAPTERS:
         input:
             SHARED,
             notebook=f"book/{chapter}.ipynb",
-            parameters=f"params/{PROFILE}/{chapter}.yml",
+            parameters=f"{RUN}/params/{chapter}.yml" if MINIMAL else f"params/{PROFILE}/{chapter}.yml",
             needed=[f"{RUN}/book/{name}.ipynb" for name in needed(chapter)],
         output:
             f"{RUN}/book/{chapter}.ipynb",
         params:
             title=f"chapter {chapter} (profile {PROFILE})",
             unfinished=f"{RUN}/unfinished/{chapter}.ipynb",
-            turn=f"flock {RUN}/.turn" if AT_ONCE == 1 else "",
+            turn=f"flock runs/{PROFILE}/.turn" if AT_ONCE == 1 else "",
         threads: workflow.cores if CHAPTERS[chapter].alone else max(1, workflow.cores // AT_ONCE)
         priority: sum(chapter in other.needs for other in CHAPTERS.values())  # others wait for it
         shell:

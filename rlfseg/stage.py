@@ -107,6 +107,16 @@ def repository() -> Path:
     raise FileNotFoundError(f"{here} is not inside the repository (no params/ and book/ above it)")
 
 
+def kept(profile: str) -> Path:
+    """Return the folder of a pass's notebooks, results and findings.
+
+    That is `runs/<profile>/`, or `minimal/` in it where the environment says `MINIMAL=1`: such a
+    pass shares the stages of a full one, and leaves its results alone.
+    """
+    folder = repository() / "runs" / profile
+    return folder if os.environ.get("MINIMAL", "") in ("", "0") else folder / "minimal"
+
+
 def shipped(profile: str, stage: Stage) -> Path:
     """Where the repository keeps this stage's artefact, if it ships one."""
     return repository() / "artefacts" / profile / stage.folder

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from rlfseg.chapters import CHAPTERS
 
 ROOT = Path(__file__).resolve().parents[1]
 LATER = 4e9  # seconds: than anything that it is made of
@@ -35,6 +38,17 @@ def test_every_chapter_and_the_book_on_paper_are_planned(machine: str) -> None:
     for notebook in (ROOT / "book").glob("*.ipynb"):
         assert f"chapter_{notebook.stem}" in said
     assert "pdf, site" in said
+
+
+def test_a_minimal_pass_makes_the_tables_apart_with_parameters_of_its_own() -> None:
+    told = ran("make", "--dry-run", "--always-make", "tables", "PROFILE=smoke", "MINIMAL=1")
+    (command,) = [line for line in told.splitlines() if "--keep-going" in line]
+    command = command.split(";")[0].replace("--keep-going", "--dry-run --forceall")
+    said = ran("env", "MINIMAL=1", "bash", "-c", command)
+    planned = set(re.findall(r"chapter_(\w+)", said))
+    tables = {name for name, chapter in CHAPTERS.items() if chapter.tables}
+    assert planned == tables | {"01_data"}
+    assert said.count("runs/smoke/minimal/params/09_ranks.yml") and "runs/smoke/book" not in said
 
 
 def test_a_chapter_that_is_gone_is_executed_again_whatever_was_rendered(tmp_path: Path) -> None:

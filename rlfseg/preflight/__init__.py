@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from rlfseg.data.check import Line, Report
 from rlfseg.preflight import disk, machine, memory, speed, weights_and_data
-from rlfseg.preflight.forecast import Forecast, compared, untimed
-from rlfseg.preflight.plan import Plan, read_plan
+from rlfseg.preflight.forecast import MINIMAL, Forecast, compared, summed, untimed
+from rlfseg.preflight.plan import Plan, read_minimal, read_plan
 from rlfseg.stage import repository
 
 __all__ = ["Plan", "Preflight", "compared", "preflight", "read_plan"]
@@ -43,15 +43,16 @@ def preflight(profile: str, *, seconds: float = 60.0, start: float = 0.0) -> Pre
     Raises:
         ValueError: if there is no such profile, or a parameter is wrong.
     """
-    plan = read_plan(profile)
+    plan, least = read_plan(profile), read_minimal(profile)
     found = list(_lines(plan))
     subject, root = f"profile {profile}", str(repository())
     if reason := _in_the_way(found):
-        return Preflight(subject, root, (*found, *untimed(plan, reason)))
+        return Preflight(subject, root, (*found, *untimed(plan, least, reason)))
     rates = speed.measure(plan, seconds, start=start)
     forecast = Forecast(plan, rates)
     found += [*speed.lines(rates, plan.run), *forecast.lines()]
     found.append(Line("ok", "all chapters", forecast.all()))
+    found.append(Line("ok", MINIMAL, Forecast(least, rates).all(), summed(least)))
     return Preflight(subject, root, tuple(found), forecast.stages(), forecast.total())
 
 

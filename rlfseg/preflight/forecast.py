@@ -14,6 +14,7 @@ from rlfseg.preflight.speed import Rates
 from rlfseg.stage import RECORD, read_record, repository
 
 _PACKERS = 8  # workers of a process that packs, as far as there are cores for all
+MINIMAL = "all tables (MINIMAL=1)"
 _LOADING = ("score", "baseline")
 
 
@@ -70,11 +71,12 @@ class Forecast:
         return said(self.total(), self.devices)
 
 
-def untimed(plan: Plan, reason: str) -> Iterator[Line]:
+def untimed(plan: Plan, least: Plan, reason: str) -> Iterator[Line]:
     """Say what every table asks for, where it can't be said how long that takes."""
     yield Line("note", "speed", f"not measured: {reason}")
     for work in plan.works:
         yield Line("note", work.table, counted(work))
+    yield Line("note", MINIMAL, summed(least))
 
 
 def taken(profile: str) -> dict[str, float]:
@@ -133,3 +135,9 @@ def counted(work: Work) -> str:
     refined = f"{work.refined:,} masks; " if work.refined else ""
     others = f"{work.baselines:,} samples of baselines; " if work.baselines else ""
     return f"{trained}{refined}{others}{work.scored:,} phrases"
+
+
+def summed(plan: Plan) -> str:
+    """Say what the chapters of a plan train in all."""
+    runs = sum(len(work.runs) for work in plan.works)
+    return f"{runs} runs, {sum(work.trained for work in plan.works):,} samples"

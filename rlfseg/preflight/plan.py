@@ -7,6 +7,7 @@ from typing import Any
 
 from rlfseg.chapters import CHAPTERS
 from rlfseg.chapters.asks import Asks, Rival
+from rlfseg.chapters.minimal import chapters_of_tables
 from rlfseg.chapters.reading import chapters_of
 from rlfseg.experiment import ClosedSet, Run, Scoring, class_names, read_run
 from rlfseg.preflight.counts import phrases, pictures
@@ -237,6 +238,11 @@ def read_plan(profile: str) -> Plan:
         ValueError: if there is no such profile, or a parameter is wrong.
     """
     return Plan(profile, chapters_of(profile))
+
+
+def read_minimal(profile: str) -> Plan:
+    """Read a profile's parameters for the cheapest pass to all tables, likewise."""
+    return Plan(profile, chapters_of_tables(profile))
 
 
 def training(run: Run) -> str:

@@ -146,6 +146,7 @@ def test_all_is_there(
         *("01_data", "02_refine", "Table 8 (03_train)", "Tables 7 and 9 (04_sampling)"),
         *("Table 1 (05_phrasecut)", "05b_ask", "Table 3 (07_cocostuff)"),
         *("Table 4 (08_speed)", "10_protocols", "all chapters"),
+        "all tables (MINIMAL=1)",
     ]  # the others compare variants, and have none here
 
 
@@ -231,7 +232,7 @@ def test_missing_weights_of_a_baseline_or_a_decoder_cost_a_row_and_not_the_hours
     assert found("given").level == "note" and "hf download given" in found("given").advice
     assert found("no-one/taesd").what == "weights for 08_speed"
     report = preflight("tiny", seconds=0)
-    assert report.ok and report.lines[-1].what == "all chapters"
+    assert report.ok and "all chapters" in [line.what for line in report.lines]
     folder = place / "weights/given"
     folder.mkdir(parents=True)
     assert "no safetensors" in found("given").found

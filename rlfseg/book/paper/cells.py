@@ -9,7 +9,7 @@ from rlfseg.book.paper.results import Result, Results, measured, save_results
 from rlfseg.evaluation.confusion import Confusion, miou_interval, pooled
 from rlfseg.evaluation.counts import Counts
 from rlfseg.experiment import Run, Scoring, left_out, scored
-from rlfseg.stage import provenance, repository
+from rlfseg.stage import kept, provenance
 
 
 def run_cells(
@@ -103,12 +103,12 @@ def semflow_cell(pictures: Sequence[Confusion]) -> Result:
 
 
 def keep_results(run: Run, table: int, results: Results) -> Path:
-    """Write a table's cells to `runs/<profile>/results/table_N.json`, with their provenance.
+    """Write a table's cells to `results/table_N.json` of the pass, with their provenance.
 
     Raises:
         UnknownCellError: if a result belongs to no cell of the table.
     """
-    path = repository() / "runs" / run.profile / "results" / f"table_{table}.json"
+    path = kept(run.profile) / "results" / f"table_{table}.json"
     made_of = {"profile": run.profile, "parameters": asdict(run), **provenance()}
     save_results(path, table, results, made_of | {"training": run.train_stage.hash})
     return path

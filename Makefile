@@ -44,7 +44,7 @@ RELEASES = phrasecut:VGPhraseCut_v0 refcoco:refer refcoco+:refer refcocog:refer 
 CHAPTERS = $(shell python -c 'from rlfseg.chapters import CHAPTERS as known; \
   print(*(f"$(PASS)/book/{name}.ipynb" for name, each in known.items() if $(1)))')
 
-.PHONY: book table tables rehearsal runs places pdf links test lint preflight check-artefacts clean help
+.PHONY: book table tables rehearsal runs places pdf links test lint preflight gpu-check check-artefacts clean help
 
 book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on MACHINE
 	@$(SNAKEMAKE) $(FORCE)
@@ -99,6 +99,10 @@ test: $(SETUP) ## run the unit tests, on the CPU, and those of a GPU where there
 
 preflight: $(SETUP) places ## say whether PROFILE can run here, and how long it takes: DATA=, WEIGHTS=
 	@python -m rlfseg preflight --profile $(PROFILE)
+
+gpu-check: PROFILE = preflight
+gpu-check: $(SETUP) ## in ten minutes: is one GPU right, and how fast; the numbers are in runs/gpu.json
+	@python benchmarks/gpu.py params/$(PROFILE)/03_train.yml
 
 lint: $(SETUP) ## check style, formatting and types
 	@ruff check .

@@ -99,7 +99,7 @@ def measure(plan: Plan, seconds: float, *, start: float) -> Rates:
     del unet
     for kind, one in kinds(plan).items():
         fresh = untrained(replace(one, start=None, data=run.data)).to(coder.device)
-        step = _steps(fresh, coder, z1, both="two labels" in kind)
+        step = training_steps(fresh, coder, z1, both="two labels" in kind)
         each[kind] = batch / _each(step, seconds)
         del fresh, step
     return Rates(each, load, start)
@@ -133,10 +133,17 @@ def _segmenting(
     return segment
 
 
-def _steps(
+def training_steps(
     unet: UNet2DConditionModel, coder: LatentCodec, z1: torch.Tensor, *, both: bool
 ) -> Callable[[], object]:
-    """One training step after another, on latents of random pictures."""
+    """Return what does one training step after another, on latents of random pictures.
+
+    Args:
+        unet: ready to train, on the device.
+        coder: encodes the phrase.
+        z1: latents of pictures [b, c, h, w].
+        both: whether each has two labels.
+    """
     z0 = z1.roll(1, 0) * 0.5
     batch = FlowBatch(
         z1=z1,

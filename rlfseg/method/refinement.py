@@ -236,7 +236,8 @@ def refine_shown(
     in proportion. Where both have one size this is `refine`, bit for bit.
 
     Deviation: Algorithm 1 doesn't say what SAM sees, and A.3.2 packs 512 x 512. A square copy of a
-    photograph is squashed, and SAM has learned from pictures that are not.
+    photograph is squashed, and SAM has learned from pictures that are not. The mini SAM has
+    learned from squares alone, and loses by it: see LOG.md.
 
     Args:
         photograph: uint8 [H, W, 3], at its own size.

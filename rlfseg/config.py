@@ -141,8 +141,8 @@ class MachineConfig:
             then takes minutes, the others less than before (mini, 2 CPU cores: two thirds).
         recompute: what the backward pass needs is computed again (gradient checkpointing): a third
             more work, and much less memory.
-        accumulate: equal parts of a process's share of a batch that go through the network one
-            after the other: as much less memory, and the same work.
+        accumulate: equal parts of a process's share of a batch, at least so many, that go through
+            the network one after the other: as much less memory, and the same work.
         save_minutes: between the checkpoints of a training. What a kill costs at most; a signal
             that announces the end (SIGTERM, SIGUSR1) costs nothing.
         tracker: `tensorboard` (its files lie beside the record), or nothing.

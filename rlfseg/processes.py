@@ -4,8 +4,10 @@ Part p is made by the process with index p mod (their number) and lies in a file
 what is finished stays, whatever becomes of the run, and another number of processes can go on.
 """
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -21,15 +23,16 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tqdm.auto import tqdm
 
-from rlfseg.stage import Stage, draft_of, finished, found, locked, made, replaced
+from rlfseg.stage import Stage, draft_of, finished, found, locked, logs_of, made, replaced
 
 _LAST = 60  # lines of a process's output that an error repeats
 _POLL = 0.2  # seconds
+_PATIENCE = 900  # seconds in which the processes of a launch can write what they have and end
 _LAUNCHERS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 _T = TypeVar("_T")
@@ -132,18 +135,53 @@ def meet(folder: Path, name: str) -> None:
     until(lambda: all(token.exists() for token in tokens))
 
 
-def launch(verb: Callable[..., object], *arguments: object, processes: int) -> None:
+def launch_for(
+    stage: Stage,
+    verb: Callable[..., object],
+    *arguments: object,
+    processes: int,
+    profile: str,
+    before: Callable[[], object],
+) -> None:
+    """Call a function that makes a stage in several processes, as `launch` does, if it isn't found.
+
+    A single process, or one that belongs to a launch, is left to make it by itself.
+
+    Args:
+        stage: that the verb makes.
+        verb: as for `launch`, as are its arguments.
+        arguments: of the call.
+        processes: how many.
+        profile: of the stage.
+        before: makes what must be there when they start.
+
+    Raises:
+        RuntimeError: if one fails.
+    """
+    alone = PartialState().num_processes == 1
+    if processes > 1 and alone and found(stage, profile=profile) is None:
+        before()
+        logs = logs_of(stage, profile=profile)
+        launch(verb, *arguments, processes=processes, logs=logs)
+
+
+def launch(verb: Callable[..., object], *arguments: object, processes: int, logs: Path) -> None:
     """Call a function in several processes of this machine, as torchrun does, and wait for them.
+
+    What the first one prints is shown on standard error as it comes, but for notebooks. SIGUSR1
+    and SIGTERM are passed on to all of them.
 
     Args:
         verb: of a module, so that a process can import it; its own work is told by
             `PartialState`, which it may ask from the first line.
         arguments: of the call, the same in each process.
         processes: how many; one for each GPU. Without a GPU they share the CPU's cores.
+        logs: a folder; to `rank<k>.log` in it goes all that process k prints, after what is there.
 
     Raises:
         RuntimeError: if one fails; its last lines are in the message. What was checkpointed stays.
     """
+    files = _begun(logs, f"{verb.__name__} in {processes} processes", processes)
     with TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -154,15 +192,64 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int) -> N
             rdzv_endpoint="localhost:0",
             max_restarts=0,
             monitor_interval=0.2,
-            logs_specs=DefaultLogsSpecs(folder, redirects=Std.ALL),
+            logs_specs=DefaultLogsSpecs(folder, redirects=Std.ALL),  # until they have their own
         )
         try:
-            with _own_handlers():
-                elastic_launch(config, _joined_call)(verb, arguments, processes)
-        except ChildFailedError as error:
-            what = f"{verb.__name__} in {processes} processes failed"
-            told = "\n".join(_last_lines(Path(folder)))
-            raise RuntimeError(f"{what}:\n{told}") from error
+            with _own_handlers(), _shown(*next(iter(files.items()))):
+                elastic_launch(config, _joined_call)(verb, arguments, processes, logs)
+        except (ChildFailedError, SignalException) as error:
+            if isinstance(error, SignalException):
+                rank, how = 0, f"was ended by {error.sigval.name}; run the same again"
+            else:
+                rank, how = error.get_first_failure()[0], "failed"
+            told = "\n".join([*_last_lines(Path(folder)), *_last_written(files, rank)])
+            raise RuntimeError(
+                f"{verb.__name__} in {processes} processes {how}. All that they wrote is in "
+                f"{logs}; its end:\n{told}"
+            ) from error
+
+
+def _begun(logs: Path, what: str, processes: int) -> dict[Path, int]:
+    """Begin another part of each log; return where it begins."""
+    logs.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for number in range(processes):
+        path = logs / f"rank{number}.log"
+        with path.open("a") as file:
+            file.write(f"--- {what}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        files[path] = path.stat().st_size
+    return files
+
+
+@contextmanager
+def _shown(log: Path, start: int) -> Iterator[None]:
+    """Copy what is written to a log to standard error, where that is a terminal's or a file's.
+
+    In a notebook, as wherever it was put in the place of Python's own, it stays silent.
+    """
+    if sys.stderr is None or sys.stderr is not sys.__stderr__:
+        yield
+        return
+    print(f"the output of all processes is in {log.parent}", file=sys.stderr, flush=True)
+    over = threading.Event()
+
+    def follow() -> None:
+        with log.open("rb") as file:
+            file.seek(start)
+            while True:
+                last = over.wait(_POLL)
+                sys.stderr.buffer.write(file.read())
+                sys.stderr.flush()
+                if last:
+                    return
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _tokens(folder: Path, name: str = "") -> list[Path]:
@@ -173,18 +260,39 @@ def _tokens(folder: Path, name: str = "") -> list[Path]:
 
 @contextmanager
 def _own_handlers() -> Iterator[None]:
-    """Put the signals' handlers back: PyTorch's launcher leaves its own, which raise."""
+    """Pass SIGUSR1 on to the processes, and put the signals' handlers back at the end.
+
+    PyTorch's launcher passes others on, and leaves its own handlers, which raise. It kills what has
+    not ended half a minute later, unless it is told to wait: a large checkpoint takes longer.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.getsignal(number) for number in _LAUNCHERS_SIGNALS}
+
+    def pass_on(number: int, _: object) -> None:
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                os.kill(process.pid, number)
+
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, pass_on)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_PATIENCE))
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _joined_call(verb: Callable[..., object], arguments: Sequence[object], processes: int) -> None:
+def _joined_call(
+    verb: Callable[..., object], arguments: Sequence[object], processes: int, logs: Path
+) -> None:
     """One process of a launch."""
+    log = (logs / f"rank{os.environ['RANK']}.log").open("ab")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(log.fileno(), stream.fileno())
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     try:
@@ -196,9 +304,16 @@ def _joined_call(verb: Callable[..., object], arguments: Sequence[object], proce
 
 
 def _last_lines(folder: Path) -> list[str]:
-    """The end of what each process wrote, those that wrote to standard error last."""
+    """The end of what processes wrote before they had logs, as where an import failed."""
     files = [*sorted(folder.rglob("stdout.log")), *sorted(folder.rglob("stderr.log"))]
     return [line for file in files for line in file.read_text().splitlines()[-_LAST:]]
+
+
+def _last_written(files: Mapping[Path, int], last: int) -> list[str]:
+    """The end of each log's part, that of the process whose number is `last` at the end."""
+    parts = [path.read_bytes()[start:].decode(errors="replace") for path, start in files.items()]
+    parts.append(parts.pop(last))
+    return [line for part in parts for line in part.splitlines()[-_LAST:]]
 
 
 def in_parts(

@@ -186,6 +186,11 @@ def made_at(stage: Stage, *, profile: str) -> Path:
     return repository() / "runs" / profile / "stages" / stage.folder
 
 
+def logs_of(stage: Stage, *, profile: str) -> Path:
+    """Where the logs of the processes that make a stage lie, one for each; they stay."""
+    return repository() / "runs" / profile / "logs" / stage.folder
+
+
 def made(stage: Stage, fill: Callable[[Path], Mapping[str, Any] | None], *, profile: str) -> Path:
     """Return the folder of a stage's artefact, making it only if it is not there.
 

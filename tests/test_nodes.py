@@ -15,7 +15,7 @@ import yaml
 
 from rlfseg.chapters.reading import chapter_file
 from rlfseg.evaluation.score import Evaluation
-from rlfseg.experiment import first_steps, is_trained, packed, scored, trained, untrained
+from rlfseg.experiment import first_steps, is_trained, packed, scored, trained
 from rlfseg.stage import made_at
 from rlfseg.training.steps import read_steps
 
@@ -90,7 +90,7 @@ def test_two_nodes_train_and_score_what_one_process_does(repo: Path, nodes: dict
     launched(nodes, "train", parameters)
     assert is_trained(one)
     both = read_steps(trained(one) / "steps.jsonl")
-    alone = list(first_steps(one, untrained(one), until=4))
+    alone = first_steps(one, until=4)
     for a, b in zip(both, alone, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-2)  # bf16; in float32: test_processes
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,7 +37,8 @@ from rlfseg.evaluation.score import (
 )
 from rlfseg.experiment import relabelling as stage
 from rlfseg.experiment.relabelling import relabel
-from rlfseg.processes import launch
+from rlfseg.processes import launch, launch_for, until
+from rlfseg.stage import Stage, made
 from rlfseg.training import loop
 from rlfseg.training.checkpoint import save_checkpoint
 from rlfseg.training.loop import fit
@@ -246,21 +250,73 @@ def test_scoring_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 # --- launches ----------------------------------------------------------------------------------
 
 
-def test_a_launch_calls_a_function_with_its_arguments(tmp_path: Path) -> None:
+def test_a_launch_calls_a_function_with_its_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = (SamplerConfig("hss", tol=0.1), {"é": [None, 1.5]})
-    before = signal.getsignal(signal.SIGTERM)
-    launch(tell, tmp_path, *arguments, processes=2)
-    assert signal.getsignal(signal.SIGTERM) is before
-    said = sorted(path.read_text() for path in tmp_path.iterdir())
+    out, logs = tmp_path / "out", tmp_path / "logs"
+    out.mkdir()
+    logs.mkdir()
+    (logs / "rank0.log").write_text("of a launch before\n")
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # as where no notebook has taken its place
+
+    def end() -> None:
+        until(lambda: len(list(out.iterdir())) == 2)
+        os.kill(os.getpid(), signal.SIGUSR1)  # which both must get
+
+    before = signal.getsignal(signal.SIGUSR1)
+    ending = threading.Thread(target=end)
+    ending.start()
+    launch(tell, out, *arguments, processes=2, logs=logs)
+    ending.join()
+    assert signal.getsignal(signal.SIGUSR1) is before
+    said = sorted(path.read_text() for path in out.iterdir())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     assert len(said) == 2
     for line in said:
         assert line.startswith(f"2 {device}") and line.endswith(repr(arguments))
+    written = [(logs / f"rank{k}.log").read_text() for k in range(2)]
+    for number, text in enumerate(written):
+        assert f"process {number} says {arguments!r}\n" in text
+        assert f"a child of process {number} says more\n" in text
+        assert "tell in 2 processes, 20" in text and f"process {1 - number}" not in text
+    assert written[0].startswith("of a launch before\n--- tell")
+    shown = capfd.readouterr().err
+    assert shown.startswith(f"the output of all processes is in {logs}\n")
+    assert f"process 0 says {arguments!r}\na child of process 0 says more\n" in shown
+    assert "process 1" not in shown and "before" not in shown
 
 
-def test_what_fails_in_a_launch_is_told() -> None:
+def test_what_fails_in_a_launch_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rank1.log").write_text("of a launch before\n")
     with pytest.raises(RuntimeError, match="stumble in 2 processes failed") as failed:
-        launch(stumble, "büro", processes=2)
+        launch(stumble, "büro", processes=2, logs=tmp_path)
     told = str(failed.value)
-    assert "LookupError: there is no büro in process 1" in told
+    assert "LookupError: there is no büro in process 1" in told and str(tmp_path) in told
     assert "Traceback" in told and "in process 0" not in told
+    assert "of a launch before" not in told and told.endswith("no büro in process 1")
+    assert "LookupError" in (tmp_path / "rank1.log").read_text()
+    assert "the output of all processes" not in capfd.readouterr().err  # as in a notebook
+
+
+def test_a_launch_is_for_what_is_missing_and_for_no_process_of_a_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("book", "params"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked: list[object] = []
+    monkeypatch.setattr("rlfseg.processes.launch", lambda *what, **how: asked.append((what, how)))
+    stage = Stage("thing", 1, {})
+    how = {"profile": "smoke", "before": lambda: asked.append("before")}
+    launch_for(stage, tell, 1, processes=1, **how)
+    assert not asked
+    launch_for(stage, tell, 1, processes=2, **how)
+    logs = tmp_path / "runs" / "smoke" / "logs" / stage.folder
+    assert asked == ["before", ((tell, 1), {"processes": 2, "logs": logs})]
+    with monkeypatch.context() as patch:
+        patch.setattr("rlfseg.processes.PartialState", lambda: SimpleNamespace(num_processes=2))
+        launch_for(stage, tell, 1, processes=2, **how)
+    made(stage, lambda folder: None, profile="smoke")
+    launch_for(stage, tell, 1, processes=2, **how)
+    assert len(asked) == 2

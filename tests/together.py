@@ -13,7 +13,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
-from rlfseg.processes import joined
+from rlfseg.processes import joined, signals, until
 from rlfseg.training.loop import Losses
 
 CONFIG = OptimiserConfig(steps=11, lr=1e-2, warmup=3, schedule="cosine")
@@ -70,11 +70,15 @@ def _one_of_two(rank: int, port: int, work: Callable[..., None], *arguments: obj
 
 
 def tell(folder: Path, *arguments: object) -> None:
-    """Write down which process this is and what it was called with."""
+    """Write down which process this is and what it was called with; end when a signal says so."""
     state = PartialState()
     state.wait_for_everyone()
     told = f"{state.num_processes} {state.device} {arguments!r}"
-    (folder / f"{state.process_index}.txt").write_text(told)
+    print(f"process {state.process_index} says {arguments!r}")
+    os.system(f"echo a child of process {state.process_index} says more >&2")
+    with signals() as asked:
+        (folder / f"{state.process_index}.txt").write_text(told)
+        until(lambda: asked)
 
 
 def stumble(word: str) -> None:

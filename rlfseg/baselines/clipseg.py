@@ -151,7 +151,10 @@ def prepared(images: np.ndarray, pixels: int) -> Image:
 def small_clipseg(
     config: ClipsegConfig, text_encoder: CLIPTextModel
 ) -> CLIPSegForImageSegmentation:
-    """Return an untrained CLIPSeg whose words' tower is the backbone's text encoder."""
+    """Return an untrained CLIPSeg whose words' tower is the backbone's text encoder.
+
+    What has no part in the logits is frozen: processes that train together wait for each gradient.
+    """
     text = text_encoder.config
     same = (
         "vocab_size",
@@ -185,4 +188,9 @@ def small_clipseg(
     )
     theirs = getattr(text_encoder, "text_model", text_encoder)  # one level deeper in older ones
     model.clip.text_model.load_state_dict(theirs.state_dict())
+    vision = model.clip.vision_model
+    model.clip.logit_scale.requires_grad_(False)
+    unread = vision.encoder.layers[model.config.extract_layers[-1] + 1 :]
+    for each in (model.clip.visual_projection, vision.post_layernorm, *unread):
+        each.requires_grad_(False)
     return model

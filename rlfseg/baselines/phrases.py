@@ -17,8 +17,8 @@ from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
 from rlfseg.config import STRICT, Count, OptimiserConfig
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment import Run, codec, latent_cache, packed
-from rlfseg.processes import by_first, together
+from rlfseg.experiment import Run, codec, latent_cache, packed, ready
+from rlfseg.processes import by_first, launch_for, together
 from rlfseg.stage import Stage, found, readable
 from rlfseg.training.loop import fit_in_stage
 
@@ -55,7 +55,23 @@ def scores_stage(run: Run, baseline: Baseline, on: PhraseSet) -> Stage:
 
 
 def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
-    """Return the trained baseline on this machine's device, frozen; trained, or found so."""
+    """Return the trained baseline on this machine's device, frozen; trained, or found so.
+
+    It is trained by `machine.processes` processes, or, in a process of a launch, by those.
+
+    Raises:
+        RuntimeError: if the processes fail.
+    """
+    if baseline.steps:
+        launch_for(
+            train_stage(run, baseline),
+            trained,
+            run,
+            baseline,
+            processes=run.machine.processes,
+            profile=run.profile,
+            before=lambda: ready(run),
+        )
     coder = codec(run)
     model = baseline.model(run, coder)
     if baseline.steps:
@@ -79,9 +95,14 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
             optimiser = OptimiserConfig.from_scratch(
                 steps=baseline.steps, lr=baseline.lr, warmup=100
             )
-            title = f"training {baseline.kind}"
             return fit_in_stage(
-                MaskObjective(model), batch, optimiser, folder, title=title, save=save
+                MaskObjective(model),
+                batch,
+                optimiser,
+                folder,
+                title=f"training {baseline.kind}",
+                save=save,
+                machine=run.machine,
             )
 
         folder = together(train_stage(run, baseline), train, profile=run.profile)

@@ -78,8 +78,7 @@ def phrase_batch(
         seed: of the run.
         share: this process's number and how many there are.
     """
-    rank, world = share
-    items = batch_items(len(cache.pack), size, seed=seed, step=step)[rank::world]
+    items = batch_items(len(cache.pack), size, seed=seed, step=step, share=share)
     masks = np.stack([cache.pack.masks(int(i))[0] for i in items])
     captions = [cache.pack.caption(int(i)) for i in items]
     return PhraseBatch(

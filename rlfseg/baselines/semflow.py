@@ -22,12 +22,12 @@ from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, SamplerConfi
 from rlfseg.evaluation.closed_set import confusions, true_classes
 from rlfseg.evaluation.confusion import Confusion
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment import Run, backbone_folder, codec, latent_cache, packed
+from rlfseg.experiment import Run, backbone_folder, codec, latent_cache, packed, ready
 from rlfseg.method.sampling import sample
 from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity, for_sampling, load_trained, load_unet, save_trained
-from rlfseg.processes import by_first, together
+from rlfseg.processes import by_first, launch_for, together
 from rlfseg.stage import Stage, found, hashed, readable
 from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
 from rlfseg.training.flow_objective import RectifiedFlowObjective
@@ -80,7 +80,7 @@ def semflow_batch(
     """
     rank, world = share
     pack, codec = cache.pack, cache.codec
-    chosen = batch_items(len(pack.image_ids), size, seed=seed, step=step)[rank::world]
+    chosen = batch_items(len(pack.image_ids), size, seed=seed, step=step, share=share)
     ids = [pack.image_ids[k] for k in chosen]
     maps = np.stack([true_classes(pack, image_id, names) for image_id in ids])
     return FlowBatch(
@@ -129,7 +129,23 @@ def to_learn(run: Run, config: SemflowConfig) -> Run:
 
 
 def trained(run: Run, config: SemflowConfig, names: Sequence[str]) -> Path:
-    """Return the folder of the trained UNet and its palette; trained, or found so."""
+    """Return the folder of the trained UNet and its palette; trained, or found so.
+
+    It is trained by `machine.processes` processes, or, in a process of a launch, by those.
+
+    Raises:
+        RuntimeError: if the processes fail.
+    """
+    launch_for(
+        train_stage(run, config),
+        trained,
+        run,
+        config,
+        names,
+        processes=run.machine.processes,
+        profile=run.profile,
+        before=lambda: ready(run),
+    )
 
     def train(folder: Path) -> dict[str, Any]:
         coder, state = codec(run), PartialState()
@@ -160,6 +176,7 @@ def trained(run: Run, config: SemflowConfig, names: Sequence[str]) -> Path:
             folder,
             title="training semflow",
             save=save,
+            machine=run.machine,
         )
 
     return together(train_stage(run, config), train, profile=run.profile)

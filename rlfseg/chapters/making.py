@@ -3,7 +3,7 @@
 from rlfseg.chapters.asks import Asks
 from rlfseg.experiment import Run, closed_set, ready, scored, trained
 from rlfseg.processes import launch
-from rlfseg.stage import found
+from rlfseg.stage import found, logs_of
 
 
 def make(asks: Asks) -> None:
@@ -38,4 +38,5 @@ def make_in_processes(run: Run, asks: Asks) -> None:
     if missing and run.machine.processes > 1:
         for each in asks.trained:
             ready(each)
-        launch(make, asks, processes=run.machine.processes)
+        logs = logs_of(missing[0], profile=run.profile)
+        launch(make, asks, processes=run.machine.processes, logs=logs)

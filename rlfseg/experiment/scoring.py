@@ -1,5 +1,6 @@
 """The scores of a run, found or made, and its model as people use it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +26,8 @@ from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity
 from rlfseg.pipeline import RLFSegPipeline
-from rlfseg.processes import launch, together
-from rlfseg.stage import PARTS, Stage, found
+from rlfseg.processes import launch_for, together
+from rlfseg.stage import PARTS, Stage
 
 _CLOSED = "confusions.npz"
 
@@ -62,8 +63,7 @@ def scored(run: Run, scoring: Scoring) -> Evaluation:
         if PartialState().is_main_process:
             kept.save(folder)
 
-    if _to_launch(run, stage):
-        launch(scored, run, scoring, processes=run.machine.processes)
+    _in_processes(run, stage, scored, scoring)
     return Evaluation.load(together(stage, score, profile=run.profile))
 
 
@@ -86,8 +86,7 @@ def closed_set(run: Run, closed: ClosedSet) -> list[Confusion]:
         if PartialState().is_main_process:
             save_confusions(folder / _CLOSED, counted)
 
-    if _to_launch(run, stage):
-        launch(closed_set, run, closed, processes=run.machine.processes)
+    _in_processes(run, stage, closed_set, closed)
     return load_confusions(together(stage, count, profile=run.profile) / _CLOSED)
 
 
@@ -115,10 +114,9 @@ def pipeline(run: Run) -> RLFSegPipeline:
     )
 
 
-def _to_launch(run: Run, stage: Stage) -> bool:
-    """Whether several processes are to be started for a stage; the model is trained by then."""
-    alone = PartialState().num_processes == 1
-    if run.machine.processes == 1 or not alone or found(stage, profile=run.profile) is not None:
-        return False
-    trained(run)
-    return True
+def _in_processes(run: Run, stage: Stage, verb: Callable[..., object], how: object) -> None:
+    """Start the run's processes for a score that is missing; the model is trained by then."""
+    several, profile = run.machine.processes, run.profile
+    launch_for(
+        stage, verb, run, how, processes=several, profile=profile, before=lambda: trained(run)
+    )

@@ -1,8 +1,10 @@
 """The training of a run, found or made."""
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,12 @@ from rlfseg.models.unet import (
     load_unet,
     save_trained,
 )
-from rlfseg.processes import launch, together
-from rlfseg.stage import found
+from rlfseg.processes import launch, launch_for, together
+from rlfseg.stage import found, logs_of
 from rlfseg.training.flow_batch import FlowBatch, flow_batch
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit, fit_in_stage
-from rlfseg.training.steps import Step, Tracked
+from rlfseg.training.steps import Step, Tracked, read_steps, recorded
 
 _PREVIEWED, _PREVIEWS = 4, 8  # validation phrases, and how often they are looked at
 
@@ -69,10 +71,30 @@ def ready_to_train(
     return unet
 
 
-def first_steps(run: Run, unet: UNet2DConditionModel, *, until: int) -> Iterator[Step]:
-    """Train a UNet from `untrained` for the first steps of the run, one by one; nothing is kept."""
-    accelerator = quick_accelerator()
-    return fit(*_work(run, unet), accelerator=accelerator, machine=run.machine, until=until)
+def first_steps(run: Run, *, until: int) -> list[Step]:
+    """Train for the first steps of the run, as `trained` does; no weights are kept.
+
+    Raises:
+        RuntimeError: if the processes fail.
+    """
+    with TemporaryDirectory() as folder:
+        record = Path(folder) / "steps.jsonl"
+        if run.machine.processes > 1 and PartialState().num_processes == 1:
+            _prepare(run)
+            logs = logs_of(run.train_stage, profile=run.profile)
+            launch(_record, run, until, record, processes=run.machine.processes, logs=logs)
+        else:
+            _record(run, until, record)
+        return read_steps(record)
+
+
+def _record(run: Run, until: int, path: Path) -> None:
+    """Train for the first steps of the run; the first process writes them down."""
+    work = _work(run, untrained(run))
+    steps = fit(*work, accelerator=quick_accelerator(), machine=run.machine, until=until)
+    if PartialState().is_main_process:
+        steps = recorded(steps, path, total=until, title="first steps")
+    deque(steps, maxlen=0)
 
 
 def is_trained(run: Run) -> bool:
@@ -88,11 +110,14 @@ def trained(run: Run) -> Path:
     Raises:
         RuntimeError: if the processes fail.
     """
-    alone = PartialState().num_processes == 1
-    if run.machine.processes > 1 and alone and not is_trained(run):
-        ready(run)
-        base(run)
-        launch(trained, run, processes=run.machine.processes)
+    launch_for(
+        run.train_stage,
+        trained,
+        run,
+        processes=run.machine.processes,
+        profile=run.profile,
+        before=lambda: _prepare(run),
+    )
 
     def train(folder: Path) -> dict[str, Any]:
         unet = untrained(run)
@@ -128,6 +153,12 @@ def trained(run: Run) -> Path:
 def trained_unet(run: Run, device: torch.device) -> UNet2DConditionModel:
     """Return the trained UNet, as `for_sampling` puts it on a device."""
     return for_sampling(load_trained(base(run), trained(run)), device)
+
+
+def _prepare(run: Run) -> None:
+    """Train what the run starts from, before it is shared by several processes."""
+    ready(run)
+    base(run)
 
 
 def _work(

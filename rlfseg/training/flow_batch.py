@@ -25,7 +25,9 @@ class FlowBatch(NamedTuple):
     names: tuple[str, ...] = ()
 
 
-def batch_items(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
+def batch_items(
+    count: int, size: int, *, seed: int, step: int, share: tuple[int, int] = (0, 1)
+) -> np.ndarray:
     """Choose which of `count` items a step sees, without replacement within an epoch.
 
     Args:
@@ -33,18 +35,22 @@ def batch_items(count: int, size: int, *, seed: int, step: int) -> np.ndarray:
         size: global batch size.
         seed: of the run.
         step: number from 1.
+        share: this process's number and how many there are; each has its own items.
 
     Returns:
-        int64 [size].
+        int64 [size / processes].
 
     Raises:
-        ValueError: if there are fewer items than a batch takes.
+        ValueError: if there are fewer items than a batch takes, or it can't be shared equally.
     """
+    rank, world = share
+    if size % world:
+        raise ValueError(f"a batch of {size} can't be shared equally by {world} processes")
     if count < size:
         raise ValueError(f"{count} items do not fill a batch of {size}: lower the batch size")
     epoch, place = divmod(step - 1, count // size)
     order = np.random.default_rng([seed, 0, epoch]).permutation(count)
-    return order[place * size : (place + 1) * size]
+    return order[place * size : (place + 1) * size][rank::world]
 
 
 def draw_times(size: int, *, kind: str, seed: int, step: int) -> Time:
@@ -93,9 +99,7 @@ def flow_batch(
         PackError: if refined labels are wanted and the packed file has none.
     """
     rank, world = share
-    if size % world:
-        raise ValueError(f"a batch of {size} can't be shared equally by {world} processes")
-    items = batch_items(len(cache.pack), size, seed=seed, step=step)[rank::world]
+    items = batch_items(len(cache.pack), size, seed=seed, step=step, share=share)
     captions = [cache.pack.caption(int(i)) for i in items]
     both = selection in ("exact", "probe")
     return FlowBatch(

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import recursively_apply, send_to_device
+from accelerate.utils import find_batch_size, recursively_apply, send_to_device
 from torch import Tensor, nn
 
 from rlfseg.config import MachineConfig, OptimiserConfig
@@ -115,7 +115,7 @@ def fit(
     model.train()
     last = config.steps if until is None else min(until, config.steps)
     skipped = 0
-    with signals() as asked, ThreadPoolExecutor(1) as ahead:
+    with signals() as asked, _thread(accelerator.device) as ahead:
         saved = monotonic()
         coming = [ahead.submit(batches, n) for n in range(first, last + 1)[:1]]
         for step in range(first, last + 1):
@@ -156,6 +156,14 @@ def fit(
                 )
 
 
+def _thread(device: torch.device) -> ThreadPoolExecutor:
+    """A thread for the batches, on this process's GPU: by itself, one begins on the first."""
+    if device.type != "cuda":
+        return ThreadPoolExecutor(1)
+    here = torch.cuda.current_device()
+    return ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(here,))
+
+
 def _not_finite(loss: float, norm: float, broken: Sequence[int], names: Sequence[str]) -> str:
     """Say what of a step is not finite, with the samples' names; nothing if all is."""
     if not math.isfinite(loss):
@@ -185,9 +193,15 @@ class _Sums:
 
 
 def _backward(model: nn.Module, batch: Any, count: int, accelerator: Accelerator) -> _Sums:
-    """Run forward and backward on a batch in equal parts; gradients meet at the last one."""
+    """Run forward and backward on a batch in equal parts; gradients meet at the last one.
+
+    There are at least `count` parts, as far as there are samples: none is larger than asked for.
+    """
     sums = _Sums()
     batch = send_to_device(batch, accelerator.device)
+    if count > 1:
+        size = int(find_batch_size(batch))
+        count = next(n for n in range(min(count, size), size + 1) if size % n == 0)
     for number in range(count):
         part = batch if count == 1 else recursively_apply(_MicroBatch(number, count), batch)
         with nullcontext() if number == count - 1 else accelerator.no_sync(model):
@@ -208,8 +222,6 @@ class _MicroBatch:
     count: int
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        if len(tensor) % self.count:
-            raise ValueError(f"a batch of {len(tensor)} can't be cut into {self.count} equal parts")
         return tensor.chunk(self.count)[self.number]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tiny_run import given_run
@@ -21,7 +22,8 @@ def test_one_launch_makes_what_is_missing_and_none_what_is_there(
 ) -> None:
     started: list[tuple[str, int]] = []
 
-    def launch(verb: Callable[..., None], *given: object, processes: int) -> None:
+    def launch(verb: Callable[..., None], *given: object, processes: int, logs: Path) -> None:
+        assert logs.name == run.train_stage.folder
         started.append((verb.__name__, processes))
         verb(*given)
 

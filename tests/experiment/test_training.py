@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tiny import latents, texts
 from tiny_run import TRAIN, given_run, with_sam
 
 from rlfseg.config import MachineConfig, SamplerConfig, TrainConfig
+from rlfseg.device import quick_accelerator
 from rlfseg.evaluation.predict import predict
 from rlfseg.experiment import (
     Run,
@@ -33,8 +35,10 @@ from rlfseg.experiment import (
     untrained,
 )
 from rlfseg.experiment.previews import read_previews
+from rlfseg.experiment.training import _work
 from rlfseg.models.unet import as_velocity, load_unet, save_trained
-from rlfseg.stage import made_at, read_record
+from rlfseg.stage import logs_of, made_at, read_record
+from rlfseg.training.loop import fit
 from rlfseg.training.steps import read_steps, rounded
 
 CPU = torch.device("cpu")
@@ -42,7 +46,7 @@ CPU = torch.device("cpu")
 
 def losses(run: Run, until: int) -> list[float]:
     """Of the first steps of a run, trained anew."""
-    return [step.loss for step in first_steps(run, untrained(run), until=until)]
+    return [step.loss for step in first_steps(run, until=until)]
 
 
 # --- what it ends in ----------------------------------------------------------------------------
@@ -92,7 +96,7 @@ def test_the_trained_unet_is_another_field_than_the_backbone(run: Run) -> None:
 
 def test_a_live_run_repeats_the_records_first_steps(run: Run) -> None:
     recorded = read_steps(trained(run) / "steps.jsonl")
-    live = list(first_steps(run, untrained(run), until=2))
+    live = first_steps(run, until=2)
     assert [rounded(step).loss for step in live] == [step.loss for step in recorded[:2]]
     (first,) = losses(run.variant({"seed": 1}), 1)
     assert first != recorded[0].loss
@@ -127,8 +131,7 @@ def test_an_interrupted_training_is_taken_up(run: Run, monkeypatch: pytest.Monke
         folder = trained(other)
     assert not seen and len(read_steps(folder / "steps.jsonl")) == 4
     unet = untrained(other)
-    for _ in first_steps(other, unet, until=other.train.steps):
-        pass
+    deque(fit(*_work(other, unet), accelerator=quick_accelerator()), maxlen=0)
     save_trained(unet, folder.parent / "uninterrupted")
     file = "pytorch_lora_weights.safetensors"
     first, second = load_file(folder / file), load_file(folder.parent / "uninterrupted" / file)
@@ -223,13 +226,18 @@ def test_two_processes_train_and_score_what_one_does(run: Run) -> None:
     two = MachineConfig(processes=2)
     other = replace(run.variant({"seed": 5, "selection": "original"}), machine=two)
     both = read_steps(trained(other) / "steps.jsonl")
-    alone = list(first_steps(other, untrained(other), until=4))
-    for a, b in zip(both, alone, strict=True):
+    one = replace(other, machine=MachineConfig())
+    alone = first_steps(one, until=4)
+    for a, b, c in zip(both, alone, first_steps(other, until=4), strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-2)  # bf16; in float32: test_train
+        assert (a.loss, a.grad_norm) == (c.loss, c.grad_norm)
+    logs = logs_of(other.train_stage, profile="smoke")
+    assert sorted(path.name for path in logs.iterdir()) == ["rank0.log", "rank1.log"]
+    assert "trained in 2 processes" in (logs / "rank1.log").read_text()
     way = Scoring("test", 9, boundary=True, sampler=SamplerConfig("one"))
     shared = scored(other, way)
     shutil.rmtree(made_at(other.scores_stage(way), profile="smoke"))
-    again = scored(replace(other, machine=MachineConfig()), way)
+    again = scored(one, way)
     assert np.array_equal(shared.annotation.image_id, again.annotation.image_id)
     assert shared.annotation.miou().value == pytest.approx(again.annotation.miou().value, rel=1e-3)
     broken = replace(run.variant({"seed": 6, "batch": 3}), machine=two)

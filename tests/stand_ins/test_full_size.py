@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from rlfseg.config import DataConfig, MachineConfig, OptimiserConfig, TrainConfig
-from rlfseg.experiment import fill_latents, first_steps, is_trained, trained, untrained
+from rlfseg.experiment import fill_latents, first_steps, is_trained, trained
 from rlfseg.experiment.run import Run
 from rlfseg.method.sampling import aos
 from rlfseg.models.latent_codec import load_codec
@@ -101,7 +101,7 @@ def test_preflight_is_cached_trained_interrupted_and_resumed(
         machine=MachineConfig(save_minutes=1e-9),
     )
     assert fill_latents(run) > 0
-    whole = list(first_steps(run, untrained(run), until=3))
+    whole = first_steps(run, until=3)
     real = recorded
 
     def cut_short(steps: Iterator[Step], *more: object, **said: object) -> Iterator[Step]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from rlfseg.training.loop import (
     Losses,
     NonFiniteLossError,
     StoppedError,
+    _thread,
     fit,
     fit_in_stage,
     learning_rate,
@@ -56,6 +58,45 @@ def bare(steps: list[Step]) -> list[Step]:
 
 def run(model: nn.Module, config: OptimiserConfig = CONFIG, **more: object) -> list[Step]:
     return list(fit(model, batch, config, accelerator=Accelerator(), **more))  # type: ignore[arg-type]
+
+
+def test_batches_are_made_one_step_ahead_in_their_order_and_no_further() -> None:
+    made: list[tuple[int, bool]] = []
+
+    def noted(step: int) -> tuple[Tensor, Tensor]:
+        made.append((step, threading.current_thread() is threading.main_thread()))
+        return batch(step)
+
+    model, whole = Regression(), Regression()
+    for step in fit(model, noted, CONFIG, accelerator=Accelerator(), until=7):
+        assert len(made) == min(step.step + 1, 7)  # nothing is under way meanwhile
+    assert made == [(step, False) for step in range(1, 8)]
+    assert bare(run(whole, until=7)) and same(weights(model), weights(whole))
+
+
+def test_a_batch_that_cannot_be_made_ends_the_run_at_its_step() -> None:
+    def broken(step: int) -> tuple[Tensor, Tensor]:
+        if step == 4:
+            raise OSError("no such picture")
+        return batch(step)
+
+    seen = []
+    with pytest.raises(OSError, match="no such picture"):
+        for step in fit(Regression(), broken, CONFIG, accelerator=Accelerator()):
+            seen.append(step.step)
+    assert seen == [1, 2, 3]
+
+
+def test_batches_are_made_on_the_gpu_of_their_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[tuple[int, str]] = []
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 3)
+    monkeypatch.setattr(
+        "torch.cuda.set_device",
+        lambda number: chosen.append((number, threading.current_thread().name)),
+    )
+    with _thread(torch.device("cuda")) as thread:
+        name = thread.submit(lambda: threading.current_thread().name).result()
+    assert chosen == [(3, name)] and name != threading.current_thread().name
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6, 10])
@@ -232,9 +273,13 @@ def test_a_linear_layer_learns_a_known_value() -> None:
     assert steps[0].grad_norm == pytest.approx(math.hypot(4, 1))  # before clipping
 
 
-@pytest.mark.parametrize("parts", [2, 3, 6])
-def test_a_batch_in_parts_trains_as_one_in_a_piece(parts: int) -> None:
-    whole, cut = Regression(), Regression()
+@pytest.mark.parametrize(("parts", "most"), [(2, 3), (3, 2), (4, 1), (6, 1), (99, 1)])
+def test_a_batch_in_parts_trains_as_one_in_a_piece(
+    parts: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut, sizes = Regression(), Regression(), set()
+    forward = cut.forward
+    monkeypatch.setattr(cut, "forward", lambda x: sizes.add(len(x[0])) or forward(x))
     expected = run(whole)
     steps = run(cut, machine=MachineConfig(accumulate=parts))
     for a, b in zip(steps, expected, strict=True):
@@ -243,11 +288,7 @@ def test_a_batch_in_parts_trains_as_one_in_a_piece(parts: int) -> None:
         assert a.values == pytest.approx(b.values, rel=1e-5)
     for a, b in zip(weights(cut), weights(whole), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_a_batch_that_cannot_be_cut_equally_is_refused() -> None:
-    with pytest.raises(ValueError, match="a batch of 6 can't be cut into 4 equal parts"):
-        run(Regression(), machine=MachineConfig(accumulate=4))
+    assert sizes == {most}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -1,0 +1,78 @@
+"""Every baseline, and the first steps of a run, train in two processes as in one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+from test_baselines import CHOICES
+from test_semflow import CHOICE, NAMES
+from tiny_run import given_run
+from together import run_two
+
+from rlfseg.baselines import phrases, semflow
+from rlfseg.config import MachineConfig
+from rlfseg.experiment import Run, first_steps
+from rlfseg.stage import Stage, made_at
+from rlfseg.training.steps import Step, read_steps
+
+KINDS = (*CHOICES, "semflow", "first steps")
+PARTS = MachineConfig(accumulate=2)
+
+
+def closed() -> Run:
+    data = {"source": "mini", "dataset": "cocostuff", "pixels": 16, "train": 1, "val": 3}
+    return given_run(data=data, train={"steps": 1})
+
+
+def everything(root: Path, machine: MachineConfig) -> None:
+    """Trains all of it in float32, in the processes that there are."""
+    os.chdir(root)
+    run = replace(given_run(), machine=machine)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("rlfseg.training.loop", "rlfseg.experiment.training"):
+            patch.setattr(f"{module}.quick_accelerator", Accelerator)
+        for choice in CHOICES.values():
+            phrases.trained(run, choice)
+        semflow.trained(closed(), CHOICE, NAMES)
+        if steps := first_steps(run, until=3):  # of the first process
+            (root / "first").write_text("\n".join(str(step.loss) for step in steps))
+
+
+def losses(root: Path) -> dict[str, list[float]]:
+    """What was recorded of it; it is taken away."""
+
+    def of(stage: Stage) -> list[float]:
+        folder = made_at(stage, profile="smoke")
+        steps: list[Step] = read_steps(folder / "steps.jsonl")
+        shutil.rmtree(folder)
+        return [step.loss for step in steps]
+
+    found = {name: of(phrases.train_stage(given_run(), each)) for name, each in CHOICES.items()}
+    found["semflow"] = of(semflow.train_stage(closed(), CHOICE))
+    found["first steps"] = [float(line) for line in (root / "first").read_text().splitlines()]
+    (root / "first").unlink()
+    return found
+
+
+@pytest.fixture(scope="module")
+def both(repo: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Losses of one that takes its batches in parts, which makes the data, and of two processes."""
+    everything(repo, PARTS)
+    one = losses(repo)
+    run_two(everything, repo, MachineConfig())
+    return losses(repo), one
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_as_one(
+    both: tuple[dict[str, list[float]], dict[str, list[float]]], kind: str
+) -> None:
+    two, one = (found[kind] for found in both)
+    assert len(one) == asdict(CHOICES.get(kind, CHOICE))["steps"] + (kind == "first steps")
+    assert two == pytest.approx(one, rel=1e-4)
+    assert len(set(one)) == len(one)

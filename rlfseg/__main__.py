@@ -8,8 +8,9 @@
     python -m rlfseg latents PARAMS         encodes what that training reads, before it
     python -m rlfseg train PARAMS           the training run of a file of parameters
     python -m rlfseg evaluate PARAMS        all that a chapter asks to be trained and scored
+    python -m rlfseg score DATASET SPLIT FOLDER   the masks that another program predicted
 
-The last four are what a launcher starts, on as many GPUs and nodes as it is told:
+The four before the last are what a launcher starts, on as many GPUs and nodes as it is told:
 
     torchrun --nproc_per_node 8 -m rlfseg refine params/a100/03b_labels.yml
     torchrun --nproc_per_node 8 -m rlfseg latents params/a100/03_train.yml
@@ -92,6 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("parameters", help="a chapter's YAML, or one of profile and changes")
         command.set_defaults(work=work)
+    about = "score a folder of masks or score maps that another program predicted"
+    scoring = commands.add_parser("score", help=about, description=about)
+    scoring.add_argument("dataset", choices=tuple(DATASETS))
+    scoring.add_argument("split", help="of the packed data: val, test, testA, testB")
+    scoring.add_argument("folder", nargs="?", help="holds <name>.png or <name>.npy for each item")
+    scoring.add_argument("--list", metavar="FILE", help="write the items' names as CSV instead")
+    scoring.add_argument("--row", help="of the data set's table that they fill, as in 'LD-ZNet'")
+    scoring.add_argument("--profile", default="a100", help="a folder of params/ (a100)")
+    scoring.add_argument("--source", help="the data set's folder, if not the profile's")
+    scoring.add_argument("--pixels", type=int, help="side that is scored at, if not the profile's")
+    scoring.set_defaults(work=_score)
     checking.set_defaults(work=_check)
     flying.set_defaults(work=_preflight)
     keeping.set_defaults(work=_artefacts)
@@ -202,6 +214,33 @@ def _evaluate(given: argparse.Namespace) -> int:
 
     with joined():
         make(chapter_file(Path(given.parameters)).asks())
+    return 0
+
+
+def _score(given: argparse.Namespace) -> int:
+    from rlfseg.book.paper.predicted import check_row, keep_predicted, read_all
+    from rlfseg.chapters.reading import run_on
+    from rlfseg.experiment import digest, scored_predictions, write_items
+
+    changes = {name: getattr(given, name) for name in ("source", "pixels")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    run = run_on(given.profile, given.dataset, changes=changes)
+    if given.list:
+        count = write_items(run, given.split, Path(given.list))
+        print(f"{given.list}: {count} items of {given.dataset} {given.split}")
+        return 0
+    if given.folder is None:
+        raise ValueError("give the folder of predictions, or --list FILE for their names")
+    if given.row:
+        check_row(given.dataset, given.split, given.row)
+    folder = Path(given.folder)
+    found = scored_predictions(run, given.split, folder)
+    for each in read_all(found):
+        said = each.reason if each.value is None else f"{each.value:.2f}"
+        print(f"{each.name:55} {said}" + (f" at {each.threshold:.2f}" if each.threshold else ""))
+    if given.row:
+        made_of = {"folder": folder.resolve().name, "sha256": digest(folder)}
+        print(keep_predicted(run, given.row, found, made_of))
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlfseg.chapters import CHAPTERS
-from rlfseg.config import read_yaml, validated
+from rlfseg.config import DataConfig, read_yaml, validated
 from rlfseg.experiment import Run, read_run
 from rlfseg.stage import repository
 
@@ -78,6 +78,24 @@ def chapter_file(file: Path) -> Any:
         known = ", ".join(CHAPTERS)
         raise ValueError(f"{file}: there is no chapter {file.stem!r}; they are {known}")
     return checked(file.stem, read_yaml(file), where=str(file))
+
+
+def run_on(profile: str, dataset: str, *, changes: Mapping[str, Any]) -> Run:
+    """Return a profile's run on a data set, packed as its chapters have it.
+
+    Args:
+        profile: a folder of `params/`.
+        dataset: one of `DATASETS`.
+        changes: fields of `DataConfig` that are otherwise.
+
+    Raises:
+        ValueError: in one line.
+    """
+    run, every = read_run(profile), chapters_of(profile)
+    known = {run.data.dataset: run.data, **every["06_refcoco"].others}
+    known["cocostuff"] = every["07_cocostuff"].other
+    data = {**asdict(known.get(dataset, run.data)), "dataset": dataset, **changes}
+    return run.on(validated(DataConfig, data, where=f"{profile}, {dataset}"))
 
 
 def chapters_of(profile: str) -> dict[str, Any]:

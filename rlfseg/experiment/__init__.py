@@ -19,6 +19,12 @@ from rlfseg.experiment.packing import (
     refined,
     source_folder,
 )
+from rlfseg.experiment.predictions import (
+    digest,
+    item_names,
+    scored_predictions,
+    write_items,
+)
 from rlfseg.experiment.run import ClosedSet, Run, Scoring, read_run
 from rlfseg.experiment.scoring import closed_set, field_and_data, pipeline, scored
 from rlfseg.experiment.training import (

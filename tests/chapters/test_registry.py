@@ -9,9 +9,10 @@ import pytest
 from conftest import ROOT
 from tiny_run import given_run
 
+from rlfseg.__main__ import main
 from rlfseg.chapters import chapter, expect, unasked
 from rlfseg.chapters.asks import as_rows
-from rlfseg.chapters.reading import chapters_of, run_file
+from rlfseg.chapters.reading import chapters_of, run_file, run_on
 from rlfseg.config import DataConfig, SamplerConfig
 from rlfseg.experiment import Scoring
 from rlfseg.stage import Stage, found
@@ -115,3 +116,28 @@ def test_a_rows_threshold_is_chosen_by_its_own_sampler_and_asked_for_once() -> N
     chosen = as_rows(rows)[len(rows) :]
     assert chosen == tuple((run, Scoring("val", 5, sampler=way)) for way in (one, two))
     assert as_rows([(given_run(), way) for _, way in rows])[len(rows) :] == ()
+
+
+def test_predictions_are_scored_on_the_data_that_a_profiles_chapters_have(repo: Path) -> None:
+    every = chapters_of("smoke")
+    assert run_on("smoke", "phrasecut", changes={}).data == every["05_phrasecut"].run.data
+    assert run_on("smoke", "refcoco", changes={}).data == every["06_refcoco"].others["refcoco"]
+    assert run_on("smoke", "cocostuff", changes={}).data == every["07_cocostuff"].other
+    other = run_on("a100", "refcoco+", changes={"source": "elsewhere", "pixels": 384}).data
+    usual = chapters_of("a100")["06_refcoco"].others["refcoco+"]
+    assert other == replace(usual, source="elsewhere", pixels=384)
+    with pytest.raises(ValueError, match=r"pixels is 0: .*greater than 0"):
+        run_on("smoke", "refcoco", changes={"pixels": 0})
+
+
+def test_the_command_to_score_says_what_is_wrong(
+    repo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in (
+        (["val"], "give the folder of predictions, or --list FILE"),
+        (["val", "out", "--row", "SemFlow"], "Table 2 has no row 'SemFlow'"),
+        (["val", "out", "--profile", "none"], "there is no profile 'none'"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["score", "refcoco", *arguments])
+        assert message in capsys.readouterr().err

@@ -5,6 +5,7 @@
 """
 
 from rlfseg.book.paper.cells import baseline_cells, keep_results, run_cells, semflow_cell
+from rlfseg.book.paper.predicted import predicted_cells
 from rlfseg.book.paper.render import render
 from rlfseg.book.paper.results import (
     NOT_RUN,

@@ -2,12 +2,12 @@
 
     FOLDER/VGPhraseCut_v0/    refer_{train,val,test,miniv}.json, image_data_split3000.json, images/
     FOLDER/refer/             {refcoco,refcoco+,refcocog}/, images/train2014/
-    FOLDER/cocostuff/         stuffthingmaps/val2017/, images/val2017/
+    FOLDER/cocostuff/         stuffthingmaps/{train2017,val2017}/, images/{train2017,val2017}/
 
 What `rlfseg.data.drawn` writes is tidy. This is not: pictures of every size and aspect, annotated
 sizes that are turned, a picture that lies on its side, polygons of one point, regions of less than
 a pixel, phrases with slashes, quotes and other scripts, twice the same phrase or sentence in a
-picture, crowds, pickles as Python 2 wrote them, pixels of no class, and no train2017.
+picture, crowds, pickles as Python 2 wrote them, pixels of no class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from rlfseg.data.drawn.chunks import box
 from rlfseg.data.drawn.expressions import expressions
@@ -277,20 +277,19 @@ def pickled(content: object) -> bytes:
 
 
 def _cocostuff(root: Path, rng: np.random.Generator) -> None:
-    maps, images = root / "stuffthingmaps" / "val2017", root / "images" / "val2017"
-    maps.mkdir(parents=True)
-    images.mkdir(parents=True)
-    for number in range(COUNTS["val"]):
-        drawn, name = scene(rng), f"{139 + 1213 * number:012d}"
-        values = np.full(drawn.image.shape[:2], _STUFF[GROUNDS.index(drawn.ground)], np.uint8)
-        sheet = Image.fromarray(values)
-        ImageDraw.Draw(sheet).rectangle((0, 0, 200, 30), fill=_STUFF[number % len(_STUFF)])
-        values = np.array(sheet)
-        for thing in drawn.things:
-            values[thing.mask] = _THINGS[SHAPES.index(thing.shape)]
-        values[:3] = 255
-        Image.fromarray(values).save(maps / f"{name}.png")
-        Image.fromarray(drawn.image).save(images / f"{name}.jpg", quality=95)
+    for split in ("train", "val"):
+        maps, images = root / f"stuffthingmaps/{split}2017", root / f"images/{split}2017"
+        maps.mkdir(parents=True)
+        images.mkdir(parents=True)
+        for number in range(COUNTS[split]):
+            drawn, name = scene(rng), f"{139 + 1213 * number + len(split):012d}"
+            values = np.full(drawn.image.shape[:2], _STUFF[GROUNDS.index(drawn.ground)], np.uint8)
+            values[: len(values) // 4] = _STUFF[number % len(_STUFF)]
+            for thing in drawn.things:
+                values[thing.mask] = _THINGS[SHAPES.index(thing.shape)]
+            values[:3] = 255
+            Image.fromarray(values).save(maps / f"{name}.png")
+            Image.fromarray(drawn.image).save(images / f"{name}.jpg", quality=95)
 
 
 def _write(path: Path, content: object) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from accelerate import PartialState
@@ -20,11 +20,12 @@ from rlfseg.evaluation.score import (
 )
 from rlfseg.experiment.packing import class_names, latent_cache, native_masks
 from rlfseg.experiment.run import ClosedSet, Run, Scoring
-from rlfseg.experiment.training import base, trained, trained_unet
-from rlfseg.experiment.weights import backbone_folder, codec
+from rlfseg.experiment.training import base, trained
+from rlfseg.experiment.weights import backbone_folder, codec_of
 from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
-from rlfseg.models.unet import as_velocity
+from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.models.unet import as_velocity, for_sampling, load_trained
 from rlfseg.pipeline import RLFSegPipeline
 from rlfseg.processes import launch_for, together
 from rlfseg.stage import PARTS, Stage
@@ -93,10 +94,19 @@ def closed_set(run: Run, closed: ClosedSet) -> list[Confusion]:
 def field_and_data(
     run: Run, split: str, on: DataConfig | None = None
 ) -> tuple[Velocity, LatentCache]:
-    """Return the trained field, and the latents of a split of its own data or of other data."""
-    coder = codec(run)
-    cache = latent_cache(run.on(on), split, coder)
-    return as_velocity(trained_unet(run, coder.device)), cache
+    """Return the trained field, and the latents of a split of its own data or of other data.
+
+    The model of the call before is kept, so that a run that is scored in many ways is loaded once.
+    """
+    v, coder = _model(backbone_folder(run), base(run), trained(run))
+    return v, latent_cache(run.on(on), split, coder)
+
+
+@lru_cache(maxsize=1)
+def _model(backbone: Path | str, base: Path | str, trained: Path) -> tuple[Velocity, LatentCodec]:
+    coder = codec_of(backbone)
+    unet = for_sampling(load_trained(base, trained), coder.device)
+    return as_velocity(unet), coder
 
 
 def pipeline(run: Run) -> RLFSegPipeline:

@@ -52,7 +52,12 @@ def ready(run: Run) -> None:
 
 def codec(run: Run) -> LatentCodec:
     """Return autoencoder and text encoder on this machine's device."""
-    loaded = load_codec(backbone_folder(run), device=PartialState().device)
+    return codec_of(backbone_folder(run))
+
+
+def codec_of(backbone: Path | str) -> LatentCodec:
+    """Return a backbone's autoencoder and text encoder on this machine's device."""
+    loaded = load_codec(backbone, device=PartialState().device)
     return replace(loaded, decoding=quick_dtype(loaded.device))
 
 

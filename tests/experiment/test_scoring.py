@@ -57,7 +57,7 @@ def test_scores_are_kept_and_found_without_the_weights(
     f = boundaries(v, cache, items, AOS, threshold=level)
     assert edges is not None and edges.shape == (4,)
     np.testing.assert_allclose(edges, f, rtol=1e-6)
-    monkeypatch.setattr("rlfseg.experiment.scoring.trained_unet", None)  # not needed any more
+    monkeypatch.setattr("rlfseg.experiment.scoring._model", None)  # not needed any more
     for again in (scores, exact, scored(run, way), scored(run, exact_way)):
         assert np.array_equal(again.annotation.histogram, fresh.annotation.histogram)
         assert np.array_equal(again.annotation.image_id, fresh.annotation.image_id)
@@ -102,7 +102,7 @@ def test_a_closed_set_is_counted_and_found_without_the_weights(
     ids = [cache.pack.image_ids[k] for k in spaced(len(cache.pack.image_ids), 2)]
     maps = given_classes(v, cache, ids, names, closed.sampler)
     fresh = list(confusions(maps, cache.pack, ids, names))
-    monkeypatch.setattr("rlfseg.experiment.scoring.trained_unet", None)  # not needed any more
+    monkeypatch.setattr("rlfseg.experiment.scoring._model", None)  # not needed any more
     for found in (counted, closed_set(run, closed)):
         assert len(found) == 2
         for a, b in zip(found, fresh, strict=True):

@@ -64,14 +64,14 @@ def _lines(plan: Plan) -> Iterator[Line]:
     yield from weights_and_data.released(plan)
     yield from weights_and_data.data(plan)
     yield from disk.lines(plan)
-    if all(line.level == "ok" for line in weights):
+    if weights[0].level == "ok":
         yield from memory.lines(plan)
 
 
 def _in_the_way(found: list[Line]) -> str:
     """Why nothing can be measured, or nothing."""
     levels = {line.what: line.level for line in found}
-    if any(levels.get(what, "ok") != "ok" for what in ("backbone", "SAM")):
+    if levels["backbone"] != "ok" or levels.get("SAM") == "problem":
         return "the weights are not there"
     if any("memory: " in what and level == "problem" for what, level in levels.items()):
         return "the memory would not do"

@@ -44,13 +44,13 @@ def pictures(data: DataConfig, split: str) -> int:
 def _there(source: str, dataset: str, split: str) -> tuple[int, int] | None:
     """Pictures and phrases in a data set's own files; None if they can't be read as a whole.
 
-    COCO-Stuff's maps are counted and not opened.
+    COCO-Stuff's maps are counted and not opened; of a split that is not there, there are none.
     """
     root = repository() / source
     name = next(n for n in DATASETS[dataset].splits if n.removesuffix("2017") == split)
     if dataset == "cocostuff":
         maps = sum(1 for folder in MAP_FOLDERS for _ in (root / folder / name).glob("*.png"))
-        return (maps, _AN_IMAGE * maps) if maps else None
+        return (maps, _AN_IMAGE * maps) if root.is_dir() else None
     try:
         images = [sample.image_id for sample in read(dataset, root, name)]
     except (OSError, ValueError, LookupError, TypeError):

@@ -66,9 +66,9 @@ def devices(plan: Plan) -> Iterator[Line]:
 
 
 def demanded(plan: Plan) -> int:
-    """Return how many GPUs a profile can't do without: its processes, if it trains on real data."""
+    """Return how many GPUs a profile can't do without: its processes, if it is large and real."""
     outside = any(run.data.source != "mini" for run in plan.packed)
-    return plan.processes if outside else 0
+    return plan.processes if outside and plan.large else 0
 
 
 def _pins() -> dict[str, str]:

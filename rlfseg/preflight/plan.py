@@ -13,6 +13,8 @@ from rlfseg.experiment import ClosedSet, Run, Scoring, class_names, read_run
 from rlfseg.preflight.counts import phrases, pictures
 from rlfseg.stage import Stage, found
 
+_LARGE = 512  # pixels
+
 
 @dataclass(frozen=True)
 class Task:
@@ -107,6 +109,11 @@ class Plan:
     def processes(self) -> int:
         """The most processes that any training asks for."""
         return max(given.run.machine.processes for given in self.chapters.values())
+
+    @property
+    def large(self) -> bool:
+        """Whether it is of Stable Diffusion's size, which a CPU is too slow for."""
+        return self.run.data.pixels >= _LARGE
 
     @cached_property
     def packed(self) -> list[Run]:
@@ -220,6 +227,8 @@ def _encoding(
 def _of_rivals(rivals: Iterable[Rival], due: _Due) -> Iterator[Task]:
     for rival in rivals:
         run = rival.data[0]
+        if rival.samples and not pictures(rival.data[-1].data, "train"):
+            continue  # there is nothing to learn from: its row stays empty
         yield from _packing(run, rival.split, 1, due)
         if rival.samples:
             yield from _packing(rival.data[-1], "train", 1, due)

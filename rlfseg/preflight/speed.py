@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
@@ -21,9 +22,11 @@ from rlfseg.method.flow import at_time
 from rlfseg.method.refinement import refine
 from rlfseg.method.sampling import aos
 from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.models.sam import PromptedSam, mini_sam
 from rlfseg.models.unet import as_velocity, for_sampling
 from rlfseg.preflight.memory import share
 from rlfseg.preflight.plan import Plan, training
+from rlfseg.stage import found
 from rlfseg.training.flow_batch import FlowBatch
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit
@@ -110,9 +113,9 @@ def kinds(plan: Plan) -> dict[str, Run]:
     every = [plan.run, *(task.of for work in plan.works for task in work.tasks)]
     wanted = {training(plan.run)}
     wanted |= {t.kind for w in plan.works for t in w.tasks if t.kind.startswith("train")}
-    found = {training(run): run for run in every}
+    known = {training(run): run for run in every}
     full = plan.run.variant({"rank": 0, "selection": "original"})
-    return {kind: found.get(kind, full) for kind in sorted(wanted)}
+    return {kind: known.get(kind, full) for kind in sorted(wanted)}
 
 
 def local(run: Run) -> int:
@@ -163,12 +166,19 @@ def training_steps(
 
 def _refine_rate(run: Run, seconds: float) -> float:
     """Masks a second: an image with a few phrases, Algorithm 1 in as many rounds as is usual."""
-    sam, side = predictor(run), run.data.pixels
+    sam, side = _predictor(run), run.data.pixels
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     masks = np.zeros((_PHRASES, side, side), dtype=bool)
     masks[:, side // 4 : side // 2, side // 4 : side // 2] = True
     config = replace(run.refine, iterations=_ASKED, tau=1.0)
     return _PHRASES / _each(lambda: refine(image, list(masks), sam, config), seconds)
+
+
+def _predictor(run: Run) -> PromptedSam:
+    """Return the run's SAM; where ours is not made yet, one of random weights, as quick."""
+    if run.sam.kind != "mini" or found(run.sam_stage, profile=run.profile) is not None:
+        return predictor(run)
+    return PromptedSam(mini_sam().to(PartialState().device))
 
 
 def _pack_rate(side: int, seconds: float) -> float:

@@ -37,7 +37,7 @@ def released(plan: Plan) -> Iterator[Line]:
     """Look at outside weights that cost a row where they are missing: baselines', a decoder's."""
     for chapter, asks in plan.asks.items():
         names = [*(rival.outside for rival in asks.rivals if rival.outside), *asks.outside]
-        yield from (_released(chapter, name) for name in names)
+        yield from (_released(chapter, name) for name in dict.fromkeys(names))
 
 
 def outside(name: str) -> Path | None:

@@ -259,7 +259,7 @@ def test_wrong_counts(place: Path) -> None:
     (line,) = (line for line in lines if line.what == "phrasecut")
     assert line.level == "problem" and any("71746" in t.replace(",", "") for t in line.examples)
     (gpus,) = (line for line in lines if line.what == "GPUs")
-    assert gpus.level == ("ok" if torch.cuda.is_available() else "problem")
+    assert (gpus.level, gpus.expected) == ("ok", "none needed")  # for pictures of 16 pixels
 
 
 def test_data_that_are_not_there(place: Path) -> None:

@@ -44,9 +44,13 @@ class Forecast:
         return taken / min(task.processes, self.devices) + self.rates.load * loading
 
     def chapter(self, work: Work) -> float:
-        """Return the seconds of a chapter: its tasks, its notebook, and a launch if it has one."""
-        starts = 2 if any(task.processes > 1 for task in work.tasks) else 1
-        return sum(map(self.task, work.tasks)) + starts * self.rates.start
+        """Return the seconds of a chapter: its tasks, its notebook, and its launches.
+
+        One launch makes all that is not a baseline's; each baseline has its own.
+        """
+        shared = [task.of_a_baseline for task in work.tasks if task.processes > 1]
+        launches = sum(shared) + (not all(shared))
+        return sum(map(self.task, work.tasks)) + (1 + launches) * self.rates.start
 
     def total(self) -> float:
         """Return the seconds of all chapters."""

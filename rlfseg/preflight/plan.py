@@ -234,8 +234,8 @@ def _of_rivals(rivals: Iterable[Rival], due: _Due) -> Iterator[Task]:
             yield from _packing(rival.data[-1], "train", 1, due)
         if rival.samples and due(rival.training):
             kind = "train, all parameters" if rival.full else "baseline"
-            made = rival.training
-            yield Task(kind, rival.samples, run, made, "train", of_a_baseline=True)
+            several, made = run.machine.processes, rival.training
+            yield Task(kind, rival.samples, run, made, "train", several, of_a_baseline=True)
         amount = min(rival.scored, phrases(run.data, rival.split)) * rival.passes
         yield Task("score", amount, run, rival.scores, rival.split)
 

@@ -22,7 +22,7 @@ from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import PackError, report_path
 from rlfseg.data.packed.shard import CHUNK, chunks, fingerprint
-from rlfseg.data.packed.write import PackReport, write_pack
+from rlfseg.data.packed.write import PackReport, ordered_map, write_pack
 from rlfseg.data.sample import PixelMap, Polygons, Sample, Segments
 
 IMAGES = 3 * CHUNK + 5
@@ -263,3 +263,23 @@ def test_the_fingerprint_covers_what_a_shard_is_made_of(tmp_path: Path) -> None:
     os.utime(photo, ns=(5, 5))
     marks.add(mark(base))
     assert len(marks) == 15
+
+
+_KNOWN: list[int] = []
+
+
+def _known(number: int) -> list[int]:
+    return [number, *_KNOWN]
+
+
+def test_workers_start_at_once_in_a_process_of_a_launch_too() -> None:
+    """Such a process spawns by default: its workers would import everything anew."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    _KNOWN.append(7)
+    try:
+        with ordered_map(1) as run:
+            assert list(run(_known, [1, 2])) == [[1, 7], [2, 7]]
+    finally:
+        _KNOWN.clear()
+        multiprocessing.set_start_method(before, force=True)

@@ -398,14 +398,14 @@ def test_processes_share_what_they_are_launched_for(place: Path) -> None:
     rates = Rates({"pack": 3.0, "train": 2.0, "score": 5.0, "refine": 4.0}, load=7.0, start=9.0)
     forecast, run = Forecast(plan, rates), plan.run
     train = Task("train", 12, run, run.train_stage, "train", processes=4)
-    page, head = Task("score", 20, run), Task("baseline", 6, run, of_a_baseline=True)
+    page, head = Task("score", 20, run), Task("baseline", 6, run, processes=2, of_a_baseline=True)
     work = Work("09_ranks", (), (train, page, head))
     assert forecast.devices == 1  # those of a CPU share its cores
-    assert forecast.chapter(work) == (12 / 2 + 7) + (20 / 5 + 7) + (6 / 2 + 7) + 2 * 9
+    assert forecast.chapter(work) == (12 / 2 + 7) + (20 / 5 + 7) + (6 / 2 + 7) + 3 * 9
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "device_count", lambda: 4)
         patch.setattr(Plan, "processes", 4)
-        assert forecast.chapter(work) == (12 / 2 / 4 + 7) + (20 / 5 + 7) + (6 / 2 + 7) + 2 * 9
+        assert forecast.chapter(work) == (12 / 2 / 4 + 7) + (20 / 5 + 7) + (6 / 2 / 2 + 7) + 3 * 9
 
 
 def test_the_disk_holds_shards_beside_a_packed_file_and_two_checkpoints(place: Path) -> None:

@@ -10,9 +10,11 @@ A shard takes no `fsync`: after a power cut, unlike after a kill, run `Pack.vali
 import errno
 import fcntl
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -60,7 +62,9 @@ def ordered_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
     if workers == 0:
         yield map
         return
-    pool = ProcessPoolExecutor(workers, initializer=_begin)
+    # a process of a launch would spawn them by default, and each import all anew
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin)
     try:
         pool.submit(os.getpid).result()
 

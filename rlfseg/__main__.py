@@ -16,6 +16,8 @@ The four before the last are what a launcher starts, on as many GPUs and nodes a
     torchrun --nproc_per_node 8 -m rlfseg latents params/a100/03_train.yml
     torchrun --nproc_per_node 8 -m rlfseg train params/a100/03_train.yml
     torchrun --nproc_per_node 8 -m rlfseg evaluate params/a100/04_sampling.yml
+
+`evaluate PARAMS --weights FOLDER` scores an adapter or a UNet that was trained elsewhere.
 """
 
 import argparse
@@ -92,6 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (about, work) in works.items():
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("parameters", help="a chapter's YAML, or one of profile and changes")
+        if name == "evaluate":
+            command.add_argument(
+                "--weights",
+                metavar="FOLDER",
+                help="score this adapter or UNet in the place of what the run's training ends in",
+            )
         command.set_defaults(work=work)
     about = "score a folder of masks or score maps that another program predicted"
     scoring = commands.add_parser("score", help=about, description=about)
@@ -208,19 +216,26 @@ def _train(given: argparse.Namespace) -> int:
 
 
 def _evaluate(given: argparse.Namespace) -> int:
+    from rlfseg.chapters.given import scored_given
     from rlfseg.chapters.making import make
     from rlfseg.chapters.reading import chapter_file
     from rlfseg.processes import joined
 
     with joined():
-        make(chapter_file(Path(given.parameters)).asks())
+        file = Path(given.parameters)
+        here = chapter_file(file)
+        if given.weights:
+            print(scored_given(file.stem, here, Path(given.weights)))
+        else:
+            make(here.asks())
     return 0
 
 
 def _score(given: argparse.Namespace) -> int:
     from rlfseg.book.paper.predicted import check_row, keep_predicted, read_all
     from rlfseg.chapters.reading import run_on
-    from rlfseg.experiment import digest, scored_predictions, write_items
+    from rlfseg.data.files import digest
+    from rlfseg.experiment import scored_predictions, write_items
 
     changes = {name: getattr(given, name) for name in ("source", "pixels")}
     changes = {name: value for name, value in changes.items() if value is not None}

@@ -1,5 +1,6 @@
 """Files that others wrote: read whole or named as broken, each key checked as it is taken."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,3 +96,13 @@ def check_there(path: Path, seen: set[Path], where: str) -> None:
                 f"{path} is not there, but {where} refers to it: fetch the image again"
             )
         seen.add(path)
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 over the names and contents of a folder's files, hexadecimal."""
+    sha = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        sha.update(f"{path.relative_to(folder).as_posix()}\0".encode() + content)
+    return sha.hexdigest()

@@ -20,7 +20,6 @@ from rlfseg.experiment.packing import (
     source_folder,
 )
 from rlfseg.experiment.predictions import (
-    digest,
     item_names,
     scored_predictions,
     write_items,
@@ -35,6 +34,7 @@ from rlfseg.experiment.training import (
     trained,
     trained_unet,
     untrained,
+    with_weights,
 )
 from rlfseg.experiment.weights import (
     backbone_folder,

@@ -1,7 +1,6 @@
 """Predictions of other programs on a split: how their files are named, counted and identified."""
 
 import csv
-import hashlib
 from pathlib import Path
 
 from rlfseg.data.packed.read import Pack
@@ -49,13 +48,3 @@ def scored_predictions(run: Run, split: str, folder: Path) -> Evaluation:
     pack = packed(run, split)
     native = native_masks(run, split) if run.photographed else None
     return count_given(folder, item_names(pack), pack, native=native)
-
-
-def digest(folder: Path) -> str:
-    """Return the SHA-256 over the names and contents of a folder's files, hexadecimal."""
-    sha = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
-        sha.update(f"{path.relative_to(folder).as_posix()}\0".encode() + content)
-    return sha.hexdigest()

@@ -71,6 +71,24 @@ class ClosedSet:
 
 
 @dataclass(frozen=True, config=STRICT)
+class GivenWeights:
+    """Weights that were trained elsewhere.
+
+    Attributes:
+        folder: in which they lie.
+        sha256: over the names and contents of its files, hexadecimal.
+    """
+
+    folder: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What identifies them, without a machine's path."""
+        return {"folder": self.folder.rstrip("/").rsplit("/", 1)[-1], "sha256": self.sha256}
+
+
+@dataclass(frozen=True, config=STRICT)
 class Run:
     """One experiment: a value, which touches no disk; `rlfseg.experiment` makes what it leads to.
 
@@ -90,6 +108,7 @@ class Run:
             that the tables' scores are read at too; None chooses none.
         machine: how training uses the machine. This and the four before are in no stage's
             identity.
+        given: weights in the place of what training would end in.
     """
 
     profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
@@ -104,6 +123,7 @@ class Run:
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
     choose: Count | None = None
     machine: MachineConfig = MachineConfig()
+    given: GivenWeights | None = None
 
     def __post_init__(self) -> None:
         if self.start is not None and self.start.rank:
@@ -245,7 +265,12 @@ class Run:
 
     @property
     def train_stage(self) -> Stage:
-        """Identify what training ends in."""
+        """Identify what training ends in, or the weights that are given in its place."""
+        if self.given is not None:
+            first = self.first()
+            under = self.backbone_stage if first is None else first.train_stage
+            sha256 = {"sha256": self.given.sha256}
+            return Stage("given", 1, sha256, {"backbone": under}, self.given.provenance)
         inputs = {"backbone": self.backbone_stage, "data": self.source_stage}
         if (first := self.first()) is not None:
             inputs["start"] = first.train_stage
@@ -269,7 +294,8 @@ class Run:
         if self.on(scoring.on).photographed:
             config["native"] = True
         inputs = {"training": self.train_stage, "data": self.on(scoring.on).data_stage}
-        return Stage(f"scores-{self.train_stage.name}", 1, config, inputs, asdict(scoring))
+        settings = asdict(scoring) | ({"weights": self.given.provenance} if self.given else {})
+        return Stage(f"scores-{self.train_stage.name}", 1, config, inputs, settings)
 
     def closed_stage(self, closed: ClosedSet) -> Stage:
         """Identify the confusions of the trained model among a closed set of names."""

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,12 +12,14 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 
 from rlfseg.config import MachineConfig, OptimiserConfig, TrainConfig
+from rlfseg.data.files import digest
 from rlfseg.device import quick_accelerator
 from rlfseg.experiment.packing import latent_cache
 from rlfseg.experiment.previews import Watch
-from rlfseg.experiment.run import Run
+from rlfseg.experiment.run import GivenWeights, Run
 from rlfseg.experiment.weights import backbone_folder, codec, ready
 from rlfseg.models.unet import (
     ATTENTION,
@@ -99,17 +102,20 @@ def _record(run: Run, until: int, path: Path) -> None:
 
 def is_trained(run: Run) -> bool:
     """Tell whether `trained` would find what it is asked for rather than train it."""
-    return found(run.train_stage, profile=run.profile) is not None
+    return run.given is not None or found(run.train_stage, profile=run.profile) is not None
 
 
 def trained(run: Run) -> Path:
     """Return the folder of the trained adapter or UNet, its `steps.jsonl` and its previews.
 
-    It is trained by `machine.processes` processes, or, in a process of a launch, by those.
+    It is trained by `machine.processes` processes, or, in a process of a launch, by those. Where
+    weights are given, it is their folder.
 
     Raises:
         RuntimeError: if the processes fail.
     """
+    if run.given is not None:
+        return Path(run.given.folder)
     launch_for(
         run.train_stage,
         trained,
@@ -148,6 +154,27 @@ def trained(run: Run) -> Path:
         )
 
     return together(run.train_stage, train, profile=run.profile)
+
+
+def with_weights(run: Run, folder: Path) -> Run:
+    """Return a run that has given weights in the place of what its training would end in.
+
+    Args:
+        run: whose backbone they belong to.
+        folder: as for `load_trained`.
+
+    Raises:
+        ValueError: if they can't be loaded on that backbone; it names the folder.
+        FileNotFoundError: if there are none.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder of weights")
+    try:
+        load_trained(base(run), folder)
+    except (RuntimeError, ValueError, LookupError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{folder}: no weights of this run's UNet: {said}") from error
+    return replace(run, given=GivenWeights(str(folder.resolve()), digest(folder)))
 
 
 def trained_unet(run: Run, device: torch.device) -> UNet2DConditionModel:

@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from peft.utils import get_peft_model_state_dict
 
 from rlfseg.device import quick_dtype
 from rlfseg.method.types import Latent, Text, Time, Velocity
 from rlfseg.models.weights import backbone_location, save_model
-from rlfseg.stage import readable
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 EVERYTHING = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
 _TRAIN_TIMESTEPS = 1000
+_LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
 _FEW = 32  # latents of up to this side have short enough attention maps to be written out
 
 
@@ -133,20 +133,33 @@ def save_trained(unet: UNet2DConditionModel, folder: Path) -> None:
 
 
 def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:
-    """Load what `save_trained` wrote, on top of the backbone it was trained on; frozen, eval.
+    """Load an adapter on top of the backbone it was trained on, or a whole UNet; frozen, eval.
+
+    Args:
+        backbone: as for `load_codec`.
+        folder: what `save_trained` wrote, a LoRA folder of peft's (`adapter_config.json`), or the
+            folder of a UNet itself (`config.json`); all as safetensors.
 
     Raises:
-        FileNotFoundError: if the folder holds neither an adapter nor a UNet.
-        ValueError: if they are damaged.
+        FileNotFoundError: if the folder holds none of these.
+        ValueError: if the adapter doesn't belong to this UNet.
     """
-    adapter = folder / "pytorch_lora_weights.safetensors"
-    if adapter.is_file():
+    if (folder / _LORA).is_file():
         unet = load_unet(backbone)
-        with readable(adapter):
-            unet.load_lora_adapter(folder, weight_name=adapter.name, prefix="unet")
+        unet.load_lora_adapter(folder, weight_name=_LORA, prefix="unet")
+        if not getattr(unet, "peft_config", None):
+            raise ValueError(f"{folder / _LORA} holds no adapter of a UNet")
+    elif (folder / "adapter_model.safetensors").is_file():
+        unet = PeftModel.from_pretrained(load_unet(backbone), folder).merge_and_unload()
     elif (folder / "unet").is_dir():
-        with readable(folder / "unet"):
-            unet = load_unet(folder)
+        unet = load_unet(folder)
+    elif list(folder.glob("diffusion_pytorch_model*.safetensors")):
+        whole = UNet2DConditionModel.from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True
+        )
+        unet = with_fast_attention(whole)
     else:
-        raise FileNotFoundError(f"{folder}: neither an adapter nor a UNet was saved here")
+        raise FileNotFoundError(
+            f"{folder}: neither an adapter nor a UNet was saved here as safetensors"
+        )
     return unet.requires_grad_(False).eval()

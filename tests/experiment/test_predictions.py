@@ -15,12 +15,12 @@ from PIL import Image
 from rlfseg.book.paper import Result, predicted_cells
 from rlfseg.book.paper.predicted import check_row, keep_predicted
 from rlfseg.config import SamplerConfig
+from rlfseg.data.files import digest
 from rlfseg.evaluation.given import read_prediction, resized
 from rlfseg.evaluation.predict import predict
 from rlfseg.experiment import (
     Run,
     Scoring,
-    digest,
     field_and_data,
     item_names,
     packed,

@@ -41,7 +41,7 @@ export PYTHONDONTWRITEBYTECODE :=
 WORLD = runs/rehearsal/world
 RELEASES = phrasecut:VGPhraseCut_v0 refcoco:refer refcoco+:refer refcocog:refer cocostuff:cocostuff
 
-CHAPTERS = $(shell python -c 'from rlfseg.chapters import CHAPTERS as known; \
+CHAPTERS = $$(python -c 'from rlfseg.chapters import CHAPTERS as known; \
   print(*(f"$(PASS)/book/{name}.ipynb" for name, each in known.items() if $(1)))')
 
 .PHONY: book table tables rehearsal runs places pdf links test lint preflight gpu-check check-artefacts clean help
@@ -76,7 +76,7 @@ runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as
 
 # Parameters name data and weights from the repository's root, so that what a run is does not depend
 # on where they lie.
-places:
+places: $(SETUP)
 	@$(if $(DATA),test -d "$(DATA)" || { echo "DATA=$(DATA) is no folder" >&2; exit 2; })
 	@$(if $(WEIGHTS),test -d "$(WEIGHTS)" || { echo "WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 2; })
 	@$(if $(DATA),ln -sfT "$(abspath $(DATA))" data)

@@ -19,11 +19,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -189,23 +192,34 @@ def gathered(commands: dict[str, Sequence[str]], limits: dict[str, float], out: 
         part = found[name] = {"status": "cut", "limit_s": limits[name], "rows": []}
         log = out.with_name(f"{out.stem}_{name.replace(' ', '_')}.log")
         with log.open("w") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-            ending = threading.Timer(limits[name], process.kill)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            )
+            ending = threading.Timer(limits[name], end, [process])
             ending.start()
             assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith("{"):
-                    part["rows"].append(json.loads(line))
-                    print(f"{name}: {line.strip()}", flush=True)
-                    write(out, found)
-            code = process.wait()
-            cut = not ending.is_alive()
-            ending.cancel()
+            try:
+                for line in process.stdout:
+                    if line.startswith("{"):
+                        part["rows"].append(json.loads(line))
+                        print(f"{name}: {line.strip()}", flush=True)
+                        write(out, found)
+                code = process.wait()
+                cut = not ending.is_alive()
+            finally:
+                ending.cancel()
+                end(process)
         part["status"] = "cut" if cut else "done" if code == 0 else f"failed, see {log.name}"
         part["seconds"] = round(time.perf_counter() - started, 1)
         print(f"{name}: {part['status']}, {part['seconds']} s of {limits[name]}", flush=True)
         write(out, found)
     return all(part["status"] == "done" for part in found.values())
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a part and all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def write(path: Path, found: dict[str, Any]) -> None:

@@ -43,12 +43,13 @@ def test_every_chapter_and_the_book_on_paper_are_planned(machine: str) -> None:
 def test_a_minimal_pass_makes_the_tables_apart_with_parameters_of_its_own() -> None:
     told = ran("make", "--dry-run", "--always-make", "tables", "PROFILE=smoke", "MINIMAL=1")
     (command,) = [line for line in told.splitlines() if "--keep-going" in line]
-    command = command.split(";")[0].replace("--keep-going", "--dry-run --forceall")
+    command = command.removesuffix("\\").rstrip().removesuffix(";")
+    command = command.replace("--keep-going", "--dry-run --forceall")
     said = ran("env", "MINIMAL=1", "bash", "-c", command)
     planned = set(re.findall(r"chapter_(\w+)", said))
     tables = {name for name, chapter in CHAPTERS.items() if chapter.tables}
     assert planned == tables | {"01_data"}
-    assert "runs/smoke/minimal/book/09_ranks.ipynb" in command and "runs/smoke/book" not in command
+    assert "runs/smoke/minimal/book/" in command and "runs/smoke/book" not in command
     assert re.search(r"\bparameters\b", said)
 
 

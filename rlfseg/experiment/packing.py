@@ -80,7 +80,8 @@ def packed(run: Run, split: str) -> Pack:
         # each time anew: what is read before packing forks its workers would be theirs too
         examples = partial(_examples, run, root, run.splits[split], passed_over)
         path, size = folder / f"{split}.h5", run.data.pixels
-        workers = min(_WORKERS, max(1, (os.cpu_count() or 1) // state.num_processes))
+        own = (os.cpu_count() or 1) // state.num_processes  # of the CPU's cores
+        workers = min(_WORKERS, own) if own > 1 else 0
         if state.num_processes > 1:
             share = (state.process_index, state.num_processes)
             make_shards(examples(), path, size=size, workers=workers, share=share)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from datetime import timedelta
@@ -35,7 +34,6 @@ def files(path: Path) -> list[bytes]:
 def work(root: Path) -> None:
     """Pack a split whose writing takes longer than a barrier lasts, then one that is stopped."""
     os.chdir(root)
-    multiprocessing.set_start_method("fork", force=True)  # as in processes that torchrun starts
     distributed_c10d._set_pg_timeout(timedelta(seconds=1), distributed_c10d._get_default_group())
     shard.CHUNK = CHUNK
     share = PartialState().process_index, 2
@@ -49,6 +47,7 @@ def work(root: Path) -> None:
         time.sleep(1.5)
         return write_pack(*arguments, **said)
 
+    os.cpu_count = lambda: 4  # so that each has workers of its own
     packing.make_shards, packing.write_pack = noted, slow
     path = packed(of("refcoco"), "train").path
     assert packed(of("refcoco"), "train").path == path and shares == [share]  # made once

@@ -5,6 +5,7 @@ what is finished stays, whatever becomes of the run, and another number of proce
 """
 
 import multiprocessing
+import multiprocessing
 import os
 import signal
 import sys
@@ -181,6 +182,7 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
     Raises:
         RuntimeError: if one fails; its last lines are in the message. What was checkpointed stays.
     """
+    multiprocessing.set_forkserver_preload([verb.__module__])
     files = _begun(logs, f"{verb.__name__} in {processes} processes", processes)
     with TemporaryDirectory() as folder:
         config = LaunchConfig(
@@ -191,6 +193,7 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=0,
+            start_method="forkserver",  # which imports what all need once, for later launches too
             monitor_interval=0.2,
             logs_specs=DefaultLogsSpecs(folder, redirects=Std.ALL),  # until they have their own
         )

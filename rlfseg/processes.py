@@ -5,7 +5,6 @@ what is finished stays, whatever becomes of the run, and another number of proce
 """
 
 import multiprocessing
-import multiprocessing
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -33,6 +32,7 @@ from rlfseg.stage import Stage, draft_of, finished, found, locked, logs_of, made
 
 _LAST = 60  # lines of a process's output that an error repeats
 _POLL = 0.2  # seconds
+_FIRST = "first"  # the file that says which process of a launch failed first
 _PATIENCE = 900  # seconds in which the processes of a launch can write what they have and end
 _LAUNCHERS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -199,12 +199,14 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
         )
         try:
             with _own_handlers(), _shown(*next(iter(files.items()))):
-                elastic_launch(config, _joined_call)(verb, arguments, processes, logs)
+                elastic_launch(config, _joined_call)(verb, arguments, logs, Path(folder))
         except (ChildFailedError, SignalException) as error:
             if isinstance(error, SignalException):
                 rank, how = 0, f"was ended by {error.sigval.name}; run the same again"
             else:
-                rank, how = error.get_first_failure()[0], "failed"
+                first, how = Path(folder) / _FIRST, "failed"
+                known = first.read_text() if first.exists() else error.get_first_failure()[0]
+                rank = int(known)
             told = "\n".join([*_last_lines(Path(folder)), *_last_written(files, rank)])
             raise RuntimeError(
                 f"{verb.__name__} in {processes} processes {how}. All that they wrote is in "
@@ -288,22 +290,24 @@ def _own_handlers() -> Iterator[None]:
 
 
 def _joined_call(
-    verb: Callable[..., object], arguments: Sequence[object], processes: int, logs: Path
+    verb: Callable[..., object], arguments: Sequence[object], logs: Path, folder: Path
 ) -> None:
-    """One process of a launch."""
+    """One process of a launch; the first that fails leaves its number in the folder."""
     log = (logs / f"rank{os.environ['RANK']}.log").open("ab")
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(log.fileno(), stream.fileno())
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-    try:
-        with joined():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
+    with joined():
+        try:
             verb(*arguments)
-    except BaseException:
-        traceback.print_exc()  # into this process's log, whose end the error repeats
-        raise
+        except BaseException:
+            traceback.print_exc()
+            with suppress(FileExistsError), (folder / _FIRST).open("x") as file:
+                file.write(os.environ["RANK"])
+            raise
 
 
 def _last_lines(folder: Path) -> list[str]:

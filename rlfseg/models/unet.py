@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from rlfseg.device import quick_dtype
 from rlfseg.method.types import Latent, Text, Time, Velocity
 from rlfseg.models.weights import backbone_location, save_model
+from rlfseg.stage import RECORD, readable
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 EVERYTHING = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
@@ -142,17 +144,19 @@ def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:
 
     Raises:
         FileNotFoundError: if the folder holds none of these.
-        ValueError: if the adapter doesn't belong to this UNet.
+        ValueError: if the adapter doesn't belong to this UNet, or a file of ours is damaged.
     """
     if (folder / _LORA).is_file():
         unet = load_unet(backbone)
-        unet.load_lora_adapter(folder, weight_name=_LORA, prefix="unet")
+        with _as_ours(folder / _LORA):
+            unet.load_lora_adapter(folder, weight_name=_LORA, prefix="unet")
         if not getattr(unet, "peft_config", None):
             raise ValueError(f"{folder / _LORA} holds no adapter of a UNet")
     elif (folder / "adapter_model.safetensors").is_file():
         unet = PeftModel.from_pretrained(load_unet(backbone), folder).merge_and_unload()
     elif (folder / "unet").is_dir():
-        unet = load_unet(folder)
+        with _as_ours(folder / "unet"):
+            unet = load_unet(folder)
     elif list(folder.glob("diffusion_pytorch_model*.safetensors")):
         whole = UNet2DConditionModel.from_pretrained(
             folder, torch_dtype=torch.float32, use_safetensors=True
@@ -163,3 +167,8 @@ def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:
             f"{folder}: neither an adapter nor a UNet was saved here as safetensors"
         )
     return unet.requires_grad_(False).eval()
+
+
+def _as_ours(path: Path) -> AbstractContextManager[None]:
+    """Name a damaged file with what to delete, if it was made here and can be made again."""
+    return readable(path) if (path.parent / RECORD).is_file() else nullcontext()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import official
 import released
+from transformers.utils.logging import disable_progress_bar
 
 
 def draw(folder: Path) -> None:
@@ -22,4 +23,5 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    disable_progress_bar()
     draw(Path(sys.argv[1]))

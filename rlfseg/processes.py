@@ -364,10 +364,12 @@ def cut(total: int, size: int) -> list[range]:
 def until(ready: Callable[[], _T | None]) -> _T:
     """Wait for other processes, however long they take, and return what they made ready.
 
-    A barrier would run out of time.
+    A barrier would run out of time. The longer it waits, the more seldom it looks.
     """
+    pause = _POLL / 20
     while not (there := ready()):
-        time.sleep(_POLL)
+        time.sleep(pause)
+        pause = min(1.5 * pause, _POLL)
     return there
 
 

@@ -74,3 +74,15 @@ def test_a_chapter_that_is_gone_is_executed_again_whatever_was_rendered(tmp_path
     (made / "book/04_sampling.ipynb").unlink()
     said = ran(*plan, where=tmp_path)
     assert "rule chapter_04_sampling:" in said and "rule chapter_05_phrasecut:" not in said
+
+
+@pytest.mark.parametrize("target", ["preflight", "tables", "table"])
+def test_data_and_weights_are_linked_first(target: str, tmp_path: Path) -> None:
+    told = ran("make", "--dry-run", target, f"DATA={tmp_path}", f"WEIGHTS={tmp_path}/w")
+    lines = told.splitlines()
+    links = [
+        lines.index(f'ln -sfT "{tmp_path}" data'),
+        lines.index(f'ln -sfT "{tmp_path}/w" weights'),
+    ]
+    work = [k for k, line in enumerate(lines) if "rlfseg preflight" in line or "snakemake" in line]
+    assert max(links) < min(work)

@@ -7,7 +7,7 @@
     python -m rlfseg refine PARAMS          refines the labels that that training reads
     python -m rlfseg latents PARAMS         encodes what that training reads, before it
     python -m rlfseg train PARAMS           the training run of a file of parameters
-    python -m rlfseg evaluate PARAMS        all runs that a chapter asks for, scored
+    python -m rlfseg evaluate PARAMS        all that a chapter trains and scores, baselines too
     python -m rlfseg score DATASET SPLIT FOLDER   the masks that another program predicted
 
 The four before the last are what a launcher starts, on as many GPUs and nodes as it is told:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "refine": ("refine the labels of the training split, or find them refined", _refine),
         "latents": ("encode the pictures and masks that the training of a file reads", _latents),
         "train": ("train what a file of parameters describes, or find it trained", _train),
-        "evaluate": ("train and score the runs of a chapter, or find them so", _evaluate),
+        "evaluate": ("train and score what a chapter asks for, or find it so", _evaluate),
     }
     for name, (about, work) in works.items():
         command = commands.add_parser(name, help=about, description=about)

@@ -138,10 +138,12 @@ def scored_if_there(run: Run, some: Mapping[str, Baseline], on: PhraseSet) -> di
     """Score baselines by name; one whose released weights are missing is said and left out."""
     counts = {}
     for name, baseline in some.items():
-        try:
-            counts[name] = scored(run, baseline, on)
-        except OSError as error:
-            if baseline.outside is None:
-                raise
-            print(f"{name} is left out: {' '.join(str(error).split())[:200]}")
+        stage = scores_stage(run, baseline, on)
+        if baseline.outside is not None and found(stage, profile=run.profile) is None:
+            try:
+                trained(run, baseline)
+            except OSError as error:  # in every process of a launch; one of scoring is raised
+                print(f"{name} is left out: {' '.join(str(error).split())[:200]}")
+                continue
+        counts[name] = scored(run, baseline, on)
     return counts

@@ -1,10 +1,11 @@
 """What a chapter asks for: runs to be trained and scored, baselines, and all stages on the way."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from rlfseg.baselines import phrases, semflow
-from rlfseg.experiment import ClosedSet, Run, Scoring
+from rlfseg.experiment import ClosedSet, Run, Scoring, class_names
 from rlfseg.stage import Stage
 
 
@@ -15,6 +16,8 @@ class Rival:
     Attributes:
         training: the stage that ends in its weights, or names outside ones.
         scores: the stage that ends in its counts.
+        make: trains and scores it, or finds it so; in the processes of a launch, by all of them.
+            Where outside weights or data to train on are missing it says so and leaves it out.
         samples: that it sees in training.
         data: runs whose data it reads; the first is what it is scored on.
         split: of that.
@@ -26,6 +29,7 @@ class Rival:
 
     training: Stage
     scores: Stage
+    make: Callable[[], object]
     samples: int
     data: tuple[Run, ...]
     split: str
@@ -114,11 +118,18 @@ def as_rows(scored: Iterable[tuple[Run, Scoring]]) -> tuple[tuple[Run, Scoring],
     return (*rows, *chosen.values())
 
 
-def phrase_rival(run: Run, baseline: phrases.Baseline, on: phrases.PhraseSet) -> Rival:
-    """Return what a phrase-by-phrase baseline asks for."""
+def phrase_rivals(
+    run: Run, baselines: Mapping[str, phrases.Baseline], on: phrases.PhraseSet
+) -> tuple[Rival, ...]:
+    """Return what phrase-by-phrase baselines, by name, ask for."""
+    return tuple(_phrase_rival(run, name, each, on) for name, each in baselines.items())
+
+
+def _phrase_rival(run: Run, name: str, baseline: phrases.Baseline, on: phrases.PhraseSet) -> Rival:
     return Rival(
         training=phrases.train_stage(run, baseline),
         scores=phrases.scores_stage(run, baseline, on),
+        make=partial(phrases.scored_if_there, run, {name: baseline}, on),
         samples=baseline.steps * baseline.batch,
         data=(run,),
         split=on.split,
@@ -132,6 +143,7 @@ def semflow_rival(run: Run, config: semflow.SemflowConfig, *, images: int) -> Ri
     return Rival(
         training=semflow.train_stage(run, config),
         scores=semflow.scores_stage(run, config, images=images),
+        make=partial(semflow.named_if_there, run, config, class_names(run), images=images),
         samples=config.steps * config.batch,
         data=(run, semflow.to_learn(run, config)),
         split="val",

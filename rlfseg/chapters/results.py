@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from rlfseg.baselines.phrases import Baseline, PhraseSet
 from rlfseg.baselines.semflow import SemflowConfig
-from rlfseg.chapters.asks import Asks, as_rows, phrase_rival, semflow_rival
+from rlfseg.chapters.asks import Asks, as_rows, phrase_rivals, semflow_rival
 from rlfseg.chapters.method import Samplers, TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, DataConfig, Positive
 from rlfseg.experiment import ClosedSet, Run, Scoring
@@ -55,11 +55,10 @@ class PhraseCut:
 
     def asks(self) -> Asks:
         """Ask for the run scored, the variants trained, the baselines scored."""
-        rivals = [phrase_rival(self.run, b, self.baselines_on) for b in self.baselines.values()]
         return Asks(
             runs=(self.run, *self.run.variants(self.variants).values()),
             scored=as_rows([(self.run, self.scoring)]),
-            rivals=tuple(rivals),
+            rivals=phrase_rivals(self.run, self.baselines, self.baselines_on),
             segmented=self.phrases.compared * (2 + 2 * len(self.variants)),
         )
 
@@ -128,9 +127,9 @@ class Referring:
         """Ask for the run on every split, the supervised runs, and the baselines."""
         scored = [(self.run, way) for name in self.others for way in self.scorings(name).values()]
         rivals = tuple(
-            phrase_rival(self.run.on(other), baseline, self.baselines_on)
+            rival
             for other in self.others.values()
-            for baseline in self.baselines.values()
+            for rival in phrase_rivals(self.run.on(other), self.baselines, self.baselines_on)
         )
         return Asks(scored=as_rows([*scored, *self.own.values()]), rivals=rivals, data=(self.run,))
 
@@ -297,6 +296,5 @@ class Objectives:
         """Ask for all runs by all samplers, and the heads."""
         runs = [run for each in self.runs.values() for run in each]
         ways = [self.scoring.by(way) for way in self.samplers.values()]
-        rivals = [phrase_rival(self.run, b, self.baselines_on) for b in self.baselines.values()]
-        scored = tuple((run, way) for run in runs for way in ways)
-        return Asks(scored=scored, rivals=tuple(rivals))
+        rivals = phrase_rivals(self.run, self.baselines, self.baselines_on)
+        return Asks(scored=tuple((run, way) for run in runs for way in ways), rivals=rivals)

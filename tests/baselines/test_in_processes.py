@@ -1,4 +1,7 @@
-"""Every baseline, and the first steps of a run, train in two processes as in one."""
+"""Every baseline, and the first steps of a run, train in two processes as in one.
+
+What is missing, weights or data, costs its rows there as in one.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,18 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from test_baselines import CHOICES
+from test_baselines import CHOICES, LDZNET
 from test_semflow import CHOICE, NAMES
 from tiny_run import given_run
 from together import run_two
 
 from rlfseg.baselines import phrases, semflow
+from rlfseg.baselines.clipseg import ClipsegConfig
+from rlfseg.chapters.asks import Asks, phrase_rivals, semflow_rival
+from rlfseg.chapters.making import make
 from rlfseg.config import MachineConfig
-from rlfseg.experiment import Run, first_steps
-from rlfseg.stage import Stage, made_at
+from rlfseg.experiment import Run, first_steps, source_folder
+from rlfseg.stage import Stage, found, made_at
 from rlfseg.training.steps import Step, read_steps
 
 KINDS = (*CHOICES, "semflow", "first steps")
@@ -76,3 +82,22 @@ def test_two_processes_train_as_one(
     assert len(one) == asdict(CHOICES.get(kind, CHOICE))["steps"] + (kind == "first steps")
     assert two == pytest.approx(one, rel=1e-4)
     assert len(set(one)) == len(one)
+
+
+def test_what_is_missing_costs_its_rows_in_two_processes(repo: Path, tmp_path: Path) -> None:
+    for name in ("stuffthingmaps", "images"):
+        shutil.copytree(source_folder(closed()) / name / "val2017", tmp_path / name / "val2017")
+    val_only = closed().on(replace(closed().data, source=str(tmp_path)))
+    absent = ClipsegConfig(checkpoint="no/folder/here", pixels=16)  # no hub id either
+    some = {"absent": absent, "LD-ZNet": LDZNET}
+    released, ours = phrase_rivals(given_run(), some, phrases.PhraseSet("val", 3))
+    semflow_too = semflow_rival(val_only, CHOICE, images=2)
+    run_two(_made, repo, Asks(rivals=(released, semflow_too, ours)))
+    there = [found(each.scores, profile="smoke") for each in (released, semflow_too, ours)]
+    assert there[:2] == [None, None]
+    assert there[2] is not None
+
+
+def _made(root: Path, asks: Asks) -> None:
+    os.chdir(root)
+    make(asks)

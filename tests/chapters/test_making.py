@@ -1,15 +1,18 @@
-"""A chapter of several processes starts them once, for all that is missing."""
+"""A chapter of several processes starts them once, for all that is missing, baselines too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny_run import given_run
 
+from rlfseg.baselines.ldznet import LdznetConfig
+from rlfseg.baselines.phrases import PhraseSet
 from rlfseg.chapters import making
-from rlfseg.chapters.asks import Asks
+from rlfseg.chapters.asks import Asks, phrase_rivals
 from rlfseg.config import SamplerConfig
 from rlfseg.experiment import Scoring, is_trained
 from rlfseg.stage import found
@@ -28,12 +31,21 @@ def test_one_launch_makes_what_is_missing_and_none_what_is_there(
         verb(*given)
 
     monkeypatch.setattr(making, "launch", launch)
+    relabelled: list[str] = []  # but not by SAM, which would be trained first
+    monkeypatch.setattr(making, "refined", lambda _, split: relabelled.append(split))
+    monkeypatch.setattr(making, "ready", lambda _: None)
     run = given_run()
-    asks = Asks(runs=(run,), scored=tuple((run, way) for way in WAYS))
+    ldznet = {"LD-ZNet": LdznetConfig(steps=1, batch=2, width=8)}
+    (rival,) = phrase_rivals(run, ldznet, PhraseSet("val", 2))
+    scored = tuple((run, way) for way in WAYS)
+    asks = Asks(runs=(run,), scored=scored, refined=((run, "val"),), rivals=(rival,))
     several = given_run(machine={"processes": 2})
     making.make_in_processes(several, asks)
     assert is_trained(run)
-    assert all(found(run.scores_stage(way), profile=run.profile) for way in WAYS)
+    stages = [rival.scores, *(run.scores_stage(way) for way in WAYS)]
+    assert all(found(stage, profile=run.profile) for stage in stages)
+    assert relabelled == ["val"]
+    asks = replace(asks, refined=())
     making.make_in_processes(several, asks)
     assert started == [("make", 2)]
     assert capfd.readouterr().out.count("best mIoU") == len(WAYS)

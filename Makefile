@@ -82,7 +82,7 @@ places: $(SETUP)
 	@$(if $(DATA),ln -sfT "$(abspath $(DATA))" data)
 	@$(if $(WEIGHTS),ln -sfT "$(abspath $(WEIGHTS))" weights)
 	@mkdir -p runs/$(PROFILE)
-	@$(if $(filter rehearsal,$(PROFILE)),python tests/rehearsal/world.py $(WORLD))
+	@$(if $(filter rehearsal,$(PROFILE)),PYTHONPATH=tests python tests/rehearsal/world.py $(WORLD))
 	@flock --nonblock $(BUILDING) true || echo "Another build of $(PROFILE) is under way: waiting for it"
 
 pdf: book ## the book as one PDF; needs Chromium or Chrome

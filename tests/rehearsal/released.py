@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import AutoencoderTiny
+from tiny import tiny_text, tiny_tokenizer, tiny_unet, tiny_vae
 
 from rlfseg.baselines.clipseg import ClipsegConfig, small_clipseg
 from rlfseg.stand_ins.backbone import save_backbone, seeded
-from rlfseg.stand_ins.text_to_image import save_tokenizer, small_tokenizer
+from rlfseg.stand_ins.text_to_image import save_tokenizer
 
 PIXELS = 64
 _WIDTH, _TOKENS = 32, 24
@@ -18,63 +18,24 @@ _CAPTIONS = ("red star", "small blue circle", "green heart left of the red star"
 
 def write(folder: Path) -> None:
     """Write Stable Diffusion's, TAESD's and CLIPSeg's folders."""
-    tokenizer = small_tokenizer(_CAPTIONS)
-    tokenizer.model_max_length = _TOKENS
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=_WIDTH,
-        intermediate_size=2 * _WIDTH,
-        projection_dim=_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    encoder = seeded(1, lambda: CLIPTextModel(text))
-    home = folder / "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    tokenizer = tiny_tokenizer(_CAPTIONS, _TOKENS)
+    encoder = seeded(1, lambda: tiny_text(tokenizer, _WIDTH, layers=2))
+    eighth = (8, 16, 16, 16)
     save_backbone(
-        home,
+        folder / "stable-diffusion-v1-5/stable-diffusion-v1-5",
         tokenizer,
-        vae=seeded(0, _vae).half(),
+        vae=seeded(0, lambda: tiny_vae(eighth, pixels=PIXELS, scale=0.18215)).half(),
         text_encoder=encoder.half(),
-        unet=seeded(2, _unet).half(),
+        unet=seeded(2, lambda: tiny_unet(_WIDTH)).half(),
     )
-    seeded(3, _tiny).save_pretrained(folder / "madebyollin/taesd")
+    seeded(3, _tiny_decoder).save_pretrained(folder / "madebyollin/taesd")
     home = folder / "CIDAS/clipseg-rd64-refined"
     config = ClipsegConfig(steps=1, pixels=PIXELS, width=32, layers=2)
     seeded(4, lambda: small_clipseg(config, encoder.float())).save_pretrained(home)
     save_tokenizer(tokenizer, home)
 
 
-def _unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=PIXELS // 8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=_WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    )
-
-
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        sample_size=PIXELS,
-        block_out_channels=(8, 16, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        scaling_factor=0.18215,
-    )
-
-
-def _tiny() -> AutoencoderTiny:
+def _tiny_decoder() -> AutoencoderTiny:
     return AutoencoderTiny(
         encoder_block_out_channels=(8,) * 4,
         decoder_block_out_channels=(8,) * 4,

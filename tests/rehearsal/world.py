@@ -1,4 +1,4 @@
-"""Draws the rehearsal's world: python tests/rehearsal/world.py FOLDER"""
+"""Draws the rehearsal's world: PYTHONPATH=tests python tests/rehearsal/world.py FOLDER"""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import PackError, report_path
 from rlfseg.data.packed.shard import CHUNK, chunks, fingerprint
-from rlfseg.data.packed.write import PackReport, ordered_map, write_pack
+from rlfseg.data.packed.workers import ordered_map
+from rlfseg.data.packed.write import PackReport, write_pack
 from rlfseg.data.sample import PixelMap, Polygons, Sample, Segments
 
 IMAGES = 3 * CHUNK + 5

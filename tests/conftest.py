@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,21 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield root
     AcceleratorState._reset_state(True)
     os.chdir(before)
+
+
+@contextmanager
+def accelerate_reset() -> Iterator[None]:
+    """Accelerate keeps a process's first precision; the recipe's is not the other tests'."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def accelerate_anew() -> Iterator[None]:
+    """See `accelerate_reset`."""
+    with accelerate_reset():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rlfseg.stand_ins.backbone import save_backbone, seeded
+from rlfseg.models.weights import seeded
+from rlfseg.stand_ins.backbone import save_backbone
 from rlfseg.stand_ins.text_to_image import small_tokenizer
 
 WIDTH = 16

@@ -29,8 +29,8 @@ from rlfseg.experiment import Run, located
 from rlfseg.method.types import Image
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
+from rlfseg.models.weights import seeded
 from rlfseg.stage import Stage
-from rlfseg.stand_ins.backbone import seeded
 
 # ImageNet's, which the released model's processor takes
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

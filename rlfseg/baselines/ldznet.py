@@ -26,8 +26,8 @@ from rlfseg.method.types import Latent, Text
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.unet import load_unet
+from rlfseg.models.weights import seeded
 from rlfseg.stage import Stage
-from rlfseg.stand_ins.backbone import seeded
 from rlfseg.stand_ins.text_to_image import noise_schedule
 
 

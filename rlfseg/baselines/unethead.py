@@ -22,8 +22,8 @@ from rlfseg.method.types import Latent, Text
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.unet import add_lora, as_velocity, load_unet
+from rlfseg.models.weights import seeded
 from rlfseg.stage import Stage
-from rlfseg.stand_ins.backbone import seeded
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -20,8 +20,8 @@ from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
 from rlfseg.method.reshaping import kronecker
+from rlfseg.models.weights import seeded
 from rlfseg.stage import Stage, made, readable, replaced
-from rlfseg.stand_ins.backbone import seeded
 from rlfseg.training.flow_batch import batch_items, draw_times
 from rlfseg.training.loop import fit_in_stage
 from rlfseg.training.steps import Step

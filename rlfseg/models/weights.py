@@ -1,13 +1,22 @@
-"""Weights on disk, whatever the model: located, identified, saved."""
+"""Weights, whatever the model: begun at random, located on disk, identified, saved."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from diffusers import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
+    """Make a module whose initial weights depend on the seed; torch's own state is untouched."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
 
 
 def backbone_location(backbone: str | Path) -> str:

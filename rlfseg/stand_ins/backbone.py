@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -17,21 +18,24 @@ from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed
 from rlfseg.data.images import to_unit
 from rlfseg.device import quick_dtype
-from rlfseg.models.weights import save_model
+from rlfseg.models.weights import save_model, seeded
 from rlfseg.processes import together
-from rlfseg.stage import Stage, hashed, replaced
+from rlfseg.stage import PARTS, Stage, hashed, replaced
 from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
 from rlfseg.stand_ins.corpus import draw_corpus
+from rlfseg.stand_ins.mini_clip import ClipConfig, clip_gallery, clip_stage, trained_clip
 from rlfseg.stand_ins.text_to_image import (
     EncodedCorpus,
+    EncodedGallery,
+    Noised,
     TextToImageObjective,
+    described_batch,
     noise_schedule,
     save_tokenizer,
     small_text_encoder,
@@ -42,9 +46,8 @@ from rlfseg.stand_ins.text_to_image import (
 from rlfseg.training.loop import fit_in_stage
 
 _SCALED = 1024  # scenes that the scaling factor is measured on
-
-
 RANDOM = "random-sd15"
+Width = Annotated[int, Field(gt=0, multiple_of=8)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,9 +62,13 @@ class BackboneConfig:
         pixels: side of the drawn scenes.
         scenes: how many are drawn for pretraining.
         seed: of drawing, of the initial weights, and of every batch.
+        clip: the mini CLIP whose text encoder it takes, frozen, and whose scenes it is pretrained
+            on; without, one is trained along, on `scenes`.
+        channels: of the UNet's three levels.
+        heads: of the attention at each.
     """
 
-    UNHASHED: ClassVar = ("name",)
+    UNHASHED: ClassVar = ("name", "clip", "channels", "heads")
 
     name: Annotated[str, Field(min_length=1)] = "mini"
     pixels: Annotated[int, Field(gt=0, le=8192)] = 128
@@ -74,6 +81,9 @@ class BackboneConfig:
     unet_steps: Count = 4600
     unet_batch: Count = 16
     unet_lr: Positive = 1e-3
+    clip: ClipConfig | None = None
+    channels: Annotated[tuple[Width, Width, Width], Field(strict=False)] = (64, 128, 128)
+    heads: Annotated[tuple[Count, Count, Count], Field(strict=False)] = (4, 4, 4)
 
     def __post_init__(self) -> None:
         if self.name != "mini" and replace(self, name="mini") != BackboneConfig():
@@ -81,14 +91,8 @@ class BackboneConfig:
 
     def autoencoder(self) -> dict[str, Any]:
         """Return the part of the settings that determines the autoencoder."""
-        return {k: v for k, v in hashed(self).items() if not k.startswith("unet_")}
-
-
-def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
-    """Make a module whose initial weights depend on the seed; torch's own state is untouched."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
+        other = ("unet_", *self.UNHASHED)
+        return {k: v for k, v in hashed(self).items() if not k.startswith(other)}
 
 
 def autoencoder_stage(config: BackboneConfig) -> Stage:
@@ -99,6 +103,8 @@ def autoencoder_stage(config: BackboneConfig) -> Stage:
 def backbone_stage(config: BackboneConfig) -> Stage:
     """Return the stage that ends in the backbone's folder."""
     inputs = {"autoencoder": autoencoder_stage(config)}
+    if config.clip is not None:
+        inputs["clip"] = clip_stage(config.clip)
     return Stage.of("backbone", 3, config, inputs)
 
 
@@ -148,26 +154,19 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
         first = autoencoder(config, profile=profile)
         shutil.copy(first / "steps.jsonl", folder / "autoencoder_steps.jsonl")
         vae = _load_autoencoder(first / "vae")
-        corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
-        tokenizer = small_tokenizer(corpus.captions)
-        latents = _encode(vae, torch.from_numpy(corpus.images), kept=folder / "latents.npy")
-        padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        encoded = EncodedCorpus(
-            latents * vae.config.scaling_factor,
-            tokenizer(list(corpus.captions), **padded).input_ids,
-            tokenizer("", **padded).input_ids[0],
-        )
-        text_encoder = seeded(config.seed + 1, lambda: small_text_encoder(tokenizer))
-        unet = seeded(config.seed + 2, lambda: small_unet(side=latents.shape[-1]))
+        learned = _with_clip if config.clip is not None else _alone
+        tokenizer, text_encoder, batches = learned(config, vae, folder / PARTS, profile)
+        shape = {"channels": config.channels, "heads": config.heads}
+        side = config.pixels // 2 ** (len(vae.config.block_out_channels) - 1)
+        unet = seeded(config.seed + 2, lambda: small_unet(side=side, **shape))
 
         def save() -> None:
             models = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
             save_backbone(folder, tokenizer, **{name: m.half() for name, m in models.items()})
-            (folder / "latents.npy").unlink(missing_ok=True)
 
         return fit_in_stage(
             TextToImageObjective(unet, text_encoder, noise_schedule()),
-            lambda i: text_to_image_batch(encoded, i, size=config.unet_batch, seed=config.seed),
+            batches,
             OptimiserConfig.from_scratch(steps=config.unet_steps, lr=config.unet_lr, warmup=200),
             folder,
             title="text to image",
@@ -175,6 +174,41 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
         )
 
     return together(backbone_stage(config), make, profile=profile)
+
+
+_Learned = tuple[CLIPTokenizer, CLIPTextModel, Callable[[int], Noised]]
+
+
+def _with_clip(config: BackboneConfig, vae: AutoencoderKL, parts: Path, profile: str) -> _Learned:
+    """Take CLIP's tokenizer and text encoder, frozen; captions are made for each batch."""
+    assert config.clip is not None
+    clip = trained_clip(config.clip, profile=profile)
+    gallery = clip_gallery(config.clip, kept=parts / "gallery.npz")
+    encoded = EncodedGallery(
+        _encode(vae, torch.from_numpy(gallery.images), kept=parts / "latents.npy")
+        * vae.config.scaling_factor,
+        gallery.layout,
+        CLIPTokenizer.from_pretrained(clip),
+    )
+    text_encoder = CLIPTextModel.from_pretrained(clip, torch_dtype=torch.float32)
+    batches = partial(described_batch, encoded, size=config.unet_batch, seed=config.seed)
+    return encoded.tokenizer, text_encoder.requires_grad_(False), batches
+
+
+def _alone(config: BackboneConfig, vae: AutoencoderKL, parts: Path, _: str) -> _Learned:
+    """Make a tokenizer, and a text encoder that is trained along; a scene has one caption."""
+    corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
+    tokenizer = small_tokenizer(corpus.captions)
+    latents = _encode(vae, torch.from_numpy(corpus.images), kept=parts / "latents.npy")
+    padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    encoded = EncodedCorpus(
+        latents * vae.config.scaling_factor,
+        tokenizer(list(corpus.captions), **padded).input_ids,
+        tokenizer("", **padded).input_ids[0],
+    )
+    text_encoder = seeded(config.seed + 1, lambda: small_text_encoder(tokenizer))
+    batches = partial(text_to_image_batch, encoded, size=config.unet_batch, seed=config.seed)
+    return tokenizer, text_encoder, batches
 
 
 def save_backbone(
@@ -240,6 +274,7 @@ def _encode(vae: AutoencoderKL, images: torch.Tensor, *, kept: Path) -> torch.Te
     if kept.is_file():
         return torch.from_numpy(np.load(kept))
     latents = _modes(vae, images)
+    kept.parent.mkdir(exist_ok=True)
     with replaced(kept) as draft, draft.open("wb") as file:
         np.save(file, latents.numpy())
     return latents

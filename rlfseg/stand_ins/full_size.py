@@ -10,9 +10,10 @@ from typing import Any
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from rlfseg.models.weights import seeded
 from rlfseg.processes import by_first
 from rlfseg.stage import Stage
-from rlfseg.stand_ins.backbone import save_backbone, seeded
+from rlfseg.stand_ins.backbone import save_backbone
 from rlfseg.stand_ins.text_to_image import small_tokenizer
 
 _WORDS = ("a photo of a red striped star left of the small blue circle on grass",)

@@ -1,6 +1,7 @@
 """The mini backbone's second stage: text-to-image by noise prediction, with SD1.5's schedule.
 
-Deviation: SD1.5 takes its text encoder from CLIP; here it is trained together with the UNet.
+With a mini CLIP its text encoder is taken, frozen, as Stable Diffusion takes CLIP's.
+Deviation: without one, a text encoder is trained together with the UNet.
 """
 
 import json
@@ -17,6 +18,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from rlfseg.data.drawn.sentences import Layout, describe
 from rlfseg.models.unet import with_fast_attention
 from rlfseg.training.flow_batch import batch_items
 from rlfseg.training.loop import Losses
@@ -91,16 +93,24 @@ def small_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def small_unet(*, side: int) -> UNet2DConditionModel:
-    """Make an untrained UNet2DConditionModel of SD1.5's blocks, for latents [4, side, side]."""
+def small_unet(
+    *, side: int, channels: tuple[int, ...] = (64, 128, 128), heads: tuple[int, ...] = (4, 4, 4)
+) -> UNet2DConditionModel:
+    """Make an untrained UNet2DConditionModel of SD1.5's blocks, for latents [4, side, side].
+
+    Args:
+        side: of the latents.
+        channels: of its three levels.
+        heads: of the attention at each level.
+    """
     unet = UNet2DConditionModel(
         sample_size=side,
-        block_out_channels=(64, 128, 128),
+        block_out_channels=channels,
         layers_per_block=2,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=_WIDTH,
-        attention_head_dim=4,  # diffusers reads this as the number of heads
+        attention_head_dim=heads,  # diffusers reads this as the number of heads
         norm_num_groups=8,
     )
     return with_fast_attention(unet)
@@ -180,6 +190,36 @@ class TextToImageObjective(nn.Module):
         noisy = self.schedule.add_noise(latents, noise, t)
         predicted = self.unet(noisy, t, text).sample.float()
         return Losses((predicted - noise).square().mean((1, 2, 3)))
+
+
+@dataclass(frozen=True)
+class EncodedGallery:
+    """Latents [n, 4, h, w] in scaled units, and what is on the pictures, for CLIP's tokenizer."""
+
+    latents: Tensor
+    layout: Layout
+    tokenizer: CLIPTokenizer
+
+
+def described_batch(
+    gallery: EncodedGallery, step: int, *, size: int, seed: int, drop: float = 0.1
+) -> Noised:
+    """Make a batch without replacement within an epoch, each picture with a caption made for it.
+
+    Half of the captions tell all things, the others one; a tenth are emptied.
+    """
+    chosen = batch_items(len(gallery.latents), size, seed=seed, step=step)
+    rng = np.random.default_rng([seed, 1, step])
+    scenes = gallery.layout[chosen]
+    whole = describe(rng, scenes, whole=True, related=0.3, ground=0.5).texts()
+    one = describe(rng, scenes, whole=False, related=0.2).texts()
+    kind = rng.random(size)
+    told = [
+        "" if k < drop else all_ if k < (1 + drop) / 2 else single
+        for k, all_, single in zip(kind, whole, one, strict=True)
+    ]
+    ids = gallery.tokenizer(told, padding="max_length", truncation=True, return_tensors="pt")
+    return Noised(gallery.latents[chosen], ids.input_ids, int(rng.integers(2**31)))
 
 
 def text_to_image_batch(

@@ -15,10 +15,10 @@ from rlfseg.data.images import to_unit
 from rlfseg.method.flow import interpolate
 from rlfseg.method.types import Image, Latent
 from rlfseg.models.latent_codec import LatentCodec, load_codec
-from rlfseg.models.weights import save_model
+from rlfseg.models.weights import save_model, seeded
 from rlfseg.processes import together
 from rlfseg.stage import Stage
-from rlfseg.stand_ins.backbone import BackboneConfig, autoencoder_stage, backbone, seeded
+from rlfseg.stand_ins.backbone import BackboneConfig, autoencoder_stage, backbone
 from rlfseg.stand_ins.corpus import draw_corpus
 from rlfseg.training.flow_batch import batch_items
 from rlfseg.training.loop import Losses, fit_in_stage

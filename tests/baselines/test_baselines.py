@@ -44,8 +44,8 @@ from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
 from rlfseg.experiment import Run, codec, latent_cache
+from rlfseg.models.weights import seeded
 from rlfseg.stage import read_record, repository
-from rlfseg.stand_ins.backbone import seeded
 from rlfseg.training.loop import fit
 
 LDZNET = LdznetConfig(steps=3, batch=4, width=8)

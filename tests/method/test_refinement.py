@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -451,14 +450,6 @@ def test_bad_checkpoints_are_refused_with_one_clear_error(tmp_path: Path) -> Non
 
 
 # --- the mini SAM's recipe ------------------------------------------------------------------
-
-
-@pytest.fixture
-def accelerate_anew() -> Iterator[None]:
-    """Accelerate keeps a process's first precision; the recipe's is not the other tests'."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

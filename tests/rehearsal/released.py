@@ -8,7 +8,8 @@ from diffusers import AutoencoderTiny
 from tiny import tiny_text, tiny_tokenizer, tiny_unet, tiny_vae
 
 from rlfseg.baselines.clipseg import ClipsegConfig, small_clipseg
-from rlfseg.stand_ins.backbone import save_backbone, seeded
+from rlfseg.models.weights import seeded
+from rlfseg.stand_ins.backbone import save_backbone
 from rlfseg.stand_ins.text_to_image import save_tokenizer
 
 PIXELS = 64

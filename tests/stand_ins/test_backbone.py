@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import accelerate_reset
 from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from tiny import CAPTIONS, latents, tiny_backbone, tiny_unet, tiny_vae
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlfseg.config import OptimiserConfig
 from rlfseg.data.drawn.scene import COLOURS, SHAPES
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.models.unet import load_unet
+from rlfseg.models.weights import seeded
+from rlfseg.stage import PARTS
 from rlfseg.stand_ins import backbone as recipe
 from rlfseg.stand_ins import full_size
 from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
 from rlfseg.stand_ins.corpus import Corpus, draw_corpus
+from rlfseg.stand_ins.mini_clip import ClipConfig
 from rlfseg.stand_ins.text_to_image import (
     EncodedCorpus,
+    EncodedGallery,
     Noised,
     TextToImageObjective,
+    described_batch,
     mixed_noise,
     noise_schedule,
     save_tokenizer,
@@ -101,7 +108,7 @@ def test_every_token_has_a_row_in_the_text_encoder(captions: list[str]) -> None:
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:
     def weights(seed: int) -> Tensor:
-        return recipe.seeded(seed, lambda: nn.Linear(3, 3)).weight
+        return seeded(seed, lambda: nn.Linear(3, 3)).weight
 
     torch.manual_seed(8)
     expected = torch.rand(1)
@@ -231,6 +238,69 @@ def test_text_and_pictures_are_learned_together() -> None:
     assert not torch.equal(before, after)
 
 
+CLIP = ClipConfig(pixels=32, scenes=8, alone=1, steps=2, batch=4)
+WITH_CLIP = {
+    "pixels": 32,
+    "scenes": 4,
+    "vae_steps": 1,
+    "vae_batch": 4,
+    "unet_steps": 2,
+    "unet_batch": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def with_clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """The folders of a backbone and of the mini CLIP that it is made with."""
+    with pytest.MonkeyPatch.context() as patch, accelerate_reset():
+        root = tmp_path_factory.mktemp("clip")
+        for name in ("params", "book"):
+            (root / name).mkdir()
+        patch.chdir(root)
+        shape = {"channels": (16, 32, 32), "heads": (1, 2, 2), "clip": CLIP}
+        config = recipe.BackboneConfig(**WITH_CLIP, **shape)  # type: ignore[arg-type]
+        yield recipe.backbone(config, profile="smoke"), recipe.trained_clip(CLIP, profile="smoke")
+
+
+def test_with_a_mini_clip_the_text_encoder_is_its_own(with_clip: tuple[Path, Path]) -> None:
+    folder, clip = with_clip
+    taken = load_codec(folder).text_encoder.state_dict()
+    there = CLIPTextModel.from_pretrained(clip, torch_dtype=torch.float32).state_dict()
+    assert all(torch.equal(taken[name], weights) for name, weights in there.items())
+    words = ["small red star left of the blue moon"]
+    theirs = CLIPTokenizer.from_pretrained(clip)
+    assert load_codec(folder).tokenizer(words).input_ids == theirs(words).input_ids
+    unet = load_unet(folder)
+    assert tuple(unet.config.block_out_channels) == (16, 32, 32)
+    attention = [block.attentions[0].transformer_blocks[0].attn1 for block in unet.down_blocks[:2]]
+    assert [each.heads for each in attention] == [1, 2]
+    assert not (folder / PARTS).exists()
+
+
+def test_captions_are_made_for_each_batch(with_clip: tuple[Path, Path]) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(with_clip[1])
+    layout = recipe.clip_gallery(CLIP, kept=with_clip[1] / "gallery.npz").layout
+    gallery = EncodedGallery(torch.arange(8.0)[:, None], layout, tokenizer)
+
+    def texts(step: int) -> list[str]:
+        tokens = described_batch(gallery, step, size=8, seed=0).tokens
+        return tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+    assert texts(1) == texts(1)
+    said = [text for step in range(1, 60) for text in texts(step)]
+    empty, several = (np.mean([test(t) for t in said]) for test in (lambda t: not t, _several))
+    assert 0.06 < empty < 0.14 and 0.2 < several < 0.5  # a quarter of the pictures have one thing
+    first = described_batch(gallery, 1, size=8, seed=0)
+    for number, text in zip(first.latents[:, 0].int().tolist(), texts(1), strict=True):
+        assert not text or SHAPES[layout.things[number, 0, 0]] in text or layout.counts[number] > 1
+    # one epoch shows each picture once
+    assert sorted(first.latents[:, 0].tolist()) == list(range(8))
+
+
+def _several(text: str) -> bool:
+    return "," in text
+
+
 def test_the_small_autoencoder_has_stable_diffusions_layout() -> None:
     vae = small_autoencoder(pixels=64).eval()
     with torch.no_grad():
@@ -243,7 +313,7 @@ def test_scaled_latents_differ_as_strongly_as_noise() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(256, size=(70, 32, 32, 3), dtype=np.uint8)
     masks = rng.random((70, 32, 32)) < 0.2
-    vae = recipe.seeded(0, lambda: small_autoencoder(pixels=32)).eval()
+    vae = seeded(0, lambda: small_autoencoder(pixels=32)).eval()
     vae.register_to_config(scaling_factor=recipe.unit_difference(vae, images, masks))
     codec = LatentCodec(vae, None, None)  # type: ignore[arg-type]
     z1 = codec.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
@@ -253,7 +323,7 @@ def test_scaled_latents_differ_as_strongly_as_noise() -> None:
 
 def test_a_saved_backbone_is_loaded_in_single_precision(folder: Path) -> None:
     codec, unet = load_codec(folder), load_unet(folder)
-    fresh = recipe.seeded(2, tiny_unet).half().float()
+    fresh = seeded(2, tiny_unet).half().float()
     assert all(
         torch.equal(p, q) for p, q in zip(unet.parameters(), fresh.parameters(), strict=True)
     )
@@ -283,7 +353,9 @@ def test_diffusers_own_pipeline_draws_with_it(folder: Path) -> None:
 
 def test_the_unets_settings_do_not_make_another_autoencoder() -> None:
     base = recipe.BackboneConfig()
-    other = recipe.BackboneConfig(unet_steps=1, unet_lr=0.5, unet_batch=3)
+    other = recipe.BackboneConfig(
+        unet_steps=1, unet_lr=0.5, unet_batch=3, clip=CLIP, channels=(8, 8, 8), heads=(1, 1, 1)
+    )
     assert recipe.autoencoder_stage(base).hash == recipe.autoencoder_stage(other).hash
     assert recipe.backbone_stage(base).hash != recipe.backbone_stage(other).hash
     for change in ({"seed": 1}, {"vae_steps": 1}, {"kl_weight": 0.5}, {"pixels": 64}):

@@ -14,10 +14,10 @@ from tiny import tiny_backbone
 
 from rlfseg.data.images import to_unit
 from rlfseg.models.latent_codec import load_codec
-from rlfseg.models.weights import save_model
+from rlfseg.models.weights import save_model, seeded
 from rlfseg.stand_ins import tiny_decoder as tiny
 from rlfseg.stand_ins.autoencoder import small_autoencoder
-from rlfseg.stand_ins.backbone import BackboneConfig, seeded
+from rlfseg.stand_ins.backbone import BackboneConfig
 from rlfseg.stand_ins.corpus import draw_corpus
 from rlfseg.stand_ins.tiny_decoder import (
     TinyConfig,

@@ -13,7 +13,7 @@ from rlfseg.data.drawn.scene import HELD_OUT, Scene, Thing
 RELATIONS = ("left of", "right of", "above", "below")
 _KINDS = ("name", "colour", "texture", "size", "colour texture", "size colour", "relation")
 _KIND_ODDS = (0.16, 0.26, 0.14, 0.10, 0.14, 0.08, 0.12)
-_MARGIN = 0.08  # of the image's side: closer centres are neither left nor right of each other
+MARGIN = 0.08  # of the image's side: closer centres are neither left nor right of each other
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _relation_phrase(rng: np.random.Generator, scene: Scene, about: int) -> Phra
 
 
 def _holds(thing: Thing, relation: str, anchor: Thing) -> bool:
-    margin = _MARGIN * thing.mask.shape[0]
+    margin = MARGIN * thing.mask.shape[0]
     across = thing.centre[0] - anchor.centre[0]
     down = thing.centre[1] - anchor.centre[1]
     distance = {"left of": -across, "right of": across, "above": -down, "below": down}[relation]

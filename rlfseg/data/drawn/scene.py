@@ -189,7 +189,8 @@ def _paint(
     dark = main * 0.45
     period = pixels * float(rng.uniform(0.085, 0.1))
     angle = float(rng.normal(np.pi / 4 if texture == "striped" else 0, 0.1))
-    y, x = np.mgrid[:pixels, :pixels].astype(np.float32)
+    rows, columns = (_extent(coverage.max(axis) > 0) for axis in (1, 0))
+    y, x = np.mgrid[rows, columns].astype(np.float32)
     u = (x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period
     v = (-x * np.sin(angle) + y * np.cos(angle)) * 2 * np.pi / period
     if texture == "striped":
@@ -202,7 +203,16 @@ def _paint(
         pattern = np.zeros_like(u)
     light = 1 + 0.12 * (x - y) / pixels
     paint = (main * (1 - pattern[..., None]) + dark * pattern[..., None]) * light[..., None]
-    return image * (1 - coverage[..., None]) + paint * coverage[..., None]
+    share = coverage[rows, columns, None]
+    painted = image.copy()
+    painted[rows, columns] = image[rows, columns] * (1 - share) + paint * share
+    return painted
+
+
+def _extent(covered: np.ndarray) -> slice:
+    """Return the range from the first to the last place that is covered."""
+    places = np.flatnonzero(covered)
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0)
 
 
 def _ground(rng: np.random.Generator, name: str, pixels: int) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""Whether a CLIP tells the drawn scenes' words apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from rlfseg.data.drawn.chunks import Chunk
+from rlfseg.data.drawn.phrases import Phrase, phrases
+from rlfseg.data.drawn.sentences import (
+    PARTS,
+    Sentences,
+    layout_of,
+    one_changed,
+    sentences_of,
+    true_of,
+)
+from rlfseg.data.images import to_unit
+from rlfseg.stand_ins.clip_batches import Gallery, tokens
+from rlfseg.stand_ins.mini_clip import heard, seen
+
+_AMONG = 32
+_CHANGES = 4  # of each phrase
+_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Quiz:
+    """A split's scenes, their phrases as the data sets have them, and whose each phrase is."""
+
+    gallery: Gallery
+    phrases: tuple[Phrase, ...]
+    scene: np.ndarray
+
+
+@dataclass(frozen=True)
+class Right:
+    """How many were asked, and the share answered right."""
+
+    share: float
+    asked: int
+
+    @classmethod
+    def of(cls, answers: Sequence[bool] | np.ndarray) -> "Right":
+        """Count answers; none make a share of 0."""
+        return cls(float(np.mean(answers)) if len(answers) else 0.0, len(answers))
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """How a CLIP does.
+
+    Attributes:
+        among: the scene's phrase is likelier than each of 31 of other scenes, untrue of this one.
+        unseen: the same, for colour and shape pairs that training never saw.
+        kinds: the same, by `Phrase.kind`.
+        words: the phrase is likelier than itself with one word changed so that it is untrue; by
+            what was changed: a name in `PARTS`, or `relation`.
+    """
+
+    among: Right
+    unseen: Right
+    kinds: dict[str, Right]
+    words: dict[str, Right]
+
+
+def draw_quiz(*, seed: int, count: int, pixels: int, split: str = "test") -> Quiz:
+    """Draw the first `count` scenes of a split, as the data sets' writers do, and their phrases."""
+    scenes, said = [], []
+    for _, scene, rng in Chunk(Path(), seed, split, 0, count, pixels).scenes():
+        scenes.append(scene)
+        said.append(phrases(rng, scene))
+    return Quiz(
+        Gallery(np.stack([scene.image for scene in scenes]), layout_of(scenes)),
+        tuple(phrase for own in said for phrase in own),
+        np.repeat(np.arange(count), [len(own) for own in said]),
+    )
+
+
+@torch.no_grad()
+def clip_scores(clip: CLIPModel, tokenizer: CLIPTokenizer, quiz: Quiz, *, seed: int) -> ClipScores:
+    """Score a CLIP, in evaluation mode, on its own device.
+
+    Raises:
+        ValueError: if there are too few phrases to choose 31 untrue ones for a scene.
+    """
+    pictures = torch.cat(
+        [
+            seen(clip, to_unit(torch.from_numpy(some)).to(clip.device))
+            for some in np.array_split(quiz.gallery.images, -(-len(quiz.gallery.images) // _BATCH))
+        ]
+    )
+    said, rng = sentences_of(quiz.phrases), np.random.default_rng(seed)
+    likeness = (pictures @ _heard(clip, tokenizer, said).T).cpu().numpy()
+    untrue = ~true_of(said, quiz.gallery.layout).T
+    among = []
+    for item, scene in enumerate(quiz.scene):
+        others = np.flatnonzero(untrue[scene] & (quiz.scene != scene))
+        if len(others) < _AMONG - 1:
+            raise ValueError(f"{len(others)} phrases are untrue of scene {scene}: draw more scenes")
+        others = rng.choice(others, _AMONG - 1, replace=False)
+        among.append(likeness[scene, item] > likeness[scene, others].max())
+    right: dict[str, list[bool]] = {name: [] for name in (*PARTS, "relation")}
+    rows, own = np.arange(len(said)), quiz.gallery.layout[quiz.scene]
+    for _ in range(_CHANGES):
+        changed, what = one_changed(rng, said, own)
+        wrong = ~true_of(changed, quiz.gallery.layout)[rows, quiz.scene]
+        against = (pictures[quiz.scene] * _heard(clip, tokenizer, changed)).sum(1).cpu().numpy()
+        won = likeness[quiz.scene, rows] > against
+        for name, part in zip(right, range(len(right)), strict=True):
+            right[name] += won[wrong & (what == part)].tolist()
+    picked = np.array(among)
+    kinds = np.array([phrase.kind for phrase in quiz.phrases])
+    return ClipScores(
+        among=Right.of(picked),
+        unseen=Right.of(picked[[phrase.unseen for phrase in quiz.phrases]]),
+        kinds={str(kind): Right.of(picked[kinds == kind]) for kind in np.unique(kinds)},
+        words={name: Right.of(answers) for name, answers in right.items()},
+    )
+
+
+def _heard(clip: CLIPModel, tokenizer: CLIPTokenizer, said: Sentences) -> Float[Tensor, "t d"]:
+    parts = tokens(tokenizer, said.texts()).to(clip.device).split(16 * _BATCH)
+    return torch.cat([heard(clip, part) for part in parts])

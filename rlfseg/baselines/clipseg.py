@@ -2,14 +2,15 @@
 
 Source: T. Lüddecke and A. Ecker, "Image segmentation using text and image prompts" (CVPR 2022).
 With a checkpoint such as `CIDAS/clipseg-rd64-refined` the model is the authors', used as it is.
-Left out otherwise: CLIP's pretraining. There is no CLIP of the drawn world, so both towers are
-trained together with the decoder; the words' tower begins as the backbone's text encoder. Left out
-in either case: prompts that are pictures, and prompt templates (the phrase is said as it is).
+Otherwise it is a small one: on the mini CLIP, where the backbone has one, frozen as in the paper.
+Without one both towers are trained together with the decoder, and the words' tower begins as the
+backbone's text encoder. Left out in each case: prompts that are pictures, and prompt templates (the
+phrase is said as it is).
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
+    CLIPModel,
     CLIPSegConfig,
     CLIPSegForImageSegmentation,
     CLIPTextModel,
@@ -31,9 +33,17 @@ from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.weights import seeded
 from rlfseg.stage import Stage
+from rlfseg.stand_ins.mini_clip import trained_clip
 
-# ImageNet's, which the released model's processor takes
-_MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Levels = tuple[float, float, float]
+# means and spreads of the channels that a model's processor takes: the released one's ImageNet's
+IMAGENET: tuple[Levels, Levels] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+UNIT: tuple[Levels, Levels] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_DECODER: dict[str, Any] = {
+    "reduce_dim": 64,
+    "decoder_intermediate_size": 256,
+    "use_complex_transposed_convolution": True,
+}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -45,9 +55,9 @@ class ClipsegConfig:
             small model that is trained here.
         steps: that the small model is trained for; 0 with a checkpoint.
         pixels: side at which the model sees pictures; 352 is what the released one was trained at.
-        patch: side of the small model's patches; a multiple of 4.
-        width: channels of its vision tower.
-        layers: of its vision tower, of which the decoder reads every other one.
+        patch: side of the small model's patches, if it isn't the mini CLIP's; a multiple of 4.
+        width: likewise, channels of the vision tower.
+        layers: likewise, of the vision tower; the decoder reads every other one.
         seed: of the initial weights and every batch.
     """
 
@@ -93,28 +103,38 @@ class ClipsegConfig:
             where = located(self.checkpoint)
             weights = CLIPSegForImageSegmentation.from_pretrained(where, use_safetensors=True)
             weights, tokenizer = weights.float(), CLIPTokenizer.from_pretrained(where)
-        else:
-            weights = seeded(self.seed, partial(small_clipseg, self, coder.text_encoder))
-            tokenizer = coder.tokenizer
-        return Clipseg(weights, tokenizer, pixels=self.pixels)
+            return Clipseg(weights, tokenizer, pixels=self.pixels, levels=IMAGENET)
+        if run.backbone.clip is not None:
+            folder = trained_clip(run.backbone.clip, profile=run.profile)
+            clip = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32)
+            weights = seeded(self.seed, partial(clipseg_on, clip))
+            return Clipseg(weights, coder.tokenizer, pixels=self.pixels, levels=UNIT)
+        weights = seeded(self.seed, partial(small_clipseg, self, coder.text_encoder))
+        return Clipseg(weights, coder.tokenizer, pixels=self.pixels, levels=IMAGENET)
 
 
 class Clipseg(nn.Module):
     """CLIPSegForImageSegmentation with gradients through both towers."""
 
     def __init__(
-        self, model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer, *, pixels: int
+        self,
+        model: CLIPSegForImageSegmentation,
+        tokenizer: CLIPTokenizer,
+        *,
+        pixels: int,
+        levels: tuple[Levels, Levels],
     ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.pixels = pixels
+        self.levels = levels
 
     def see(self, cache: LatentCache, items: np.ndarray) -> Image:
-        """Return pictures as the released model's processor prepares them."""
+        """Return pictures as the model's processor prepares them."""
         numbers = cache.pack.item_image[items]
         images = np.stack([cache.pack.image(int(k)) for k in numbers])
-        return prepared(images, self.pixels).to(self.model.device)
+        return prepared(images, self.pixels, *self.levels).to(self.model.device)
 
     def hear(self, cache: LatentCache, captions: Sequence[str]) -> Tensor:
         """Return token numbers [b, n], padded; what follows the end is not looked at."""
@@ -138,14 +158,32 @@ class Clipseg(nn.Module):
         return self.model.decoder(read, said).logits
 
 
-def prepared(images: np.ndarray, pixels: int) -> Image:
-    """Resize uint8 [b, H, W, 3] with antialiasing, and take away ImageNet's mean and spread."""
+def prepared(images: np.ndarray, pixels: int, mean: Levels, spread: Levels) -> Image:
+    """Resize uint8 [b, H, W, 3] with antialiasing, and take away the channels' mean and spread."""
     unit = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     if unit.shape[-1] != pixels:
         size = (pixels, pixels)
         unit = functional.interpolate(unit, size, mode="bilinear", antialias=True)
-    mean, spread = (torch.tensor(each)[:, None, None] for each in (_MEAN, _SPREAD))
-    return (unit - mean) / spread
+    middle, scale = (torch.tensor(each)[:, None, None] for each in (mean, spread))
+    return (unit - middle) / scale
+
+
+def clipseg_on(clip: CLIPModel) -> CLIPSegForImageSegmentation:
+    """Return a CLIPSeg on a CLIP, which is frozen, with an untrained decoder."""
+    config = clip.config
+    layers = int(config.vision_config.num_hidden_layers)
+    model = CLIPSegForImageSegmentation(
+        CLIPSegConfig(
+            text_config=config.text_config.to_dict(),
+            vision_config=config.vision_config.to_dict(),
+            projection_dim=config.projection_dim,
+            extract_layers=list(range(1, layers, 2)),
+            **_DECODER,
+        )
+    )
+    model.clip.load_state_dict(clip.state_dict())
+    model.clip.requires_grad_(False)
+    return model
 
 
 def small_clipseg(
@@ -181,9 +219,7 @@ def small_clipseg(
             },
             projection_dim=text.hidden_size,
             extract_layers=list(range(1, config.layers, 2)),
-            reduce_dim=64,
-            decoder_intermediate_size=256,
-            use_complex_transposed_convolution=True,
+            **_DECODER,
         )
     )
     theirs = getattr(text_encoder, "text_model", text_encoder)  # one level deeper in older ones

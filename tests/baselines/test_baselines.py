@@ -19,7 +19,7 @@ from tiny_run import given_run
 from transformers import ViTImageProcessor
 
 from rlfseg.baselines import phrases
-from rlfseg.baselines.clipseg import Clipseg, ClipsegConfig, prepared
+from rlfseg.baselines.clipseg import IMAGENET, UNIT, Clipseg, ClipsegConfig, clipseg_on, prepared
 from rlfseg.baselines.ldznet import Ldznet, LdznetConfig
 from rlfseg.baselines.phrases import (
     Baseline,
@@ -40,12 +40,15 @@ from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
 from rlfseg.chapters.asks import Rival
 from rlfseg.chapters.reading import chapter_file
 from rlfseg.config import OptimiserConfig, validated
+from rlfseg.data.images import to_unit
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
 from rlfseg.experiment import Run, codec, latent_cache
 from rlfseg.models.weights import seeded
 from rlfseg.stage import read_record, repository
+from rlfseg.stand_ins.mini_clip import mini_clip
+from rlfseg.stand_ins.text_to_image import small_tokenizer
 from rlfseg.training.loop import fit
 
 LDZNET = LdznetConfig(steps=3, batch=4, width=8)
@@ -172,6 +175,24 @@ def test_its_words_begin_as_the_backbones(clipseg: Clipseg, run: Run) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
+def test_on_a_mini_clip_the_decoder_alone_is_trained() -> None:
+    """What CLIP says of a picture and of words is what the decoder is given."""
+    clip = mini_clip(small_tokenizer(("red star", "blue moon")), pixels=32).eval()
+    model = seeded(0, lambda: clipseg_on(clip)).eval()
+    free = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert free == {"decoder"}
+    pixels, ids = torch.randn(2, 3, 32, 32), torch.tensor([[5, 6, 1], [8, 9, 1]])
+    with torch.no_grad():
+        said = clip.get_text_features(input_ids=ids)
+        said = getattr(said, "pooler_output", said)  # a tensor itself in older transformers
+        states = clip.vision_model(pixels, output_hidden_states=True).hidden_states
+        expected = model.decoder([states[k] for k in (2, 4, 6)], said).logits
+        got = Clipseg(model, None, pixels=32, levels=UNIT)(pixels, ids)  # type: ignore[arg-type]
+    torch.testing.assert_close(got, expected)
+    white = np.full((1, 32, 32, 3), 255, np.uint8)
+    assert torch.equal(prepared(white, 32, *UNIT), to_unit(torch.from_numpy(white)))
+
+
 def test_released_weights_are_taken_from_the_folder_of_weights(clipseg: Clipseg, run: Run) -> None:
     """By the name that the hub gives them, in float32 whatever they were saved in."""
     folder = repository() / "weights" / "owner" / "clipseg"
@@ -205,7 +226,9 @@ def test_pictures_are_prepared_as_the_released_processor_does() -> None:
         size=size, resample=2, image_mean=(0.485, 0.456, 0.406), image_std=(0.229, 0.224, 0.225)
     )
     expected = processor(Image.fromarray(smooth), return_tensors="pt").pixel_values
-    assert (prepared(smooth[None], 32) - expected).abs().max() < 0.02  # it rounds to bytes
+    assert (
+        prepared(smooth[None], 32, *IMAGENET) - expected
+    ).abs().max() < 0.02  # it rounds to bytes
 
 
 class Stub(torch.nn.Module):

@@ -44,7 +44,7 @@ RELEASES = phrasecut:VGPhraseCut_v0 refcoco:refer refcoco+:refer refcocog:refer 
 CHAPTERS = $$(python -c 'from rlfseg.chapters import CHAPTERS as known; \
   print(*(f"$(PASS)/book/{name}.ipynb" for name, each in known.items() if $(1)))')
 
-.PHONY: book table tables rehearsal runs places pdf links test lint preflight gpu-check check-artefacts clean help
+.PHONY: book table tables rehearsal runs places pdf links test lint preflight gpu-check check-artefacts artefacts clean help
 
 book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on MACHINE
 	@$(SNAKEMAKE) $(FORCE)
@@ -111,6 +111,9 @@ lint: $(SETUP) ## check style, formatting and types
 
 check-artefacts: $(SETUP) ## fail if a shipped artefact no longer matches what it was made from
 	@python -m rlfseg artefacts
+
+artefacts: $(SETUP) ## make all that ships with PROFILE, or go on making it (FRESH=1 makes it anew): hours
+	@python -m rlfseg artefacts --make --profile $(PROFILE)
 
 clean: ## remove what was made for PROFILE (.venv and the shipped artefacts stay)
 	@rm -rf runs/$(PROFILE)

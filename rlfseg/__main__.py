@@ -72,9 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="what --json said before a pass: compare with what its stages have taken since",
     )
-    about = "say which shipped artefacts no chapter asks for any more"
+    about = "say which shipped artefacts no chapter asks for any more, or make all that ship"
     keeping = commands.add_parser("artefacts", help=about, description=about)
     keeping.add_argument("--profile", default="mini", help="a folder of artefacts/ (mini)")
+    keeping.add_argument("--make", action="store_true", help="make them, or go on making them")
     about = "segment what a phrase means in a picture"
     asking = commands.add_parser("segment", help=about, description=about)
     asking.add_argument("picture", help="a picture file")
@@ -145,8 +146,11 @@ def _preflight(given: argparse.Namespace) -> int:
 
 
 def _artefacts(given: argparse.Namespace) -> int:
-    from rlfseg.chapters.shipped import shipped_folders, stale
+    from rlfseg.chapters.shipped import make_artefacts, shipped_folders, stale
 
+    if given.make:
+        for line in make_artefacts(given.profile):
+            print(line, flush=True)
     messages = stale(given.profile)
     count = len(shipped_folders(given.profile))
     print("\n".join(messages) or f"{count} shipped artefacts, none stale")

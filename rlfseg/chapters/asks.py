@@ -40,6 +40,21 @@ class Rival:
 
 
 @dataclass(frozen=True)
+class Also:
+    """One stage more.
+
+    Attributes:
+        stage: to be found.
+        make: makes it, or finds it, in one process.
+        ships: whether it ships with a profile, or is made by the page.
+    """
+
+    stage: Stage
+    make: Callable[[], object]
+    ships: bool = True
+
+
+@dataclass(frozen=True)
 class Asks:
     """What one chapter asks for.
 
@@ -62,7 +77,7 @@ class Asks:
     rivals: tuple[Rival, ...] = ()
     data: tuple[Run, ...] = ()
     refined: tuple[tuple[Run, str], ...] = ()
-    also: tuple[Stage, ...] = ()
+    also: tuple[Also, ...] = ()
     segmented: int = 0
     outside: tuple[str, ...] = ()
 
@@ -105,7 +120,21 @@ class Asks:
         yield from (run.closed_stage(closed) for run, closed in self.closed)
         yield from (stage for rival in self.rivals for stage in (rival.training, rival.scores))
         yield from (run.refined_stage(split) for run, split in self.refined)
-        yield from self.also
+        yield from (each.stage for each in self.also)
+
+    def ships(self) -> dict[str, Stage]:
+        """Return the stages that spare the chapter all that takes long, by folder.
+
+        Those are the weights that the page reads and the numbers that it shows: not what these are
+        made of, such as packed files, latents, and runs that are read by their scores alone.
+        """
+        found = [run.backbone_stage for run in self.packed if run.backbone.name == "mini"]
+        found += [run.train_stage for run in self.runs]
+        found += [run.scores_stage(scoring) for run, scoring in self.scored]
+        found += [run.closed_stage(closed) for run, closed in self.closed]
+        found += [rival.scores for rival in self.rivals]
+        found += [each.stage for each in self.also if each.ships]
+        return {stage.folder: stage for stage in found}
 
 
 def as_rows(scored: Iterable[tuple[Run, Scoring]]) -> tuple[tuple[Run, Scoring], ...]:

@@ -1,5 +1,7 @@
 """All runs, labels, scores and baselines that a chapter asks for, made by one launch."""
 
+from accelerate import PartialState
+
 from rlfseg.chapters.asks import Asks
 from rlfseg.experiment import Run, closed_set, ready, refined, scored, trained
 from rlfseg.processes import launch
@@ -7,7 +9,10 @@ from rlfseg.stage import found, logs_of
 
 
 def make(asks: Asks) -> None:
-    """Train and score what is asked for, or find it, telling each; in all processes of a launch."""
+    """Train and score what is asked for, or find it, telling each; in all processes of a launch.
+
+    A process alone makes the small models and the rest too, whose recipes are for one.
+    """
     for run in asks.runs:
         print(f"{run.train_stage.name}: {trained(run)}", flush=True)
     for run, split in asks.refined:
@@ -23,6 +28,10 @@ def make(asks: Asks) -> None:
     for rival in asks.rivals:
         if rival.make():
             print(f"{rival.scores.name}: {found(rival.scores, profile=rival.data[0].profile)}")
+    if PartialState().num_processes == 1:
+        for also in asks.also:
+            also.make()
+            print(f"{also.stage.name}: made", flush=True)
 
 
 def make_in_processes(run: Run, asks: Asks) -> None:

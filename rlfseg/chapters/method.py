@@ -1,11 +1,12 @@
 """The chapters on data, refinement, training and sampling: their parameters, what they ask for."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from rlfseg.chapters.asks import Asks, as_rows
+from rlfseg.chapters.asks import Also, Asks, as_rows
 from rlfseg.config import (
     STRICT,
     Count,
@@ -16,7 +17,7 @@ from rlfseg.config import (
     TrainConfig,
     validated,
 )
-from rlfseg.experiment import Run, Scoring
+from rlfseg.experiment import Run, Scoring, predictor, source_folder
 
 
 def _changes_of_train(given: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +73,12 @@ class Datasets:
 
     def asks(self) -> Asks:
         """Ask for the files of each data set."""
-        return Asks(also=tuple(run.source_stage for run in self.runs.values()))
+        return Asks(
+            also=tuple(
+                Also(run.source_stage, partial(source_folder, run), ships=False)
+                for run in self.runs.values()
+            )
+        )
 
     @property
     def runs(self) -> dict[str, Run]:
@@ -92,7 +98,7 @@ class Refinement:
     def asks(self) -> Asks:
         """Ask for SAM, and the refined validation split."""
         refined = ((self.run, "val"),)
-        return Asks(data=(self.run,), refined=refined, also=(self.run.sam_stage,))
+        return Asks(data=(self.run,), refined=refined, also=(_sam(self.run),))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -194,7 +200,11 @@ class Backbone:
 
     def asks(self) -> Asks:
         """Ask for backbone, data and SAM."""
-        return Asks(data=(self.run,), also=(self.run.sam_stage,))
+        return Asks(data=(self.run,), also=(_sam(self.run),))
+
+
+def _sam(run: Run) -> Also:
+    return Also(run.sam_stage, partial(predictor, run))
 
 
 def _third(scored: Scoring) -> int:

@@ -1,6 +1,7 @@
 """The chapters that compare: their parameters, and what they ask for."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -8,11 +9,11 @@ from pydantic.dataclasses import dataclass
 
 from rlfseg.baselines.phrases import Baseline, PhraseSet
 from rlfseg.baselines.semflow import SemflowConfig
-from rlfseg.chapters.asks import Asks, as_rows, phrase_rivals, semflow_rival
+from rlfseg.chapters.asks import Also, Asks, as_rows, phrase_rivals, semflow_rival
 from rlfseg.chapters.method import Samplers, TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, DataConfig, Positive
-from rlfseg.experiment import ClosedSet, Run, Scoring
-from rlfseg.flowseg.recipe import FieldConfig, arm_stage
+from rlfseg.experiment import ClosedSet, Run, Scoring, loaded_tiny_decoder
+from rlfseg.flowseg.recipe import FieldConfig, arm, arm_stage
 from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage
 
 Baselines = dict[str, Baseline]
@@ -187,7 +188,8 @@ class Speed:
         if self.tiny is None:
             return asks
         if self.tiny.name == "mini":
-            return replace(asks, also=(tiny_stage(self.tiny, self.run.backbone),))
+            made = partial(loaded_tiny_decoder, self.run, self.tiny)
+            return replace(asks, also=(Also(tiny_stage(self.tiny, self.run.backbone), made),))
         return replace(asks, outside=(self.tiny.name,))
 
 
@@ -262,8 +264,15 @@ class FlowSeg:
     def asks(self) -> Asks:
         """Ask for all fields."""
         early = [each for rate in self.rates for each in self.early_configs(rate).values()]
-        every = [*self.configs.values(), *early, *self.live_configs.values()]
-        return Asks(also=tuple(arm_stage(config) for config in every))
+        return Asks(
+            also=(
+                *(self._also(config) for config in (*self.configs.values(), *early)),
+                *(self._also(config, ships=False) for config in self.live_configs.values()),
+            )
+        )
+
+    def _also(self, config: FieldConfig, *, ships: bool = True) -> Also:
+        return Also(arm_stage(config), partial(arm, config, profile=self.run.profile), ships)
 
 
 @dataclass(frozen=True, config=STRICT)

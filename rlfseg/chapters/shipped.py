@@ -1,13 +1,22 @@
-"""Checks the shipped artefacts against what the chapters ask for.
+"""The shipped artefacts: made, and checked against what the chapters ask for.
 
 A shipped artefact is a cache filled beforehand. One that no chapter's parameters ask for any more
 would silently be trained again, so it is an error.
 """
 
+import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from accelerate import PartialState
+
+from rlfseg.chapters.making import make
 from rlfseg.chapters.reading import chapters_of
-from rlfseg.stage import RECORD, Stage, read_record, repository
+from rlfseg.stage import RECORD, Stage, is_current, made_at, read_record, repository, shipped
+
+_RECORDED = "steps.jsonl"  # and what ends so: records of trainings
+_EVERY = 5  # steps, of which one ships
 
 
 def wanted(profile: str) -> dict[str, Stage]:
@@ -37,3 +46,49 @@ def shipped_folders(profile: str) -> list[Path]:
     """Return the folders of the artefacts that ship with a profile."""
     root = repository() / "artefacts" / profile
     return [path.parent for path in root.glob(f"*/{RECORD}")]
+
+
+def make_artefacts(profile: str) -> Iterator[str]:
+    """Make all that ships with a profile, or find it; copy it to its place, and take away the rest.
+
+    It is resumed as any chapter is. With `FRESH=1` in the environment what ships is made anew too.
+
+    Yields:
+        What was done, in lines.
+    """
+    PartialState()
+    ships: dict[str, Stage] = {}
+    for name, given in chapters_of(profile).items():
+        yield f"== {name}"
+        asks = given.asks()
+        make(asks)
+        ships |= asks.ships()
+    for stage in ships.values():
+        made, kept = made_at(stage, profile=profile), shipped(profile, stage)
+        if is_current(made, stage):
+            _ship(made, kept)
+            yield f"{kept.name}: ships"
+        elif not is_current(kept, stage):
+            yield f"{kept.name}: NOT made"
+    for folder in shipped_folders(profile):
+        if folder.name not in ships:
+            shutil.rmtree(folder)
+            yield f"{folder.name}: taken away, nothing asks for it"
+
+
+def _ship(made: Path, kept: Path) -> None:
+    """Copy an artefact, with every fifth step of its trainings' records, whole or not at all."""
+    draft = kept.with_name(f".{kept.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(made, draft)
+    for record in draft.rglob(f"*{_RECORDED}"):
+        lines = record.read_text().splitlines(keepends=True)
+        last = len(lines) - 1
+        thin = [
+            line
+            for k, line in enumerate(lines)
+            if k in (0, last) or json.loads(line)["step"] % _EVERY == 0
+        ]
+        record.write_text("".join(thin))
+    shutil.rmtree(kept, ignore_errors=True)
+    draft.rename(kept)

@@ -55,7 +55,12 @@ LEFT_OUT = {
         "objective": "plain",
         "weights": "pretrained",
     },
-    BackboneConfig: {"name": "mini"},
+    BackboneConfig: {
+        "name": "mini",
+        "clip": None,
+        "channels": (64, 128, 128),
+        "heads": (4, 4, 4),
+    },
     SamConfig: {"kind": "mini", "checkpoint": ""},
     TinyConfig: {"name": "mini"},
     ClipsegConfig: {"kind": "clipseg"},

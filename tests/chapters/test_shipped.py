@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
+from tiny_run import TRAIN, given_run
 
 from rlfseg.__main__ import main
-from rlfseg.chapters.shipped import shipped_folders, stale, wanted
-from rlfseg.stage import Stage
+from rlfseg.chapters import shipped
+from rlfseg.chapters.asks import Also, Asks
+from rlfseg.chapters.shipped import make_artefacts, shipped_folders, stale, wanted
+from rlfseg.config import SamplerConfig
+from rlfseg.experiment import Scoring
+from rlfseg.stage import Stage, found, made
+from rlfseg.training.steps import read_steps
 
 
 @pytest.fixture
@@ -87,3 +94,34 @@ def test_changed_parameters_make_it_stale(checkout: Path) -> None:
 def test_what_ships_is_what_the_chapters_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert stale("mini") == [] and shipped_folders("mini")
+
+
+def test_all_that_ships_is_made_and_what_nothing_asks_for_goes(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, live = given_run(train={**TRAIN, "steps": 12}), Stage("live", 1, {})
+    scored = (run, Scoring("val", sampler=SamplerConfig("one")))
+
+    def make_live() -> Path:
+        return made(live, lambda folder: None, profile="smoke")
+
+    asks = Asks(runs=(run,), scored=(scored,), also=(Also(live, make_live, ships=False),))
+    chapter = SimpleNamespace(asks=lambda: asks)
+    monkeypatch.setattr(shipped, "chapters_of", lambda _: {"05_phrasecut": chapter})
+    place = repo / "artefacts" / "smoke"
+    old = place / "old-0123456789abcdef"
+    old.mkdir(parents=True)
+    (old / "stage.json").write_text(json.dumps({"name": "old", "hash": "0"}))
+    told = list(make_artefacts("smoke"))
+    trained, scores = run.train_stage.folder, run.scores_stage(scored[1]).folder
+    assert {path.name for path in place.iterdir()} == {trained, scores}
+    assert any(line.startswith("old") for line in told)
+    steps = [step.step for step in read_steps(place / trained / "steps.jsonl")]
+    assert steps == [1, 5, 10, 12]
+    assert found(live, profile="smoke") is not None
+
+    shutil.rmtree(repo / "runs" / "smoke" / "stages")  # what ships is found, and stays as it is
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert not [line for line in make_artefacts("smoke") if "NOT" in line or "ships" in line]
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    assert not (repo / "runs" / "smoke" / "stages" / trained).exists()

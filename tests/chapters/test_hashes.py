@@ -7,6 +7,7 @@ import json
 import pkgutil
 from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
@@ -134,6 +135,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.lists(values(get_args(kind)[0]), max_size=3).map(tuple)
     if len(get_args(kind)) > 1:  # one or the other
         return st.one_of([values(each) for each in get_args(kind)])
+    if kind is NoneType or is_dataclass(kind):
+        return st.builds(kind)
     whole = st.integers(0, 300) | st.integers(1, 9).map(lambda n: 100 * n)
     unit = st.floats(1e-6, 1.0, exclude_max=True)
     return {int: whole, float: unit, str: st.text("ab/é", max_size=4)}[kind]

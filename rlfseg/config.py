@@ -106,11 +106,12 @@ class TrainConfig:
         batch: global batch size.
         weights: `pretrained`, or `random`: the same UNet as if the backbone had never been trained
             (of all parameters only).
+        curve: phrases of the validation split that are scored while it trains, at doubled lengths.
     """
 
     UNHASHED: ClassVar = (
         *("rank", "targets", "time", "selection", "batch", "lr"),
-        *("warmup", "schedule", "seed", "objective", "weights"),
+        *("warmup", "schedule", "seed", "objective", "weights", "curve"),
     )
 
     steps: Count
@@ -125,6 +126,7 @@ class TrainConfig:
     seed: Seed = 42
     objective: Literal["plain", "reshaped", "l2"] = "plain"
     weights: Literal["pretrained", "random"] = "pretrained"
+    curve: Annotated[int, Field(ge=0, le=10**6)] = 0
 
     def __post_init__(self) -> None:
         if self.weights == "random" and self.rank:

@@ -59,9 +59,10 @@ class ClipsegConfig:
         width: likewise, channels of the vision tower.
         layers: likewise, of the vision tower; the decoder reads every other one.
         seed: of the initial weights and every batch.
+        curve: phrases of the validation split that are scored while it trains.
     """
 
-    UNHASHED: ClassVar = ("kind",)
+    UNHASHED: ClassVar = ("kind", "curve")
 
     kind: Literal["clipseg"] = "clipseg"
     checkpoint: str = ""
@@ -73,6 +74,7 @@ class ClipsegConfig:
     width: Annotated[int, Field(gt=0, le=4096, multiple_of=4)] = 128
     layers: Annotated[int, Field(gt=0, le=64)] = 6
     seed: Seed = 42
+    curve: Annotated[int, Field(ge=0, le=10**6)] = 0
 
     def __post_init__(self) -> None:
         if bool(self.checkpoint) == bool(self.steps):

@@ -40,9 +40,10 @@ class LdznetConfig:
         width: channels of the head.
         timestep: of the noise schedule, 0 to 999, at which the UNet is asked.
         seed: of the head's initial weights, the noise and every batch.
+        curve: phrases of the validation split that are scored while it trains.
     """
 
-    UNHASHED: ClassVar = ("kind",)
+    UNHASHED: ClassVar = ("kind", "curve")
     outside: ClassVar[Stage | None] = None
     source: ClassVar = (
         "no: ours, after its idea",
@@ -56,6 +57,7 @@ class LdznetConfig:
     width: Annotated[int, Field(gt=0, le=4096, multiple_of=4)] = 64
     timestep: Annotated[int, Field(ge=0, le=999)] = 200
     seed: Seed = 42
+    curve: Annotated[int, Field(ge=0, le=10**6)] = 0
 
     def model(self, run: Run, coder: LatentCodec) -> "Ldznet":
         """Return the model before any training, on the backbone's frozen UNet."""

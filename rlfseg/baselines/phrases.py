@@ -1,6 +1,6 @@
 """The phrase-by-phrase baselines as stages: identified, trained, scored, or found so."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +17,11 @@ from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
 from rlfseg.config import STRICT, Count, OptimiserConfig
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment import Run, codec, latent_cache, packed, ready
+from rlfseg.experiment import Learning, Run, codec, latent_cache, packed, ready
 from rlfseg.processes import by_first, launch_for, together
 from rlfseg.stage import Stage, found, readable
 from rlfseg.training.loop import fit_in_stage
+from rlfseg.training.steps import Step
 
 Baseline = Annotated[ClipsegConfig | LdznetConfig | UnetHeadConfig, Field(discriminator="kind")]
 _WEIGHTS = "weights.safetensors"
@@ -92,6 +93,22 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
                 kept = {name: p.detach().cpu().contiguous() for name, p in free.items()}
                 save_file(kept, folder / _WEIGHTS)
 
+            def count(items: Sequence[int], captions: Sequence[str]) -> Counts:
+                model.eval()
+                counted = evaluate_segmenter(model, seen, items, captions=captions).annotation
+                model.train()
+                return counted
+
+            watches = []
+            if baseline.curve:
+                seen = latent_cache(run, "val", coder)
+                asked = {"phrases": baseline.curve, "steps": baseline.steps}
+                watches.append(Learning(folder, count, seen, batch=baseline.batch, **asked))
+
+            def watch(step: Step) -> None:
+                for each in watches:
+                    each(step)
+
             optimiser = OptimiserConfig.from_scratch(
                 steps=baseline.steps, lr=baseline.lr, warmup=100
             )
@@ -102,6 +119,7 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
                 folder,
                 title=f"training {baseline.kind}",
                 save=save,
+                watch=watch,
                 machine=run.machine,
             )
 

@@ -88,18 +88,37 @@ def phrase_batch(
 
 @torch.no_grad()
 def scores(
-    segmenter: Segmenter, cache: LatentCache, items: Sequence[int], *, batch: int = 32
+    segmenter: Segmenter,
+    cache: LatentCache,
+    items: Sequence[int],
+    *,
+    captions: Sequence[str] | None = None,
+    batch: int = 32,
 ) -> Iterator[tuple[np.ndarray, Score]]:
-    """Return item numbers and probabilities [b, H, W] at the packed size, batch by batch."""
+    """Return item numbers and probabilities [b, H, W] at the packed size, batch by batch.
+
+    Args:
+        segmenter: in evaluation mode.
+        cache: of the packed file.
+        items: which of its items.
+        captions: said instead of the items' own captions, one for each.
+        batch: items at a time.
+    """
+    said = [cache.pack.caption(i) for i in items] if captions is None else captions
     for start in range(0, len(items), batch):
         some = np.asarray(items[start : start + batch])
-        heard = segmenter.hear(cache, [cache.pack.caption(int(i)) for i in some])
+        heard = segmenter.hear(cache, said[start : start + batch])
         logits = segmenter(segmenter.see(cache, some), heard)
         yield some, enlarged(logits, cache.pixels).sigmoid()
 
 
 def evaluate_segmenter(
-    segmenter: Segmenter, cache: LatentCache, items: Sequence[int]
+    segmenter: Segmenter,
+    cache: LatentCache,
+    items: Sequence[int],
+    *,
+    captions: Sequence[str] | None = None,
 ) -> Evaluation:
     """Score a segmenter as `rlfseg.evaluation.evaluate` scores a velocity field."""
-    return tally(scores(segmenter, cache, items), cache.pack, total=len(items))
+    found = scores(segmenter, cache, items, captions=captions)
+    return tally(found, cache.pack, total=len(items))

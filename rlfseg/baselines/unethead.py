@@ -34,9 +34,10 @@ class UnetHeadConfig:
         steps: that adapter and head are trained for.
         rank: of the adapter on the attention's projections.
         seed: of the initial weights and every batch.
+        curve: phrases of the validation split that are scored while it trains.
     """
 
-    UNHASHED: ClassVar = ("kind",)
+    UNHASHED: ClassVar = ("kind", "curve")
     outside: ClassVar[Stage | None] = None
     source: ClassVar = (
         "no: ours, after its idea",
@@ -49,6 +50,7 @@ class UnetHeadConfig:
     lr: Positive = 1.5e-3
     rank: Annotated[int, Field(gt=0, le=4096)] = 64
     seed: Seed = 42
+    curve: Annotated[int, Field(ge=0, le=10**6)] = 0
 
     def model(self, run: Run, coder: LatentCodec) -> "UnetHead":
         """Return the model before any training, on the backbone's UNet."""

@@ -7,6 +7,7 @@ trained(run)                                            the adapter or UNet
 scored(run, Scoring(split="test", phrases=100))         its counts
 """
 
+from rlfseg.experiment.curves import Curve, Learning
 from rlfseg.experiment.packing import (
     class_names,
     fill_latents,

@@ -1,7 +1,7 @@
 """The training of a run, found or made."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,22 @@ from accelerate import PartialState
 from diffusers import UNet2DConditionModel
 from safetensors import SafetensorError
 
-from rlfseg.config import MachineConfig, OptimiserConfig, TrainConfig
+from rlfseg.config import MachineConfig, OptimiserConfig, SamplerConfig, TrainConfig
 from rlfseg.data.files import digest
 from rlfseg.device import quick_accelerator
+from rlfseg.evaluation.counts import Counts
+from rlfseg.evaluation.score import evaluate
+from rlfseg.experiment.curves import Learning
 from rlfseg.experiment.packing import latent_cache
 from rlfseg.experiment.previews import Watch
 from rlfseg.experiment.run import GivenWeights, Run
 from rlfseg.experiment.weights import backbone_folder, codec, ready
+from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import (
     ATTENTION,
     EVERYTHING,
     add_lora,
+    as_velocity,
     for_sampling,
     fresh_unet,
     load_trained,
@@ -131,7 +136,11 @@ def trained(run: Run) -> Path:
         places = np.linspace(0, len(cache.pack) - 1, _PREVIEWED)
         items = np.unique(places.round().astype(int)).tolist()
         every = max(1, run.train.steps // _PREVIEWS)
-        watches: list[Watch | Tracked] = [Watch(folder, unet, cache, items, every=every)]
+        watches: list[Watch | Tracked | Learning] = [Watch(folder, unet, cache, items, every=every)]
+        if run.train.curve:
+            scores = partial(_counts, unet, cache)
+            asked = {name: getattr(run.train, name) for name in ("steps", "batch")}
+            watches.append(Learning(folder, scores, cache, phrases=run.train.curve, **asked))
         if run.machine.tracker:
             watches.append(Tracked(folder))
 
@@ -154,6 +163,18 @@ def trained(run: Run) -> Path:
         )
 
     return together(run.train_stage, train, profile=run.profile)
+
+
+def _counts(
+    unet: UNet2DConditionModel, cache: LatentCache, items: Sequence[int], captions: Sequence[str]
+) -> Counts:
+    """Count what a UNet that is being trained segments in one step."""
+    unet.eval()
+    with torch.no_grad():
+        way = SamplerConfig("one")
+        found = evaluate(as_velocity(unet), cache, items, way, captions=captions)
+    unet.train()
+    return found.annotation
 
 
 def with_weights(run: Run, folder: Path) -> Run:

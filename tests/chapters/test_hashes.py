@@ -55,6 +55,7 @@ LEFT_OUT = {
         "seed": 42,
         "objective": "plain",
         "weights": "pretrained",
+        "curve": 0,
     },
     BackboneConfig: {
         "name": "mini",
@@ -64,9 +65,9 @@ LEFT_OUT = {
     },
     SamConfig: {"kind": "mini", "checkpoint": ""},
     TinyConfig: {"name": "mini"},
-    ClipsegConfig: {"kind": "clipseg"},
-    LdznetConfig: {"kind": "ldznet"},
-    UnetHeadConfig: {"kind": "unethead"},
+    ClipsegConfig: {"kind": "clipseg", "curve": 0},
+    LdznetConfig: {"kind": "ldznet", "curve": 0},
+    UnetHeadConfig: {"kind": "unethead", "curve": 0},
 }
 
 

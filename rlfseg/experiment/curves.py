@@ -1,0 +1,100 @@
+"""How fast a training learns to segment, and to hear the words: scores at doubled lengths.
+
+Sources of the idea: learning curves against samples seen; the second curve is the best mIoU where
+another phrase of the same picture is said, which should fall.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from rlfseg.evaluation.counts import Counts
+from rlfseg.evaluation.predict import other_captions, spaced
+from rlfseg.models.latent_cache import LatentCache
+from rlfseg.stage import readable, replaced
+from rlfseg.training.steps import Step
+
+_FILE = "curve.json"
+_COLUMNS = ("samples", "phrase", "another")
+_DOUBLED = 6  # times
+Scores = Callable[[Sequence[int], Sequence[str]], Counts]
+"""Segments items of a cache, each by a caption, and counts against their annotations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Best mIoU in [0, 1] after so many samples, of the phrase and of another of its picture.
+
+    Each is that of the phrases of the validation split whose picture has another.
+
+    Attributes:
+        samples: int64 [k], increasing.
+        phrase: float64 [k].
+        another: float64 [k].
+    """
+
+    samples: np.ndarray
+    phrase: np.ndarray
+    another: np.ndarray
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read the curve that a training left in its folder; None if it left none.
+
+        Raises:
+            ValueError: if the file is damaged; it is named.
+        """
+        path = folder / _FILE
+        if not path.is_file():
+            return None
+        with readable(path):
+            rows = json.loads(path.read_text())
+            return cls(*(np.array([row[name] for row in rows]) for name in _COLUMNS))
+
+
+class Learning:
+    """Called after every step; scores after all steps, half of them, a quarter, to a 64th."""
+
+    def __init__(
+        self,
+        folder: Path,
+        scores: Scores,
+        cache: LatentCache,
+        *,
+        phrases: int,
+        steps: int,
+        batch: int,
+    ) -> None:
+        """Take what is asked, and on what.
+
+        Args:
+            folder: of the training, where the curve is kept.
+            scores: of what is trained.
+            cache: of the validation split.
+            phrases: how many are asked, evenly spaced, before those without another go.
+            steps: of the whole training.
+            batch: samples of a step.
+        """
+        self._path, self._scores, self._batch = folder / _FILE, scores, batch
+        self._items, self._others = other_captions(cache, spaced(len(cache.pack), phrases))
+        self._own = [cache.pack.caption(item) for item in self._items]
+        self._at = {steps >> k for k in range(_DOUBLED + 1)} - {0}
+
+    def __call__(self, step: Step) -> None:
+        """Score if it is time to; rows of later steps, of before a kill, go."""
+        if step.step not in self._at or not self._items:
+            return
+        samples = step.step * self._batch
+        rows = json.loads(self._path.read_text()) if self._path.is_file() else []
+        rows = [row for row in rows if row["samples"] < samples]
+        said = {"phrase": self._own, "another": self._others}
+        best = {name: self._scores(self._items, each).miou().value for name, each in said.items()}
+        with replaced(self._path) as draft:
+            draft.write_text(json.dumps([*rows, {"samples": samples, **best}]) + "\n")
+
+    def finish(self) -> None:
+        """Nothing is left to be done."""

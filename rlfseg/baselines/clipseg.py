@@ -2,10 +2,10 @@
 
 Source: T. Lüddecke and A. Ecker, "Image segmentation using text and image prompts" (CVPR 2022).
 With a checkpoint such as `CIDAS/clipseg-rd64-refined` the model is the authors', used as it is.
-Otherwise it is a small one: on the mini CLIP, where the backbone has one, frozen as in the paper.
-Without one both towers are trained together with the decoder, and the words' tower begins as the
-backbone's text encoder. Left out in each case: prompts that are pictures, and prompt templates (the
-phrase is said as it is).
+Otherwise it is a small one: on a mini CLIP, which is frozen as in the paper. Without one both
+towers are trained together with the decoder, and the words' tower begins as the backbone's text
+encoder. Left out in each case: prompts that are pictures, and prompt templates (the phrase is said
+as it is).
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.weights import seeded
 from rlfseg.stage import Stage
-from rlfseg.stand_ins.mini_clip import trained_clip
+from rlfseg.stand_ins.mini_clip import ClipConfig, load_clip, trained_clip
 
 Levels = tuple[float, float, float]
 # means and spreads of the channels that a model's processor takes: the released one's ImageNet's
@@ -54,15 +54,17 @@ class ClipsegConfig:
         checkpoint: released weights, a folder or hub id, which are not trained further; none for a
             small model that is trained here.
         steps: that the small model is trained for; 0 with a checkpoint.
+        clip: the mini CLIP under a small model; without, its towers are trained along, and the next
+            four settings are theirs.
         pixels: side at which the model sees pictures; 352 is what the released one was trained at.
-        patch: side of the small model's patches, if it isn't the mini CLIP's; a multiple of 4.
-        width: likewise, channels of the vision tower.
-        layers: likewise, of the vision tower; the decoder reads every other one.
+        patch: side of its patches; a multiple of 4.
+        width: channels of its vision tower.
+        layers: of its vision tower, of which the decoder reads every other one.
         seed: of the initial weights and every batch.
         curve: phrases of the validation split that are scored while it trains.
     """
 
-    UNHASHED: ClassVar = ("kind", "curve")
+    UNHASHED: ClassVar = ("kind", "curve", "clip")
 
     kind: Literal["clipseg"] = "clipseg"
     checkpoint: str = ""
@@ -75,6 +77,7 @@ class ClipsegConfig:
     layers: Annotated[int, Field(gt=0, le=64)] = 6
     seed: Seed = 42
     curve: Annotated[int, Field(ge=0, le=10**6)] = 0
+    clip: ClipConfig | None = None
 
     def __post_init__(self) -> None:
         if bool(self.checkpoint) == bool(self.steps):
@@ -106,11 +109,10 @@ class ClipsegConfig:
             weights = CLIPSegForImageSegmentation.from_pretrained(where, use_safetensors=True)
             weights, tokenizer = weights.float(), CLIPTokenizer.from_pretrained(where)
             return Clipseg(weights, tokenizer, pixels=self.pixels, levels=IMAGENET)
-        if run.backbone.clip is not None:
-            folder = trained_clip(run.backbone.clip, profile=run.profile)
-            clip = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32)
-            weights = seeded(self.seed, partial(clipseg_on, clip))
-            return Clipseg(weights, coder.tokenizer, pixels=self.pixels, levels=UNIT)
+        if self.clip is not None:
+            clip, tokenizer = load_clip(trained_clip(self.clip, profile=run.profile))
+            weights = seeded(self.seed, partial(clipseg_on, clip.cpu()))
+            return Clipseg(weights, tokenizer, pixels=self.clip.pixels, levels=UNIT)
         weights = seeded(self.seed, partial(small_clipseg, self, coder.text_encoder))
         return Clipseg(weights, coder.tokenizer, pixels=self.pixels, levels=IMAGENET)
 

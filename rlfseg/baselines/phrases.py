@@ -20,6 +20,7 @@ from rlfseg.evaluation.predict import spaced
 from rlfseg.experiment import Learning, Run, codec, latent_cache, packed, ready
 from rlfseg.processes import by_first, launch_for, together
 from rlfseg.stage import Stage, found, readable
+from rlfseg.stand_ins.mini_clip import clip_stage
 from rlfseg.training.loop import fit_in_stage
 from rlfseg.training.steps import Step
 
@@ -45,6 +46,8 @@ def train_stage(run: Run, baseline: Baseline) -> Stage:
     if baseline.outside is not None:
         return baseline.outside
     inputs = {"backbone": run.backbone_stage, "data": run.source_stage}
+    if isinstance(baseline, ClipsegConfig) and baseline.clip is not None:
+        inputs["clip"] = clip_stage(baseline.clip)
     return Stage.of(baseline.kind, 1, baseline, inputs)
 
 

@@ -18,6 +18,7 @@ from rlfseg.config import (
     validated,
 )
 from rlfseg.experiment import Run, Scoring, predictor, source_folder
+from rlfseg.stand_ins.mini_clip import ClipConfig, clip_stage, trained_clip
 
 
 def _changes_of_train(given: dict[str, Any]) -> dict[str, Any]:
@@ -190,17 +191,26 @@ class Sampling:
 
 @dataclass(frozen=True, config=STRICT)
 class Backbone:
-    """The backbone: `masks` go through its autoencoder, and it draws `captions` in `steps`."""
+    """The backbone: `masks` go through its autoencoder, and it draws `captions` in `steps`; and a
+    mini `clip`, if given, asked about the phrases of `scenes` of the test split. What is expected
+    `at_least`, in [0, 1]: the masks' IoU, and how often CLIP is right among 32 phrases.
+    """
 
     run: Run
     masks: Count
     steps: Count
     captions: Annotated[list[str], Field(min_length=1)]
-    at_least: float
+    clip: ClipConfig | None
+    scenes: Count
+    at_least: Annotated[dict[str, float], having("mask", "clip")]
 
     def asks(self) -> Asks:
-        """Ask for backbone, data and SAM."""
-        return Asks(data=(self.run,), also=(_sam(self.run),))
+        """Ask for backbone, data, SAM and CLIP."""
+        also = [_sam(self.run)]
+        if self.clip is not None:
+            made = partial(trained_clip, self.clip, profile=self.run.profile)
+            also.append(Also(clip_stage(self.clip), made))
+        return Asks(data=(self.run,), also=tuple(also))
 
 
 def _sam(run: Run) -> Also:

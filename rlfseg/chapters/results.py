@@ -39,7 +39,8 @@ class PhraseCut:
     phrases: PhraseCounts
     variants: Variants
     at_least: Annotated[
-        dict[str, float], having("miou", "best", "above_other_phrase", "above_no_phrase")
+        dict[str, float],
+        having("miou", "best", "above_other", "above_none", "above_ones"),
     ]
     baselines: Baselines
 

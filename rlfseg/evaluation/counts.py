@@ -197,6 +197,17 @@ class Counts:
         """Return the CLIPSeg protocol's best mIoU: max over t of mean TP / (1 + TP + FP + FN)."""
         return _best(self.mean(self.iou_clipseg))
 
+    def miou_of_all_ones(self) -> float:
+        """Return the protocol's mIoU of masks that mark every pixel: mean P / (1 + pixels).
+
+        What does no better has learned nothing; it is the mean area, about.
+        """
+        return float(self.mean(self.positives / (1 + self.pixels)))
+
+    def above_all_ones(self, *, seed: int = 0) -> tuple[float, float]:
+        """Return the 95% interval, over images, of the best mIoU less that of all-ones masks."""
+        return self.bootstrap(lambda c: c.miou().value - c.miou_of_all_ones(), seed=seed)
+
     def miou_at(self, threshold: float) -> float:
         """Return the mIoU of the CLIPSeg protocol at one of THRESHOLDS."""
         return float(self.mean(self.iou_clipseg[:, _index(threshold)]))

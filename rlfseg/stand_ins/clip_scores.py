@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import binomtest
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
@@ -45,6 +46,15 @@ class Right:
     share: float
     asked: int
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the share; all of [0, 1] where nothing was asked."""
+        if not self.asked:
+            return 0.0, 1.0
+        found = binomtest(round(self.share * self.asked), self.asked)
+        low, high = found.proportion_ci(method="wilson")
+        return float(low), float(high)
+
     @classmethod
     def of(cls, answers: Sequence[bool] | np.ndarray) -> "Right":
         """Count answers; none make a share of 0."""
@@ -67,6 +77,12 @@ class ClipScores:
     unseen: Right
     kinds: dict[str, Right]
     words: dict[str, Right]
+
+    @property
+    def answers(self) -> dict[str, Right]:
+        """All but `kinds`, by the question in words."""
+        words = {f"one wrong word: {what}": found for what, found in self.words.items()}
+        return {"right among 32": self.among, "among 32, an unseen pair": self.unseen, **words}
 
 
 def draw_quiz(*, seed: int, count: int, pixels: int, split: str = "test") -> Quiz:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from jaxtyping import Bool, Float
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
@@ -100,6 +101,12 @@ def whitened(clip: CLIPModel, images: np.ndarray) -> CLIPModel:
         vision.position_embedding.weight.normal_(0, 0.5)
         vision.class_embedding.normal_(0, 1)
     return clip
+
+
+def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    """Load what `trained_clip` returns, in float32, for evaluation, on this machine's device."""
+    clip = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32)
+    return clip.eval().to(PartialState().device), CLIPTokenizer.from_pretrained(folder)
 
 
 def states(clip: CLIPModel, pictures: Tensor, patches: Tensor | None = None) -> Tensor:

@@ -65,7 +65,7 @@ LEFT_OUT = {
     },
     SamConfig: {"kind": "mini", "checkpoint": ""},
     TinyConfig: {"name": "mini"},
-    ClipsegConfig: {"kind": "clipseg", "curve": 0},
+    ClipsegConfig: {"kind": "clipseg", "curve": 0, "clip": None},
     LdznetConfig: {"kind": "ldznet", "curve": 0},
     UnetHeadConfig: {"kind": "unethead", "curve": 0},
 }

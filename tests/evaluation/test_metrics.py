@@ -194,3 +194,15 @@ def test_inputs_that_do_not_match_are_refused() -> None:
         count(scores, masks, ids[:-1])
     with pytest.raises(ValueError, match="no sample"):
         Counts.empty().miou()
+
+
+def test_all_ones_score_what_is_said_of_them() -> None:
+    """Who marks every pixel is not above them; who draws well is, by an interval."""
+    scores, masks, ids = scene(n=40)
+    ones = count(torch.ones_like(scores), masks, ids)
+    assert ones.miou().value == pytest.approx(ones.miou_of_all_ones(), abs=1e-12)
+    expected = (masks.sum((1, 2)) / (1 + masks[0].numel())).double().mean()
+    assert ones.miou_of_all_ones() == pytest.approx(float(expected), abs=1e-6)
+    assert ones.above_all_ones() == pytest.approx((0, 0), abs=1e-12)
+    low, high = count(masks.float(), masks, ids).above_all_ones()
+    assert 0.2 < low < high < 1

@@ -60,7 +60,7 @@ def bars(values: Mapping[str, tuple[float, tuple[float, float]]], *, x: str) -> 
     figure, axis = plt.subplots(figsize=(6.4, 0.4 * len(values) + 0.8), layout="constrained")
     at = np.arange(len(values))
     means = np.array([value for value, _ in values.values()])
-    ends = np.array([interval for _, interval in values.values()])
+    ends = np.array([interval for _, interval in values.values()]).reshape(-1, 2)
     off = np.abs(ends - means[:, None]).T
     axis.barh(at, means, xerr=off, color=COLOURS[0], ecolor="#555555", capsize=3, height=0.6)
     for y, mean, high in zip(at, means, ends[:, 1], strict=True):

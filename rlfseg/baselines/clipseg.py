@@ -185,9 +185,22 @@ def clipseg_on(clip: CLIPModel) -> CLIPSegForImageSegmentation:
             **_DECODER,
         )
     )
+    _as_pytorch_begins(model.decoder)
     model.clip.load_state_dict(clip.state_dict())
     model.clip.requires_grad_(False)
     return model
+
+
+def _as_pytorch_begins(decoder: nn.Module) -> None:
+    """Draw a decoder's first weights as PyTorch does by itself, as the authors' code does.
+
+    transformers draws those of linear layers with a spread of 1: the first loss is then above 100,
+    and on the way down the convolutions' units die, all of them.
+    """
+    for module in decoder.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
 
 
 def small_clipseg(
@@ -226,6 +239,7 @@ def small_clipseg(
             **_DECODER,
         )
     )
+    _as_pytorch_begins(model.decoder)
     theirs = getattr(text_encoder, "text_model", text_encoder)  # one level deeper in older ones
     model.clip.text_model.load_state_dict(theirs.state_dict())
     vision = model.clip.vision_model

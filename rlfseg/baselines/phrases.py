@@ -26,6 +26,7 @@ from rlfseg.training.steps import Step
 
 Baseline = Annotated[ClipsegConfig | LdznetConfig | UnetHeadConfig, Field(discriminator="kind")]
 _WEIGHTS = "weights.safetensors"
+_VERSIONS = {"clipseg": 2}  # 1 began with weights that let it learn nothing
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -48,7 +49,7 @@ def train_stage(run: Run, baseline: Baseline) -> Stage:
     inputs = {"backbone": run.backbone_stage, "data": run.source_stage}
     if isinstance(baseline, ClipsegConfig) and baseline.clip is not None:
         inputs["clip"] = clip_stage(baseline.clip)
-    return Stage.of(baseline.kind, 1, baseline, inputs)
+    return Stage.of(baseline.kind, _VERSIONS.get(baseline.kind, 1), baseline, inputs)
 
 
 def scores_stage(run: Run, baseline: Baseline, on: PhraseSet) -> Stage:

@@ -88,7 +88,7 @@ def test_killed_at_ten_points_it_ends_in_the_same_tables(tmp_path: Path) -> None
         try:
             process.wait(rng.uniform(*WAITS))
         except subprocess.TimeoutExpired:
-            assert kill(mark) > 3
+            assert kill(mark) >= 3  # between two chapters: the shell, flock and snakemake
             process.wait()
     assert started(often, uuid4().hex).wait() == 0, (often / "log.txt").read_text()[-4000:]
     assert tables(often) == tables(once)

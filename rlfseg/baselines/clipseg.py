@@ -118,7 +118,7 @@ class ClipsegConfig:
 
 
 class Clipseg(nn.Module):
-    """CLIPSegForImageSegmentation with gradients through both towers."""
+    """CLIPSegForImageSegmentation with gradients to whatever is not frozen, towers too."""
 
     def __init__(
         self,

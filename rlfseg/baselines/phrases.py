@@ -103,16 +103,15 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
                 model.train()
                 return counted
 
-            watches = []
+            def watch(step: Step) -> None:
+                if learning is not None:
+                    learning(step)
+
+            learning = None
             if baseline.curve:
                 seen = latent_cache(run, "val", coder)
                 asked = {"phrases": baseline.curve, "steps": baseline.steps}
-                watches.append(Learning(folder, count, seen, batch=baseline.batch, **asked))
-
-            def watch(step: Step) -> None:
-                for each in watches:
-                    each(step)
-
+                learning = Learning(folder, count, seen, batch=baseline.batch, **asked)
             optimiser = OptimiserConfig.from_scratch(
                 steps=baseline.steps, lr=baseline.lr, warmup=100
             )

@@ -27,7 +27,7 @@ from rlfseg.stand_ins.clip_batches import (
     draw_gallery,
     tokens,
 )
-from rlfseg.stand_ins.clip_scores import Quiz, clip_scores, draw_quiz
+from rlfseg.stand_ins.clip_scores import Quiz, Right, clip_scores, draw_quiz
 from rlfseg.stand_ins.mini_clip import (
     ClipConfig,
     ClipObjective,
@@ -414,3 +414,12 @@ def test_too_few_scenes_to_choose_from_are_named(quiz: Quiz, tokenizer: CLIPToke
     few = draw_quiz(seed=0, count=3, pixels=32)
     with pytest.raises(ValueError, match="draw more scenes"):
         clip_scores(tiny_clip(tokenizer).eval(), tokenizer, few, seed=0)
+
+
+def test_shares_have_wilsons_interval() -> None:
+    """Of 100 with 64 right: the closed form, with z = 1.96."""
+    share, n, z = 0.64, 100, 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    assert Right(share, n).interval == pytest.approx((middle - half, middle + half), abs=1e-6)
+    assert Right.of([]).interval == (0, 1)

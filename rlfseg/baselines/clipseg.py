@@ -85,6 +85,8 @@ class ClipsegConfig:
                 "clipseg needs a checkpoint to be used as it is, or steps to train a small model, "
                 f"not both or neither: got checkpoint {self.checkpoint!r} and steps {self.steps}"
             )
+        if self.checkpoint and self.curve:
+            raise ValueError("clipseg: released weights are not trained, so they have no curve")
 
     @property
     def outside(self) -> Stage | None:

@@ -17,7 +17,7 @@ from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
 from rlfseg.config import STRICT, Count, OptimiserConfig
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment import Learning, Run, codec, latent_cache, packed, ready
+from rlfseg.experiment import Curve, Learning, Run, codec, kept_curve, latent_cache, packed, ready
 from rlfseg.processes import by_first, launch_for, together
 from rlfseg.stage import Stage, found, readable
 from rlfseg.stand_ins.mini_clip import clip_stage
@@ -131,6 +131,23 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
             model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
     model.requires_grad_(False).eval().to(coder.device)
     return model
+
+
+def learned(run: Run, baseline: Baseline) -> Curve:
+    """Return the learning curve of a baseline, found by itself or left by its training.
+
+    Raises:
+        ValueError: if it is not trained here, or has no `curve`.
+    """
+    stage = train_stage(run, baseline)
+
+    def folder() -> Path:
+        trained(run, baseline)
+        if (there := found(stage, profile=run.profile)) is None:
+            raise ValueError(f"{stage.name} is not trained here: it has no learning curve")
+        return there
+
+    return kept_curve(stage, folder, profile=run.profile)
 
 
 def scored(run: Run, baseline: Baseline, on: PhraseSet) -> Counts:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rlfseg.baselines import phrases, semflow
-from rlfseg.experiment import ClosedSet, Run, Scoring, class_names
+from rlfseg.experiment import ClosedSet, Run, Scoring, class_names, curve_stage
 from rlfseg.stage import Stage
 
 
@@ -24,6 +24,7 @@ class Rival:
         scored: phrases or pictures of the split, all if there are fewer.
         passes: that each of these takes through its network.
         outside: the folder or hub id of weights that are not trained here, or nothing.
+        curve: the stage that ends in its learning curve, if it has one.
         full: whether all parameters of the backbone's UNet are trained.
     """
 
@@ -36,6 +37,7 @@ class Rival:
     scored: int
     passes: int = 1
     outside: str = ""
+    curve: Stage | None = None
     full: bool = False
 
 
@@ -62,6 +64,7 @@ class Asks:
         runs: whose weights the page reads.
         scored: how which runs are scored, whose weights it needs only if they aren't.
         closed: the same in a closed set.
+        learned: runs whose learning curves are read.
         rivals: the baselines.
         data: runs whose data or latents are read besides.
         refined: runs and the splits of them whose labels are refined besides.
@@ -74,6 +77,7 @@ class Asks:
     runs: tuple[Run, ...] = ()
     scored: tuple[tuple[Run, Scoring], ...] = ()
     closed: tuple[tuple[Run, ClosedSet], ...] = ()
+    learned: tuple[Run, ...] = ()
     rivals: tuple[Rival, ...] = ()
     data: tuple[Run, ...] = ()
     refined: tuple[tuple[Run, str], ...] = ()
@@ -84,7 +88,7 @@ class Asks:
     @property
     def trained(self) -> list[Run]:
         """All runs, each once and after what it goes on from."""
-        every = [*self.runs, *(run for run, _ in (*self.scored, *self.closed))]
+        every = [*self.runs, *(run for run, _ in (*self.scored, *self.closed)), *self.learned]
         first = [each for run in every for each in (run.first(), run) if each is not None]
         return list({run.train_stage.hash: run for run in first}.values())
 
@@ -118,7 +122,10 @@ class Asks:
         yield from (run.train_stage for run in self.trained)
         yield from (run.scores_stage(scoring) for run, scoring in self.scored)
         yield from (run.closed_stage(closed) for run, closed in self.closed)
-        yield from (stage for rival in self.rivals for stage in (rival.training, rival.scores))
+        yield from (curve_stage(run.train_stage) for run in self.learned)
+        for rival in self.rivals:
+            yield from (rival.training, rival.scores)
+            yield from [rival.curve] if rival.curve else []
         yield from (run.refined_stage(split) for run, split in self.refined)
         yield from (each.stage for each in self.also)
 
@@ -132,7 +139,9 @@ class Asks:
         found += [run.train_stage for run in self.runs]
         found += [run.scores_stage(scoring) for run, scoring in self.scored]
         found += [run.closed_stage(closed) for run, closed in self.closed]
+        found += [curve_stage(run.train_stage) for run in self.learned]
         found += [rival.scores for rival in self.rivals]
+        found += [rival.curve for rival in self.rivals if rival.curve]
         found += [each.stage for each in self.also if each.ships]
         return {stage.folder: stage for stage in found}
 
@@ -155,16 +164,25 @@ def phrase_rivals(
 
 
 def _phrase_rival(run: Run, name: str, baseline: phrases.Baseline, on: phrases.PhraseSet) -> Rival:
+    training = phrases.train_stage(run, baseline)
     return Rival(
-        training=phrases.train_stage(run, baseline),
+        training=training,
         scores=phrases.scores_stage(run, baseline, on),
-        make=partial(phrases.scored_if_there, run, {name: baseline}, on),
+        make=partial(_made, run, name, baseline, on),
         samples=baseline.steps * baseline.batch,
         data=(run,),
         split=on.split,
         scored=on.phrases,
         outside=str(baseline.outside.config["name"]) if baseline.outside else "",
+        curve=curve_stage(training) if baseline.curve else None,
     )
+
+
+def _made(run: Run, name: str, baseline: phrases.Baseline, on: phrases.PhraseSet) -> bool:
+    there = phrases.scored_if_there(run, {name: baseline}, on)
+    if baseline.curve:
+        phrases.learned(run, baseline)
+    return bool(there)
 
 
 def semflow_rival(run: Run, config: semflow.SemflowConfig, *, images: int) -> Rival:

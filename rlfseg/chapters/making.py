@@ -3,7 +3,7 @@
 from accelerate import PartialState
 
 from rlfseg.chapters.asks import Asks
-from rlfseg.experiment import Run, closed_set, ready, refined, scored, trained
+from rlfseg.experiment import Run, closed_set, curve_stage, learned, ready, refined, scored, trained
 from rlfseg.processes import launch
 from rlfseg.stage import found, logs_of
 
@@ -25,6 +25,8 @@ def make(asks: Asks) -> None:
     for run, closed in asks.closed:
         counted = len(closed_set(run, closed))
         print(f"{run.train_stage.name}: {counted} pictures counted", flush=True)
+    for run in asks.learned:
+        print(f"{run.train_stage.name}: {len(learned(run).samples)} lengths scored", flush=True)
     for rival in asks.rivals:
         if rival.make():
             print(f"{rival.scores.name}: {found(rival.scores, profile=rival.data[0].profile)}")
@@ -46,7 +48,9 @@ def make_in_processes(run: Run, asks: Asks) -> None:
     stages += [each.refined_stage(split) for each, split in asks.refined]
     stages += [each.scores_stage(scoring) for each, scoring in asks.scored]
     stages += [each.closed_stage(closed) for each, closed in asks.closed]
+    stages += [curve_stage(each.train_stage) for each in asks.learned]
     stages += [rival.scores for rival in asks.rivals]
+    stages += [rival.curve for rival in asks.rivals if rival.curve]
     missing = [stage for stage in stages if found(stage, profile=run.profile) is None]
     if missing and run.machine.processes > 1:
         for each in (*asks.trained, *(run for run, _ in asks.refined)):

@@ -7,16 +7,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from rlfseg.baselines import phrases
 from rlfseg.baselines.phrases import Baseline, PhraseSet
 from rlfseg.baselines.semflow import SemflowConfig
 from rlfseg.chapters.asks import Also, Asks, as_rows, phrase_rivals, semflow_rival
 from rlfseg.chapters.method import Samplers, TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, DataConfig, Positive
-from rlfseg.experiment import ClosedSet, Run, Scoring, loaded_tiny_decoder
+from rlfseg.experiment import ClosedSet, Curve, Run, Scoring, learned, loaded_tiny_decoder
 from rlfseg.flowseg.recipe import FieldConfig, arm, arm_stage
 from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage
 
 Baselines = dict[str, Baseline]
+OURS = "the paper's way"
 _ALL = 10**9  # more phrases than any split has
 
 
@@ -33,11 +35,15 @@ class PhraseCounts:
 class PhraseCut:
     """Table 1: the run on the whole test split, beside `baselines` (by the paper's row), other
     words and `variants`; what is expected `at_least`, in [0, 1].
+
+    Of these, each with every seed, and of `learned` runs that differ as `variants` do, the learning
+    curves are drawn, where their settings ask for one (`curve`).
     """
 
     run: Run
     phrases: PhraseCounts
     variants: Variants
+    learned: Variants
     at_least: Annotated[
         dict[str, float],
         having("miou", "best", "above_other", "above_none", "above_ones"),
@@ -55,11 +61,32 @@ class PhraseCut:
         """The phrases that baselines are scored on."""
         return PhraseSet("test", self.phrases.baselines)
 
+    @property
+    def learning(self) -> dict[str, list[Run]]:
+        """The runs whose learning curves are drawn, by name, for each seed."""
+        many = self.run.seeded({OURS: {}, **self.variants})
+        runs = {
+            name: [run for (of, _), run in many.items() if of == name]
+            for name in (OURS, *self.variants)
+        } | {name: [run] for name, run in self.run.variants(self.learned).items()}
+        return {name: each for name, each in runs.items() if each[0].train.curve}
+
+    def curves(self) -> dict[str, list[Curve]]:
+        """Return the learning curves, one for each seed, by the name of the run or baseline."""
+        ours = {name: [learned(run) for run in each] for name, each in self.learning.items()}
+        theirs = {
+            name: [phrases.learned(self.run, each)]
+            for name, each in self.baselines.items()
+            if each.curve
+        }
+        return ours | theirs
+
     def asks(self) -> Asks:
-        """Ask for the run scored, the variants trained, the baselines scored."""
+        """Ask for the run scored, the variants trained, the baselines scored, and the curves."""
         return Asks(
             runs=(self.run, *self.run.variants(self.variants).values()),
             scored=as_rows([(self.run, self.scoring)]),
+            learned=tuple(run for each in self.learning.values() for run in each),
             rivals=phrase_rivals(self.run, self.baselines, self.baselines_on),
             segmented=self.phrases.compared * (2 + 2 * len(self.variants)),
         )

@@ -5,6 +5,7 @@ things scores both alike; whoever listens scores the second low.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import other_captions, spaced
 from rlfseg.models.latent_cache import LatentCache
-from rlfseg.stage import readable, replaced
+from rlfseg.processes import by_first
+from rlfseg.stage import Stage, found, readable, replaced
 from rlfseg.training.steps import Step
 
 _FILE = "curve.json"
@@ -54,6 +56,39 @@ class Curve:
         with readable(path):
             rows = json.loads(path.read_text())
             return cls(*(np.array([row[name] for row in rows]) for name in _COLUMNS))
+
+
+def curve_stage(training: Stage) -> Stage:
+    """Identify the curve of a training, which ships where the weights don't."""
+    return Stage(f"curve-{training.name}", 1, {}, {"training": training})
+
+
+def kept_curve(training: Stage, folder: Callable[[], Path], *, profile: str) -> Curve:
+    """Return the curve of a training, found by itself or taken from the training's folder.
+
+    Args:
+        training: the stage.
+        folder: finds or makes it; asked only if the curve isn't there, by all processes of a
+            launch.
+        profile: of both.
+
+    Raises:
+        ValueError: if the training left none.
+    """
+    stage = curve_stage(training)
+    there = found(stage, profile=profile)
+    if there is None:
+        path = folder() / _FILE
+        if not path.is_file():
+            raise ValueError(f"{path.parent} has no {_FILE}: its training had no `curve`")
+        there = by_first(stage, lambda draft: _copied(path, draft), profile=profile)
+    curve = Curve.load(there)
+    assert curve is not None
+    return curve
+
+
+def _copied(path: Path, folder: Path) -> None:
+    shutil.copy(path, folder)
 
 
 class Learning:

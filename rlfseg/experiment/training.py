@@ -19,7 +19,7 @@ from rlfseg.data.files import digest
 from rlfseg.device import quick_accelerator
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.score import evaluate
-from rlfseg.experiment.curves import Learning
+from rlfseg.experiment.curves import Curve, Learning, kept_curve
 from rlfseg.experiment.packing import latent_cache
 from rlfseg.experiment.previews import Watch
 from rlfseg.experiment.run import GivenWeights, Run
@@ -163,6 +163,15 @@ def trained(run: Run) -> Path:
         )
 
     return together(run.train_stage, train, profile=run.profile)
+
+
+def learned(run: Run) -> Curve:
+    """Return the learning curve of a run, found by itself or left by its training.
+
+    Raises:
+        ValueError: if the run has no `curve`.
+    """
+    return kept_curve(run.train_stage, partial(trained, run), profile=run.profile)
 
 
 def _counts(

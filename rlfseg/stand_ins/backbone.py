@@ -25,7 +25,7 @@ from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed
 from rlfseg.data.images import to_unit
 from rlfseg.device import quick_dtype
 from rlfseg.models.weights import save_model, seeded
-from rlfseg.processes import together
+from rlfseg.processes import meet, together
 from rlfseg.stage import PARTS, Stage, hashed, replaced
 from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
 from rlfseg.stand_ins.corpus import draw_corpus
@@ -66,9 +66,10 @@ class BackboneConfig:
             on; without, one is trained along, on `scenes`.
         channels: of the UNet's three levels.
         heads: of the attention at each.
+        layers: of each level, on the way down.
     """
 
-    UNHASHED: ClassVar = ("name", "clip", "channels", "heads")
+    UNHASHED: ClassVar = ("name", "clip", "channels", "heads", "layers")
 
     name: Annotated[str, Field(min_length=1)] = "mini"
     pixels: Annotated[int, Field(gt=0, le=8192)] = 128
@@ -84,6 +85,7 @@ class BackboneConfig:
     clip: ClipConfig | None = None
     channels: Annotated[tuple[Width, Width, Width], Field(strict=False)] = (64, 128, 128)
     heads: Annotated[tuple[Count, Count, Count], Field(strict=False)] = (4, 4, 4)
+    layers: Count = 2
 
     def __post_init__(self) -> None:
         if self.name != "mini" and replace(self, name="mini") != BackboneConfig():
@@ -155,10 +157,10 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
         shutil.copy(first / "steps.jsonl", folder / "autoencoder_steps.jsonl")
         vae = _load_autoencoder(first / "vae")
         learned = _with_clip if config.clip is not None else _alone
-        tokenizer, text_encoder, batches = learned(config, vae, folder / PARTS, profile)
-        shape = {"channels": config.channels, "heads": config.heads}
+        tokenizer, text_encoder, batches = learned(config, vae, folder, profile)
         side = config.pixels // 2 ** (len(vae.config.block_out_channels) - 1)
-        unet = seeded(config.seed + 2, lambda: small_unet(side=side, **shape))
+        shape = (config.channels, config.heads, config.layers)
+        unet = seeded(config.seed + 2, lambda: small_unet(side, *shape))
 
         def save() -> None:
             models = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
@@ -179,10 +181,13 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
 _Learned = tuple[CLIPTokenizer, CLIPTextModel, Callable[[int], Noised]]
 
 
-def _with_clip(config: BackboneConfig, vae: AutoencoderKL, parts: Path, profile: str) -> _Learned:
+def _with_clip(config: BackboneConfig, vae: AutoencoderKL, folder: Path, profile: str) -> _Learned:
     """Take CLIP's tokenizer and text encoder, frozen; captions are made for each batch."""
     assert config.clip is not None
     clip = trained_clip(config.clip, profile=profile)
+    state, parts = PartialState(), folder / PARTS
+    if not state.is_main_process:
+        meet(folder, "encoded")
     gallery = clip_gallery(config.clip, kept=parts / "gallery.npz")
     encoded = EncodedGallery(
         _encode(vae, torch.from_numpy(gallery.images), kept=parts / "latents.npy")
@@ -190,16 +195,24 @@ def _with_clip(config: BackboneConfig, vae: AutoencoderKL, parts: Path, profile:
         gallery.layout,
         CLIPTokenizer.from_pretrained(clip),
     )
+    if state.is_main_process:
+        meet(folder, "encoded")
     text_encoder = CLIPTextModel.from_pretrained(clip, torch_dtype=torch.float32)
-    batches = partial(described_batch, encoded, size=config.unet_batch, seed=config.seed)
+    batches = partial(
+        described_batch,
+        encoded,
+        size=config.unet_batch,
+        seed=config.seed,
+        share=(state.process_index, state.num_processes),
+    )
     return encoded.tokenizer, text_encoder.requires_grad_(False), batches
 
 
-def _alone(config: BackboneConfig, vae: AutoencoderKL, parts: Path, _: str) -> _Learned:
+def _alone(config: BackboneConfig, vae: AutoencoderKL, folder: Path, _: str) -> _Learned:
     """Make a tokenizer, and a text encoder that is trained along; a scene has one caption."""
     corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
     tokenizer = small_tokenizer(corpus.captions)
-    latents = _encode(vae, torch.from_numpy(corpus.images), kept=parts / "latents.npy")
+    latents = _encode(vae, torch.from_numpy(corpus.images), kept=folder / PARTS / "latents.npy")
     padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     encoded = EncodedCorpus(
         latents * vae.config.scaling_factor,

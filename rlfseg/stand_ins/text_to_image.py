@@ -94,7 +94,10 @@ def small_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def small_unet(
-    *, side: int, channels: tuple[int, ...] = (64, 128, 128), heads: tuple[int, ...] = (4, 4, 4)
+    side: int,
+    channels: tuple[int, ...] = (64, 128, 128),
+    heads: tuple[int, ...] = (4, 4, 4),
+    layers: int = 2,
 ) -> UNet2DConditionModel:
     """Make an untrained UNet2DConditionModel of SD1.5's blocks, for latents [4, side, side].
 
@@ -102,11 +105,12 @@ def small_unet(
         side: of the latents.
         channels: of its three levels.
         heads: of the attention at each level.
+        layers: residual blocks on the way down at each; SD1.5 has two.
     """
     unet = UNet2DConditionModel(
         sample_size=side,
         block_out_channels=channels,
-        layers_per_block=2,
+        layers_per_block=layers,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=_WIDTH,
@@ -202,14 +206,22 @@ class EncodedGallery:
 
 
 def described_batch(
-    gallery: EncodedGallery, step: int, *, size: int, seed: int, drop: float = 0.1
+    gallery: EncodedGallery,
+    step: int,
+    *,
+    size: int,
+    seed: int,
+    drop: float = 0.1,
+    share: tuple[int, int] = (0, 1),
 ) -> Noised:
     """Make a batch without replacement within an epoch, each picture with a caption made for it.
 
-    Half of the captions tell all things, the others one; a tenth are emptied.
+    Half of the captions tell all things, the others one; a tenth are emptied. Each process has its
+    own pictures, words and noise: how many there are changes what is drawn, not how.
     """
-    chosen = batch_items(len(gallery.latents), size, seed=seed, step=step)
-    rng = np.random.default_rng([seed, 1, step])
+    chosen = batch_items(len(gallery.latents), size, seed=seed, step=step, share=share)
+    size = len(chosen)
+    rng = np.random.default_rng([seed, 1, step, share[0]])
     scenes = gallery.layout[chosen]
     whole = describe(rng, scenes, whole=True, related=0.3, ground=0.5).texts()
     one = describe(rng, scenes, whole=False, related=0.2).texts()

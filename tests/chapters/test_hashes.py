@@ -62,6 +62,7 @@ LEFT_OUT = {
         "clip": None,
         "channels": (64, 128, 128),
         "heads": (4, 4, 4),
+        "layers": 2,
     },
     SamConfig: {"kind": "mini", "checkpoint": ""},
     TinyConfig: {"name": "mini"},

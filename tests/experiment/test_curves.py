@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,23 @@ import torch
 from tiny_run import TRAIN, given_run
 
 from rlfseg.baselines import phrases
+from rlfseg.baselines.clipseg import ClipsegConfig
 from rlfseg.baselines.ldznet import LdznetConfig
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import other_captions
 from rlfseg.evaluation.score import evaluate
-from rlfseg.experiment import Curve, Learning, Run, codec, field_and_data, latent_cache, trained
+from rlfseg.experiment import (
+    Curve,
+    Learning,
+    Run,
+    codec,
+    curve_stage,
+    field_and_data,
+    latent_cache,
+    learned,
+    trained,
+)
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.training.steps import Step
 
@@ -105,3 +117,24 @@ def test_a_run_and_a_baseline_keep_theirs(repo: Path, cache: LatentCache) -> Non
     folder = repo / "runs/smoke/stages" / phrases.train_stage(run, ldznet).folder
     curve = Curve.load(folder)
     assert curve is not None and curve.samples.tolist() == [2, 4, 8]
+
+    assert phrases.learned(run, ldznet).phrase.tolist() == curve.phrase.tolist()
+
+
+def test_a_curve_is_kept_without_the_weights(repo: Path) -> None:
+    run = given_run(data=DATA, train={**TRAIN, "curve": 8})
+    weights = trained(run)
+    curve = learned(run)
+    assert (repo / "runs/smoke/stages" / curve_stage(run.train_stage).folder).is_dir()
+    shutil.rmtree(weights)
+    again = learned(run)
+    assert again.samples.tolist() == curve.samples.tolist()
+    assert again.another.tolist() == curve.another.tolist() and not weights.exists()
+
+
+def test_what_was_trained_without_a_curve_says_so(repo: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no curve\.json: its training had no `curve`"):
+        learned(given_run(data=DATA))
+    released = ClipsegConfig(checkpoint="none")
+    with pytest.raises(ValueError, match="released weights are not trained, so they have no curve"):
+        replace(released, curve=3)

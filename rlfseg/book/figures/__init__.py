@@ -5,6 +5,7 @@ from rlfseg.book.figures.charts import (
     bars,
     before_after,
     histograms,
+    learning_curves,
     lines,
     miou_bars,
     paired_bars,

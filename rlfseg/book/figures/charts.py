@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from rlfseg.data.masks import rasterise
 from rlfseg.data.sample import Sample
 from rlfseg.evaluation.counts import Counts
+from rlfseg.experiment import Curve
 
 #: Readable in print and by colour-blind readers (Okabe and Ito).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def lines(
@@ -140,6 +141,28 @@ def miou_bars(counts: Mapping[str, Counts]) -> Figure:
         },
         x="best mIoU, % (phrases in brackets)",
     )
+
+
+def learning_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
+    """Draw the best mIoU against samples, of the phrase and, dashed, of another of its picture.
+
+    Args:
+        curves: one of each seed, by what is trained.
+    """
+    figure, axis = plt.subplots(figsize=(6.8, 4.0), layout="constrained")
+    for number, (name, seeds) in enumerate(curves.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        for k, curve in enumerate(seeds):
+            label = name if k == 0 else None
+            axis.plot(
+                curve.samples, 100 * curve.phrase, color=colour, label=label, marker="o", ms=3
+            )
+            axis.plot(curve.samples, 100 * curve.another, color=colour, ls="--", lw=1, alpha=0.7)
+    axis.set(xscale="log", xlabel="samples seen", ylabel="best mIoU, %")
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return finished(figure)
 
 
 def smoothed(values: Sequence[float], width: int = 25) -> list[float]:

@@ -77,6 +77,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, tiny_vae=tiny_vae
         )
         self.register_to_config(threshold=threshold, tol=tol)
+        self._kept_black: tuple[object, Latent] | None = None
 
     @classmethod
     def from_backbone(
@@ -168,7 +169,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         pictures, pairs = paired(image, phrases)
         self._warn_of_cuts([phrase for _, phrase in pairs])
         z1 = torch.cat(list(self._encoded(pictures, batch_size)))
-        zb = self.codec.black(self.side)
+        zb = self._black()
         out = SegmentationOutput(masks=[], scores=[], gamma=[])
         with self.progress_bar(total=len(pairs)) as bar:
             for start in range(0, len(pairs), batch_size):
@@ -199,6 +200,14 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def velocity(self, z: Latent, t: Time, c: Text) -> Latent:
         """Return the field v(z, t, c), in float32 whatever the UNet's own precision."""
         return as_velocity(self.unet)(z, t, c)
+
+    def _black(self) -> Latent:
+        """Encode a black picture, once for an autoencoder as it is."""
+        weight = next(self.vae.parameters())
+        of = (self.vae, weight.device, weight.dtype, weight._version)
+        if self._kept_black is None or self._kept_black[0] != of:
+            self._kept_black = of, self.codec.black(self.side)
+        return self._kept_black[1]
 
     def _encoded(self, pictures: Sequence[np.ndarray], batch: int) -> Iterator[Latent]:
         for start in range(0, len(pictures), batch):

@@ -104,8 +104,26 @@ def test_a_picture_is_encoded_once(pipe: RLFSegPipeline, monkeypatch: pytest.Mon
     seen: list[int] = []
     encode = pipe.vae.encode
     monkeypatch.setattr(pipe.vae, "encode", lambda x: seen.append(len(x)) or encode(x))
+    pipe._kept_black = None
     pipe(PICTURES[0], list(CAPTIONS))
     assert sum(seen) == 2  # the picture, and the black one of AOS
+    pipe(PICTURES[:2], [["a"], ["b"]])
+    assert sum(seen) == 4  # the black one is known
+
+
+def test_the_black_latent_follows_the_autoencoder(backbone: Path, pipe: RLFSegPipeline) -> None:
+    """Other weights in the same autoencoder, another one, another precision: all are seen."""
+    own = RLFSegPipeline.from_backbone(backbone)
+    first = own._black()
+    torch.testing.assert_close(first, pipe.codec.black(pipe.side))
+    with torch.no_grad():
+        for parameter in own.vae.parameters():
+            parameter.mul_(1.1)
+    assert (own._black() - first).abs().max() > 1e-3
+    torch.testing.assert_close(own._black(), own.codec.black(own.side))
+    own.vae = pipe.vae
+    torch.testing.assert_close(own._black(), first)
+    assert own.to(torch.bfloat16)._black().dtype == own.codec.black(own.side).dtype
 
 
 def test_masks_have_the_pictures_own_size(pipe: RLFSegPipeline) -> None:

@@ -19,6 +19,12 @@ from rlfseg.config import (
 )
 from rlfseg.experiment import Run, Scoring, predictor, source_folder
 from rlfseg.stand_ins.mini_clip import ClipConfig, clip_stage, trained_clip
+from rlfseg.stand_ins.recognition import (
+    Recognised,
+    RecognitionConfig,
+    recognition,
+    recognition_stage,
+)
 
 
 def _changes_of_train(given: dict[str, Any]) -> dict[str, Any]:
@@ -191,18 +197,26 @@ class Sampling:
 
 @dataclass(frozen=True, config=STRICT)
 class Backbone:
-    """The backbone: `masks` go through its autoencoder, and it draws `captions` in `steps`; and a
-    mini `clip`, if given, asked about the phrases of `scenes` of the test split. What is expected
-    `at_least`, in [0, 1]: the masks' IoU, and how often CLIP is right among 32 phrases.
+    """The backbone: `masks` go through its autoencoder, and it draws `captions`; and a mini
+    `clip`, if given, asked about the phrases of `scenes` of the test split. If the backbone
+    has a CLIP of its own, that says what it recognises in what is drawn, as `recognise` says. What
+    is expected `at_least`, in [0, 1]: the masks' IoU, how often CLIP is right among 32 phrases, and
+    colour and shape recognised.
     """
 
     run: Run
     masks: Count
-    steps: Count
     captions: Annotated[list[str], Field(min_length=1)]
     clip: ClipConfig | None
     scenes: Count
-    at_least: Annotated[dict[str, float], having("mask", "clip")]
+    recognise: RecognitionConfig
+    at_least: Annotated[dict[str, float], having("mask", "clip", "drawn")]
+
+    def recognition(self) -> dict[str, Recognised]:
+        """Return what is recognised; nothing of a backbone without a CLIP of its own."""
+        if self.run.backbone.clip is None:
+            return {}
+        return recognition(self.recognise, self.run.backbone, profile=self.run.profile)
 
     def asks(self) -> Asks:
         """Ask for backbone, data, SAM and CLIP."""
@@ -210,6 +224,9 @@ class Backbone:
         if self.clip is not None:
             made = partial(trained_clip, self.clip, profile=self.run.profile)
             also.append(Also(clip_stage(self.clip), made))
+        if self.run.backbone.clip is not None:
+            stage = recognition_stage(self.recognise, self.run.backbone)
+            also.append(Also(stage, self.recognition))
         return Asks(data=(self.run,), also=tuple(also))
 
 

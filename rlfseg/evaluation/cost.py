@@ -44,16 +44,18 @@ class Cost:
         return self.flop / self.bytes
 
 
-def costs_of(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, Cost]:
-    """Measure the parts of an AOS segmentation side by side.
+def costs_of(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> tuple[dict[str, Cost], float]:
+    """Measure the parts of an AOS segmentation, and the whole of it, side by side.
 
     Args:
         pipe: on the device and in the precision that are to be measured.
         batch: pictures, each with one phrase.
-        rounds: how often each part is timed, after one warm-up; the parts take turns.
+        rounds: how often each is timed, after one warm-up; they take turns.
 
     Returns:
-        `text`, `encode`, `UNet`, `rescale` and `decode`, in the order of their work.
+        `text`, `encode`, `UNet`, `rescale` and `decode`, in the order of their work; and the
+        seconds of a call of the pipeline, which scales pictures and scores and checks what it is
+        given besides.
     """
     codec, side = pipe.codec, pipe.side
     generator = torch.Generator().manual_seed(0)
@@ -80,8 +82,12 @@ def costs_of(pipe: RLFSegPipeline, *, batch: int, rounds: int = 5) -> dict[str, 
             "rescale": _size(nn.Identity(), z1, dz, zb, z1),
             "decode": _size(pipe.vae.decoder, z1, pictures),
         }
-        taken = in_turns(works, rounds=rounds, device=codec.device)
-        return {n: Cost(taken[n], count_flop(work), moved[n]) for n, work in works.items()}
+        shown = [((p.movedim(0, -1) + 1) * 127.5).byte().cpu().numpy() for p in pictures]
+        phrases = [[_PHRASE]] * batch
+        whole = {"whole": lambda: pipe(shown, phrases, batch_size=batch)}
+        taken = in_turns(works | whole, rounds=rounds, device=codec.device)
+        parts = {n: Cost(taken[n], count_flop(work), moved[n]) for n, work in works.items()}
+        return parts, taken["whole"]
 
 
 def in_turns(

@@ -1,21 +1,31 @@
-"""Whether a backbone draws what it is told: a CLIP is asked what it sees in what was drawn."""
+"""Whether a backbone draws what it is told: a CLIP is asked what it sees in what was drawn.
 
+Beside it stand scenes of one thing as training draws them: what the CLIP makes of those is the most
+that can be asked of the backbone.
+"""
+
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from pydantic import dataclasses
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from rlfseg.data.drawn.scene import COLOURS, HELD_OUT, SHAPES
+from rlfseg.config import STRICT, Count, Positive, Seed
+from rlfseg.data.drawn.scene import COLOURS, HELD_OUT, SHAPES, draw_scene
 from rlfseg.data.images import to_unit
 from rlfseg.device import quick_dtype
+from rlfseg.stage import Stage, made, readable
+from rlfseg.stand_ins.backbone import BackboneConfig, backbone, backbone_stage
 from rlfseg.stand_ins.clip_batches import tokens
 from rlfseg.stand_ins.clip_scores import Right
-from rlfseg.stand_ins.mini_clip import heard, seen
+from rlfseg.stand_ins.mini_clip import heard, load_clip, seen, trained_clip
 
 #: Every pair of a colour and a shape that training draws.
 PAIRS = tuple((c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT)
@@ -28,6 +38,79 @@ class Recognised:
     colour: Right
     shape: Right
     both: Right
+
+
+@dataclasses.dataclass(frozen=True, config=STRICT)
+class RecognitionConfig:
+    """How a backbone is asked: so many `pictures`, by so many `steps` of DDIM with `guidance`."""
+
+    pictures: Count = 500
+    steps: Count = 25
+    guidance: Positive = 3.0
+    seed: Seed = 0
+
+
+def recognition_stage(config: RecognitionConfig, of: BackboneConfig) -> Stage:
+    """Identify what the backbone's own CLIP recognises in what it draws."""
+    return Stage.of("recognition", 1, config, {"backbone": backbone_stage(of)})
+
+
+def recognition(
+    config: RecognitionConfig, of: BackboneConfig, *, profile: str
+) -> dict[str, Recognised]:
+    """Return what a mini backbone's CLIP recognises, counted, or found so.
+
+    Args:
+        config: how it is asked.
+        of: the backbone, with a CLIP of its own.
+        profile: of both.
+
+    Returns:
+        For pictures `drawn by the backbone`, one thing asked for in each, and for `true pictures`
+        of one thing.
+    """
+    assert of.clip is not None
+    asked, device, kept = of.clip, PartialState().device, "recognised.json"
+
+    def fill(folder: Path) -> dict[str, float]:
+        clip, tokenizer = load_clip(trained_clip(asked, profile=profile))
+        clip = clip.eval().to(device)
+        wanted = asked_for(config.pictures)
+        drawn = draw(
+            backbone(of, profile=profile),
+            [f"{colour} {shape}" for colour, shape in wanted],
+            pixels=of.pixels,
+            device=device,
+            seed=config.seed,
+            steps=config.steps,
+            guidance=config.guidance,
+        )
+        scenes, shown = true_pictures(config.pictures, pixels=of.pixels, seed=config.seed)
+        found = {
+            "drawn by the backbone": recognised(clip, tokenizer, drawn, wanted),
+            "true pictures": recognised(clip, tokenizer, scenes, shown),
+        }
+        counted = {name: asdict(each) for name, each in found.items()}
+        (folder / kept).write_text(json.dumps(counted, indent=1) + "\n")
+        return {name: each.both.share for name, each in found.items()}
+
+    path = made(recognition_stage(config, of), fill, profile=profile) / kept
+    with readable(path):
+        rows = json.loads(path.read_text())
+        return {
+            name: Recognised(**{what: Right(**right) for what, right in row.items()})
+            for name, row in rows.items()
+        }
+
+
+def true_pictures(
+    count: int, *, pixels: int, seed: int
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Draw scenes of one thing, uint8 [n, p, p, 3]; return the colour and the shape of each too."""
+    rng = np.random.default_rng([seed, 7])
+    scenes = [draw_scene(rng, pixels=pixels, held_out=False, count=(1, 1)) for _ in range(count)]
+    shown = [(scene.things[0].colour, scene.things[0].shape) for scene in scenes]
+    return np.stack([scene.image for scene in scenes]), shown
 
 
 def asked_for(count: int) -> list[tuple[str, str]]:

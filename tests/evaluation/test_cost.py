@@ -47,7 +47,7 @@ def test_a_nap_is_measured() -> None:
 
 def test_parts_scale_with_the_batch_and_add_up(tmp_path: Path) -> None:
     pipe = RLFSegPipeline.from_backbone(tiny_backbone(tmp_path / "tiny"))
-    one, three = costs_of(pipe, batch=1, rounds=1), costs_of(pipe, batch=3, rounds=1)
+    (one, _), (three, whole) = (costs_of(pipe, batch=b, rounds=3) for b in (1, 3))
     assert list(one) == ["text", "encode", "UNet", "rescale", "decode"]
     for name in ("encode", "UNet", "decode", "text"):
         assert three[name].flop == 3 * one[name].flop > 0
@@ -56,6 +56,7 @@ def test_parts_scale_with_the_batch_and_add_up(tmp_path: Path) -> None:
     c = pipe.codec.text(["a"])
     assert one["UNet"].flop == count_flop(lambda: pipe.velocity(z, torch.ones(1), c))
     assert all(part.seconds > 0 for part in three.values())
+    assert whole > 0.5 * sum(part.seconds for part in three.values())
     weights = 4 * sum(p.numel() for p in pipe.unet.parameters())
     assert one["UNet"].bytes == weights + 4 * (z.numel() + c.numel() + z.numel())
     grown = three["UNet"].bytes - one["UNet"].bytes

@@ -26,10 +26,10 @@ from rlfseg.models.unet import load_unet
 from rlfseg.models.weights import seeded
 from rlfseg.stage import PARTS
 from rlfseg.stand_ins import backbone as recipe
-from rlfseg.stand_ins import full_size
+from rlfseg.stand_ins import full_size, recognition
 from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
 from rlfseg.stand_ins.corpus import Corpus, draw_corpus
-from rlfseg.stand_ins.mini_clip import ClipConfig
+from rlfseg.stand_ins.mini_clip import ClipConfig, load_clip
 from rlfseg.stand_ins.text_to_image import (
     EncodedCorpus,
     EncodedGallery,
@@ -247,6 +247,7 @@ WITH_CLIP = {
     "unet_steps": 2,
     "unet_batch": 4,
 }
+SHAPE = {"channels": (16, 32, 32), "heads": (1, 2, 2), "layers": 1, "clip": CLIP}
 
 
 @pytest.fixture(scope="module")
@@ -257,8 +258,7 @@ def with_clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
         for name in ("params", "book"):
             (root / name).mkdir()
         patch.chdir(root)
-        shape = {"channels": (16, 32, 32), "heads": (1, 2, 2), "clip": CLIP}
-        config = recipe.BackboneConfig(**WITH_CLIP, **shape)  # type: ignore[arg-type]
+        config = recipe.BackboneConfig(**WITH_CLIP, **SHAPE)  # type: ignore[arg-type]
         yield recipe.backbone(config, profile="smoke"), recipe.trained_clip(CLIP, profile="smoke")
 
 
@@ -274,6 +274,7 @@ def test_with_a_mini_clip_the_text_encoder_is_its_own(with_clip: tuple[Path, Pat
     assert tuple(unet.config.block_out_channels) == (16, 32, 32)
     attention = [block.attentions[0].transformer_blocks[0].attn1 for block in unet.down_blocks[:2]]
     assert [each.heads for each in attention] == [1, 2]
+    assert unet.config.layers_per_block == 1
     assert not (folder / PARTS).exists()
 
 
@@ -293,8 +294,33 @@ def test_captions_are_made_for_each_batch(with_clip: tuple[Path, Path]) -> None:
     first = described_batch(gallery, 1, size=8, seed=0)
     for number, text in zip(first.latents[:, 0].int().tolist(), texts(1), strict=True):
         assert not text or SHAPES[layout.things[number, 0, 0]] in text or layout.counts[number] > 1
-    # one epoch shows each picture once
+    # one epoch shows each picture once, and so do two processes together, in other words
     assert sorted(first.latents[:, 0].tolist()) == list(range(8))
+    two = [described_batch(gallery, 1, size=8, seed=0, share=(k, 2)) for k in range(2)]
+    assert sorted(n for each in two for n in each.latents[:, 0].tolist()) == list(range(8))
+    assert two[0].seed != two[1].seed
+
+
+def test_the_clip_under_it_says_what_it_draws(
+    with_clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe.BackboneConfig(**WITH_CLIP, **SHAPE)  # type: ignore[arg-type]
+    asked = recognition.RecognitionConfig(pictures=3, steps=1)
+    told = recognition.recognition(asked, config, profile="smoke")
+    clip, tokenizer = load_clip(with_clip[1])
+    pictures, shown = recognition.true_pictures(3, pixels=32, seed=0)
+    assert told["true pictures"] == recognition.recognised(clip, tokenizer, pictures, shown)
+    drawn = recognition.draw(
+        with_clip[0],
+        [" ".join(pair) for pair in recognition.PAIRS[:3]],
+        pixels=32,
+        device=torch.device("cpu"),
+        steps=1,
+    )
+    found = recognition.recognised(clip, tokenizer, drawn, recognition.PAIRS[:3])
+    assert told["drawn by the backbone"] == found
+    monkeypatch.delattr(recognition, "draw")  # it is found, not drawn again
+    assert recognition.recognition(asked, config, profile="smoke") == told
 
 
 def _several(text: str) -> bool:

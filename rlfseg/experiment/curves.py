@@ -23,6 +23,8 @@ from rlfseg.training.steps import Step
 _FILE = "curve.json"
 _COLUMNS = ("samples", "phrase", "another")
 _DOUBLED = 6  # times
+POINTS = 2 * (_DOUBLED + 1)
+"""Each phrase of a curve is segmented so many times: as it is and by another, at each length."""
 Scores = Callable[[Sequence[int], Sequence[str]], Counts]
 """Segments items of a cache, each by a caption, and counts against their annotations."""
 

@@ -9,7 +9,7 @@ from rlfseg.chapters import CHAPTERS
 from rlfseg.chapters.asks import Asks, Rival
 from rlfseg.chapters.minimal import chapters_of_tables
 from rlfseg.chapters.reading import chapters_of
-from rlfseg.experiment import ClosedSet, Run, Scoring, class_names, read_run
+from rlfseg.experiment import POINTS, ClosedSet, Run, Scoring, class_names, curve_stage, read_run
 from rlfseg.preflight.counts import phrases, pictures
 from rlfseg.stage import Stage, found
 
@@ -163,8 +163,9 @@ def _work(name: str, asks: Asks, due: _Due) -> Work:
     """What a chapter adds to the stages that are known to be made; they are known after it."""
     scored = tuple(pair for pair in asks.scored if due(pair[0].scores_stage(pair[1])))
     closed = tuple(pair for pair in asks.closed if due(pair[0].closed_stage(pair[1])))
-    rivals = [rival for rival in asks.rivals if due(rival.scores)]
-    needed = replace(asks, scored=scored, closed=closed)
+    learned = tuple(run for run in asks.learned if due(curve_stage(run.train_stage)))
+    rivals = [r for r in asks.rivals if due(r.scores) or (r.curve is not None and due(r.curve))]
+    needed = replace(asks, scored=scored, closed=closed, learned=learned)
     runs = tuple(run for run in needed.trained if due(run.train_stage))
     read = [(run, split) for run in asks.data for split in run.splits]
     tasks = [task for run, split in read for task in _packing(run, split, 1, due)]
@@ -174,6 +175,7 @@ def _work(name: str, asks: Asks, due: _Due) -> Work:
             tasks.append(Task("refine", phrases(run.data, split), run, stage, split))
     for run in runs:
         tasks += _training(run, due)
+    tasks += [_watching(run) for run in learned]
     for run, scoring in scored:
         tasks += _scoring(run, scoring, due)
     for run, closed_set in closed:
@@ -203,6 +205,12 @@ def _training(run: Run, due: _Due) -> Iterator[Task]:
     for kind in ("images", *labels.get(run.train.selection, ["masks", stage.folder])):
         yield from _encoding(run, "train", kind, samples, several, due)
     yield Task(training(run), samples, run, run.train_stage, "train", several)
+
+
+def _watching(run: Run) -> Task:
+    """What a learning curve costs beside the training: the first process alone scores."""
+    asked = min(run.train.curve, phrases(run.data, "val"))
+    return Task("score", asked * POINTS, run, curve_stage(run.train_stage), "val")
 
 
 def _scoring(run: Run, scoring: Scoring, due: _Due) -> Iterator[Task]:

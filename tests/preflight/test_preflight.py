@@ -26,7 +26,7 @@ from rlfseg.config import DataConfig, read_yaml
 from rlfseg.data.check import Line, Report
 from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
 from rlfseg.data.drawn.write_phrasecut import TRUTH_FILE, write_phrasecut
-from rlfseg.experiment import loaded_tiny_decoder, read_run, untrained
+from rlfseg.experiment import curve_stage, loaded_tiny_decoder, read_run, untrained
 from rlfseg.models.sam import mini_sam, save_sam
 from rlfseg.preflight import disk, machine, memory, preflight, speed, weights_and_data
 from rlfseg.preflight.forecast import Forecast, compared, taken
@@ -40,6 +40,7 @@ QUIET = {
     "changes": {},
     "data": {},
     "variants": {},
+    "learned": {},
     "longer": {},
     "once": {},
     "supervised": {},
@@ -334,6 +335,19 @@ def test_a_run_of_which_only_scores_are_wanted_is_counted_unless_they_are_there(
     assert ranks() == {"03_train": [2], "09_ranks": [5], "10_protocols": [4]}
     end(five.train_stage)
     assert "09_ranks" not in ranks() and work("09_ranks").scored == 8
+
+
+def test_a_learning_curve_needs_its_training_unless_it_is_kept(place: Path) -> None:
+    write(place, "05_phrasecut", learned={"a": {"rank": 4}})
+    quiet = work("05_phrasecut").scored  # of runs without a curve none is drawn
+    write(place, "05_phrasecut", changes={"train": {"curve": 3}}, learned={"a": {"rank": 4}})
+    (own, four) = read_plan("tiny").asks["05_phrasecut"].learned
+    assert (own.train.rank, four.train.rank) == (2, 4)
+    assert ranks()["05_phrasecut"] == [2, 4]
+    assert work("05_phrasecut").scored - quiet == 2 * 3 * 2 * 7  # two words, seven lengths
+    end(curve_stage(four.train_stage))
+    assert ranks()["05_phrasecut"] == [2]
+    assert work("05_phrasecut").scored - quiet == 3 * 2 * 7
 
 
 def test_phrases_are_those_there_are_times_the_passes_of_the_sampler(place: Path) -> None:

@@ -110,20 +110,23 @@ def needed(run: Run, *, gpu: bool) -> int:
     every, trained = parameters(run)
     exchanged = _FLOAT * trained * (run.machine.processes > 1)
     kept = _FLOAT * (every + _of_codec(run)) + _MOMENTS * trained + exchanged
-    samples = share(run) * (2 if "two labels" in training(run) else 1)
     unet = _without_storage(_unet_config(run), run.train, run.machine)
-    total = kept + held(unet, samples=samples, side=_side(run), gpu=gpu)
+    both = "two labels" in training(run)
+    total = kept + held(unet, samples=share(run), side=_side(run), gpu=gpu, both=both)
     return total if gpu else total * run.machine.processes
 
 
-def held(unet: UNet2DConditionModel, *, samples: int, side: int, gpu: bool) -> int:
+def held(
+    unet: UNet2DConditionModel, *, samples: int, side: int, gpu: bool, both: bool = False
+) -> int:
     """Return the most bytes that a step's activations and gradients take at once.
 
     Args:
         unet: on the meta device; it is left on fake tensors.
-        samples: in the pass, both labels' counted.
+        samples: that are trained at once.
         side: of the latents.
         gpu: whether norms are taken in float32, as autocast does there.
+        both: whether two labels of each are scored before, without gradient.
     """
     half = gpu or quick_dtype("cpu") == torch.bfloat16
     width = int(unet.config.cross_attention_dim)
@@ -134,12 +137,18 @@ def held(unet: UNet2DConditionModel, *, samples: int, side: int, gpu: bool) -> i
                 setattr(module, name, fake)
             if gpu and isinstance(module, nn.GroupNorm | nn.LayerNorm):
                 module.register_forward_pre_hook(lambda _, given: (given[0].float(),))
-        z, c = torch.empty(samples, 4, side, side), torch.empty(samples, 77, width)
-        t = torch.ones(samples)
-        with Held() as counted:
+        unet.train()
+
+        def predicted(count: int) -> Tensor:
+            z, c = torch.empty(count, 4, side, side), torch.empty(count, 77, width)
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                v = unet.train()(z, t, c).sample
-            v.float().square().mean().backward()
+                return unet(z, torch.ones(count), c).sample.float()
+
+        with Held() as counted:
+            if both:
+                with torch.no_grad():
+                    predicted(2 * samples)
+            predicted(samples).square().mean().backward()
     return counted.most
 
 

@@ -21,10 +21,10 @@ class RectifiedFlowObjective(nn.Module):
     Where a batch has two labels, each sample keeps the one of lower loss (Eq. 4), and
     `picked_original` records the choice, for small, medium and large masks too:
 
-        exact   both losses with gradient, at the sample's own t, the two labels in one pass of
-                twice the batch; where all t are 1, zt = z1 and one label's work scores both
-        probe   one forward pass without gradient at t = 1, where zt = z1 for either label, so
-                that it scores both; then the winner is trained at the sample's own t
+        exact   both losses at the sample's own t, without gradient, the two labels in one forward
+                pass of twice the batch; then the winner is trained, whose loss is that again. Where
+                all t are 1, zt = z1 and one label's work scores both, with gradient
+        probe   likewise, but both losses at t = 1, where one pass scores both
 
     The loss itself is Eq. 2's, or one that the book compares with it:
 
@@ -68,14 +68,13 @@ class RectifiedFlowObjective(nn.Module):
         """Return the per-sample losses of a batch."""
         if batch.z0_refined is None:
             return Losses(self._loss(batch.z0, batch.z1, batch.t, batch.c))
-        if self.selection == "probe":
-            picked = self.probe(batch)
+        if self.selection == "exact" and bool((batch.t == 1).all()):
+            original, refined = self._both_at_one(batch)
+            loss, picked = select(loss_original=original, loss_refined=refined)
+        else:
+            picked = self.chosen(batch)
             z0 = torch.where(picked[:, None, None, None], batch.z0, batch.z0_refined)
             loss = self._loss(z0, batch.z1, batch.t, batch.c)
-        else:
-            both = self._both_at_one if bool((batch.t == 1).all()) else self._both
-            original, refined = both(batch)
-            loss, picked = select(loss_original=original, loss_refined=refined)
         values = {"picked_original": picked}
         if batch.area is not None:
             size = torch.bucketize(batch.area, batch.area.new_tensor(SIZES), right=True)
@@ -84,9 +83,10 @@ class RectifiedFlowObjective(nn.Module):
         return Losses(loss, values)
 
     @torch.no_grad()
-    def probe(self, batch: FlowBatch) -> Chosen:
-        """Tell whether the original label has the lower loss at t = 1, by one pass (Eq. 4)."""
-        original, refined = self._both_at_one(batch)
+    def chosen(self, batch: FlowBatch) -> Chosen:
+        """Tell whether the original label has the lower loss (Eq. 4), by one pass."""
+        both = self._both_at_one if self.selection == "probe" else self._both
+        original, refined = both(batch)
         # an older torch would use the weights that autocast made here, without gradient, again
         torch.clear_autocast_cache()
         return select(loss_original=original, loss_refined=refined)[1]

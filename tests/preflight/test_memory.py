@@ -52,13 +52,18 @@ def test_what_a_step_holds_is_what_torch_allocates() -> None:
     assert counted == pytest.approx(allocated(adapted()), rel=0.03)
 
 
+def counted(unet: object, *, samples: int, side: int, gpu: bool, both: bool) -> int:
+    """In the place of `held`."""
+    return 10**6 * side * (samples + both)
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     for folder in ("book", "params"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
     tiny_backbone(tmp_path / "backbone")
-    monkeypatch.setattr(memory, "held", lambda unet, samples, side, gpu: 10**6 * samples * side)
+    monkeypatch.setattr(memory, "held", counted)
     data, train = DataConfig(pixels=16), TrainConfig(steps=2, rank=2, batch=8)
     return Run("tiny", BackboneConfig(name="backbone"), data, train)
 
@@ -77,15 +82,25 @@ def test_weights_moments_and_gradients_on_their_way_are_counted(run: Run) -> Non
     assert memory.needed(two, gpu=False) == 2 * alone  # they share the machine's memory
 
 
-def test_both_labels_of_the_exact_choice_go_through_at_once_and_parts_one_after_another(
+def test_both_labels_are_scored_before_one_is_trained_and_parts_one_after_another(
     run: Run,
 ) -> None:
     one, exact = memory.needed(run, gpu=True), run.variant({"selection": "exact"})
-    assert memory.needed(exact, gpu=True) - one == 10**6 * 8 * 8
+    assert memory.needed(exact, gpu=True) - one == 10**6 * 8
     at_one = run.variant({"selection": "exact", "time": "one"})  # where one pass scores both
     assert memory.needed(at_one, gpu=True) == one
     parts = replace(exact, machine=replace(exact.machine, accumulate=4))
-    assert one - memory.needed(parts, gpu=True) == 10**6 * 8 * (8 - 2 * 2)
+    assert one - memory.needed(parts, gpu=True) == 10**6 * 8 * (8 - 2 - 1)
+
+
+def test_scoring_two_labels_holds_less_than_training_one() -> None:
+    """Without gradients nothing is kept from layer to layer."""
+    needs = []
+    for samples, both in ((SAMPLES, False), (SAMPLES, True), (2 * SAMPLES, False)):
+        with init_empty_weights():
+            unet = adapted()
+        needs.append(memory.held(unet, samples=samples, side=SIDE, gpu=True, both=both))
+    assert needs[0] <= needs[1] < 1.05 * needs[0] < needs[2]
 
 
 def test_a_unet_whose_weights_are_missing_is_taken_for_stable_diffusion_s(run: Run) -> None:

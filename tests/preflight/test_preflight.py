@@ -71,7 +71,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     kinds = ("pack", "encode", "refine", "score", "train", "train, all parameters")
     rates = Rates(dict.fromkeys(kinds, 1.0))
     monkeypatch.setattr(speed, "measure", lambda plan, seconds, start: rates)
-    monkeypatch.setattr(memory, "held", lambda unet, samples, side, gpu: 1000 * samples)
+    monkeypatch.setattr(memory, "held", lambda unet, samples, side, gpu, both: 1000 * samples)
     AcceleratorState._reset_state(True)  # other tests made one without mixed precision
     yield tmp_path
     AcceleratorState._reset_state(True)

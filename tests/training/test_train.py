@@ -562,9 +562,9 @@ def test_at_one_both_labels_are_measured_by_the_objective_that_is_asked_for() ->
         torch.testing.assert_close(objective(batch).loss, torch.minimum(*each))
 
 
-@pytest.mark.parametrize(("t", "asked"), [(None, 2), (torch.ones(5), 1)])
+@pytest.mark.parametrize(("t", "asked"), [(None, [10, 5]), (torch.ones(5), [5])])
 def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss(
-    t: Tensor | None, asked: int, monkeypatch: pytest.MonkeyPatch
+    t: Tensor | None, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = flow_batch(refined=True)
     batch = batch if t is None else batch._replace(t=t)
@@ -573,7 +573,7 @@ def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss(
     calls, forward = [], objective.unet.forward
     monkeypatch.setattr(objective.unet, "forward", lambda *a: calls.append(a) or forward(*a))
     losses = objective(batch)
-    assert [len(z) for z, *_ in calls] == [asked * 5]  # at t = 1 both labels ask the same of it
+    assert [len(z) for z, *_ in calls] == asked  # at t = 1 both labels ask the same of it
     scale = torch.tensor(0.7, requires_grad=True)
     both = [by_hand(batch, z0, scale) for z0 in (batch.z0, batch.z0_refined)]
     wanted, picked = select(loss_original=both[0], loss_refined=both[1])
@@ -589,7 +589,7 @@ def test_the_probe_chooses_as_the_exact_way_does_at_t_1() -> None:
     batch = flow_batch(refined=True)
     at_one = batch._replace(t=torch.ones(5))
     probed = RectifiedFlowObjective(Field(), selection="probe")
-    chosen = probed.probe(batch)
+    chosen = probed.chosen(batch)
     assert 0 < chosen.sum() < 5  # the case decides something
     exact = RectifiedFlowObjective(Field())(at_one)
     assert torch.equal(exact.values["picked_original"], chosen)
@@ -602,7 +602,7 @@ def test_the_probe_trains_its_winner_at_the_samples_own_t() -> None:
     objective = RectifiedFlowObjective(Field(), selection="probe")
     losses = objective(batch)
     scale = torch.tensor(0.7, requires_grad=True)
-    chosen = objective.probe(batch)
+    chosen = objective.chosen(batch)
     winner = torch.where(chosen[:, None, None, None], batch.z0, batch.z0_refined)
     wanted = by_hand(batch, winner, scale)
     torch.testing.assert_close(losses.loss, wanted)

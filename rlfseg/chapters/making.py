@@ -1,5 +1,7 @@
 """All runs, labels, scores and baselines that a chapter asks for, made by one launch."""
 
+from dataclasses import replace
+
 from accelerate import PartialState
 
 from rlfseg.chapters.asks import Asks
@@ -37,7 +39,7 @@ def make(asks: Asks) -> None:
 
 
 def make_in_processes(run: Run, asks: Asks) -> None:
-    """Start `machine.processes` of a run once for all that is missing, if there are several.
+    """Start `machine.processes` of a chapter's run once for all that is missing, if several.
 
     Each would start them by itself, which takes longer than a short score.
 
@@ -53,9 +55,8 @@ def make_in_processes(run: Run, asks: Asks) -> None:
     stages += [rival.curve for rival in asks.rivals if rival.curve]
     missing = [stage for stage in stages if found(stage, profile=run.profile) is None]
     if missing and run.machine.processes > 1:
-        for each in (*asks.trained, *(run for run, _ in asks.refined)):
-            ready(each)
-        for rival in asks.rivals:
-            ready(rival.data[0])
+        first = [*asks.trained, *(each for each, _ in asks.refined)]
+        for each in (*first, *(rival.data[0] for rival in asks.rivals)):
+            ready(replace(each, machine=run.machine))
         logs = logs_of(missing[0], profile=run.profile)
         launch(make, asks, processes=run.machine.processes, logs=logs)

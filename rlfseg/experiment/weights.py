@@ -11,9 +11,9 @@ from rlfseg.device import quick_dtype
 from rlfseg.experiment.run import Run
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.models.sam import PromptedSam, load_sam, random_sam, save_sam
-from rlfseg.processes import by_first
+from rlfseg.processes import by_first, launch_for
 from rlfseg.stage import repository
-from rlfseg.stand_ins.backbone import RANDOM, backbone
+from rlfseg.stand_ins.backbone import RANDOM, backbone, parts
 from rlfseg.stand_ins.full_size import random_stable_diffusion
 from rlfseg.stand_ins.mini_sam import RANDOM as RANDOM_SAM
 from rlfseg.stand_ins.mini_sam import trained_sam
@@ -32,8 +32,20 @@ def located(name: str) -> Path | str:
 
 
 def backbone_folder(run: Run) -> Path | str:
-    """Return the backbone's folder, trained or built if it is ours and missing, or its hub id."""
+    """Return the backbone's folder, trained or built if it is ours and missing, or its hub id.
+
+    Its UNet is trained by `machine.processes` processes, or, in a process of a launch, by those;
+    the autoencoder and the CLIP by one.
+    """
     if run.backbone.name == "mini":
+        launch_for(
+            run.backbone_stage,
+            backbone_folder,
+            run,
+            processes=run.machine.processes,
+            profile=run.profile,
+            before=lambda: parts(run.backbone, profile=run.profile),
+        )
         return backbone(run.backbone, profile=run.profile)
     if run.backbone.name == RANDOM:
         return random_stable_diffusion(profile=run.profile)
@@ -41,10 +53,7 @@ def backbone_folder(run: Run) -> Path | str:
 
 
 def ready(run: Run) -> None:
-    """Train what of ours a run starts from, before it is shared by several processes.
-
-    The recipes of the small models are for one process.
-    """
+    """Train what of ours a run starts from, before it is shared by several processes."""
     backbone_folder(run)
     if run.uses_refined and run.sam.kind == "mini":
         trained_sam(run.sam, profile=run.profile)

@@ -146,6 +146,13 @@ def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
     return together(autoencoder_stage(config), make, profile=profile)
 
 
+def parts(config: BackboneConfig, *, profile: str) -> None:
+    """Find or train what the backbone is made of by one process: autoencoder and CLIP."""
+    autoencoder(config, profile=profile)
+    if config.clip is not None:
+        trained_clip(config.clip, profile=profile)
+
+
 def backbone(config: BackboneConfig, *, profile: str) -> Path:
     """Find or train the backbone; return a folder in the hub's layout.
 

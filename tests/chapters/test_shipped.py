@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT
 from tiny_run import TRAIN, given_run
 
@@ -106,13 +108,20 @@ def test_all_that_ships_is_made_and_what_nothing_asks_for_goes(
         return made(live, lambda folder: None, profile="smoke")
 
     asks = Asks(runs=(run,), scored=(scored,), also=(Also(live, make_live, ships=False),))
-    chapter = SimpleNamespace(asks=lambda: asks)
+    chapter = SimpleNamespace(asks=lambda: asks, run=run)
     monkeypatch.setattr(shipped, "chapters_of", lambda _: {"05_phrasecut": chapter})
+    launched: list[int] = []
+    monkeypatch.setattr(
+        shipped,
+        "make_in_processes",
+        lambda one, asks: launched.append(one.machine.processes),
+    )
     place = repo / "artefacts" / "smoke"
     old = place / "old-0123456789abcdef"
     old.mkdir(parents=True)
     (old / "stage.json").write_text(json.dumps({"name": "old", "hash": "0"}))
     told = list(make_artefacts("smoke"))
+    assert launched == [torch.cuda.device_count() or min(2, os.cpu_count() or 1)]
     trained, scores = run.train_stage.folder, run.scores_stage(scored[1]).folder
     assert {path.name for path in place.iterdir()} == {trained, scores}
     assert any(line.startswith("old") for line in told)

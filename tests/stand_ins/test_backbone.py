@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from tiny import CAPTIONS, latents, tiny_backbone, tiny_unet, tiny_vae
+from together import run_two
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlfseg.config import OptimiserConfig
 from rlfseg.data.drawn.scene import COLOURS, SHAPES
+from rlfseg.device import quick_accelerator
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.models.unet import load_unet
 from rlfseg.models.weights import seeded
@@ -44,7 +47,8 @@ from rlfseg.stand_ins.text_to_image import (
     small_unet,
     text_to_image_batch,
 )
-from rlfseg.training.loop import fit
+from rlfseg.training.loop import Losses, fit
+from rlfseg.training.steps import read_steps
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +251,7 @@ WITH_CLIP = {
     "unet_steps": 2,
     "unet_batch": 4,
 }
+LAYOUT = ("channels", "heads", "layers")
 SHAPE = {"channels": (16, 32, 32), "heads": (1, 2, 2), "layers": 1, "clip": CLIP}
 
 
@@ -299,6 +304,53 @@ def test_captions_are_made_for_each_batch(with_clip: tuple[Path, Path]) -> None:
     two = [described_batch(gallery, 1, size=8, seed=0, share=(k, 2)) for k in range(2)]
     assert sorted(n for each in two for n in each.latents[:, 0].tolist()) == list(range(8))
     assert two[0].seed != two[1].seed
+
+
+class OfBothShares(nn.Module):
+    """What two processes learn from, in one."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, shares: list[Noised]) -> Losses:
+        return Losses(torch.cat([self.objective(each).loss for each in shares]))
+
+
+def make_in_two(root: Path, config: recipe.BackboneConfig) -> None:
+    os.chdir(root)
+    recipe.backbone(config, profile="smoke")
+
+
+def test_two_processes_train_what_one_does_with_both_their_shares(
+    with_clip: tuple[Path, Path],
+) -> None:
+    folder, clip = with_clip
+    config = recipe.BackboneConfig(**WITH_CLIP | {"unet_steps": 3, "unet_lr": 0.02}, **SHAPE)  # type: ignore[arg-type]
+    run_two(make_in_two, folder.parents[3], config)
+    two = folder.with_name(recipe.backbone_stage(config).folder)
+
+    vae, gallery = load_codec(folder).vae, recipe.clip_gallery(CLIP, kept=folder / "gallery.npz")
+    latents = recipe._modes(vae, torch.from_numpy(gallery.images)) * vae.config.scaling_factor
+    encoded = EncodedGallery(latents, gallery.layout, CLIPTokenizer.from_pretrained(clip))
+    unet = seeded(config.seed + 2, lambda: small_unet(4, *(SHAPE[k] for k in LAYOUT)))  # type: ignore[arg-type]
+    text_encoder = load_codec(folder).text_encoder.float()
+    objective = TextToImageObjective(unet, text_encoder, noise_schedule())
+
+    def shares(step: int) -> list[Noised]:
+        each = {"size": config.unet_batch, "seed": config.seed}
+        return [described_batch(encoded, step, share=(k, 2), **each) for k in range(2)]
+
+    optimiser = OptimiserConfig.from_scratch(steps=3, lr=config.unet_lr, warmup=200)
+    steps = fit(OfBothShares(objective), shares, optimiser, accelerator=quick_accelerator())
+    losses = [step.loss for step in steps]
+    kept = [step.loss for step in read_steps(two / "steps.jsonl")]
+    assert kept == pytest.approx(losses, rel=2e-3)
+    begun = seeded(config.seed + 2, lambda: small_unet(4, *(SHAPE[k] for k in LAYOUT)))  # type: ignore[arg-type]
+    as_vector = nn.utils.parameters_to_vector
+    theirs, ours, first = (as_vector(m.parameters()) for m in (load_unet(two), unet, begun))
+    moved, apart = (ours - first).abs().mean(), (theirs - ours).abs().mean()
+    assert moved > 1e-4 and apart < 0.2 * moved, (moved, apart)
 
 
 def test_the_clip_under_it_says_what_it_draws(

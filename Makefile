@@ -112,7 +112,7 @@ lint: $(SETUP) ## check style, formatting and types
 check-artefacts: $(SETUP) ## fail if a shipped artefact no longer matches what it was made from
 	@python -m rlfseg artefacts
 
-artefacts: $(SETUP) ## make all that ships with PROFILE, or go on making it (FRESH=1 makes it anew): hours
+artefacts: $(SETUP) ## make all that ships with PROFILE, or go on making it; says how long (FRESH=1: anew)
 	@python -m rlfseg artefacts --make --profile $(PROFILE)
 
 clean: ## remove what was made for PROFILE (.venv and the shipped artefacts stay)

@@ -24,6 +24,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -147,9 +148,10 @@ def _preflight(given: argparse.Namespace) -> int:
 
 def _artefacts(given: argparse.Namespace) -> int:
     from rlfseg.chapters.shipped import make_artefacts, shipped_folders, stale
+    from rlfseg.preflight.shipping import expected
 
     if given.make:
-        for line in make_artefacts(given.profile):
+        for line in chain(expected(given.profile), make_artefacts(given.profile)):
             print(line, flush=True)
     messages = stale(given.profile)
     count = len(shipped_folders(given.profile))

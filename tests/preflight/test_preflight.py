@@ -31,6 +31,7 @@ from rlfseg.models.sam import mini_sam, save_sam
 from rlfseg.preflight import disk, machine, memory, preflight, speed, weights_and_data
 from rlfseg.preflight.forecast import Forecast, compared, taken
 from rlfseg.preflight.plan import Plan, Task, Work, read_plan
+from rlfseg.preflight.shipping import expected
 from rlfseg.preflight.speed import Rates
 from rlfseg.stage import Stage, made_at, shipped
 
@@ -467,3 +468,34 @@ def test_every_chapter_that_trains_or_scores_is_counted() -> None:
         counted = [work.chapter for work in read_plan(profile).works]
         counted = [name for name in counted if name != "01_data"]  # which may be packed
         assert counted == [name for name in CHAPTERS if name not in others]
+
+
+def test_what_ships_is_predicted_where_it_is_not_there(place: Path) -> None:
+    """At one unit of work a second, a run's samples and a score's phrases are seconds."""
+    write(place, "09_ranks", variants={"a": {"rank": 4}})
+    told = list(expected("tiny"))
+    (ranks,) = (line for line in told if line.startswith("09_ranks"))
+    seconds = Forecast(read_plan("tiny"), speed.measure(read_plan("tiny"), 0, start=0)).chapter(
+        work("09_ranks")
+    )
+    assert f"about {seconds / 60:.1f} min" in ranks and "1 runs" in ranks
+    assert not [line for line in told if line.startswith("sam")]  # it ships
+    sam = read_run("tiny").sam_stage
+    shutil.rmtree(shipped("tiny", sam))
+    told = list(expected("tiny"))
+    assert [line for line in told if line.startswith("sam: to be made; none has shipped")]
+    mark(shipped("tiny", sam), sam)
+    record = shipped("tiny", sam) / "stage.json"
+    record.write_text(json.dumps({"hash": sam.hash, "seconds": 90.0}))
+    assert not [line for line in expected("tiny") if line.startswith("sam")]
+
+
+def test_what_shipped_says_how_long_it_took_where_all_is_made_anew(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sam = read_run("tiny").sam_stage
+    (shipped("tiny", sam) / "stage.json").write_text(
+        json.dumps({"hash": sam.hash, "seconds": 90.0})
+    )
+    monkeypatch.setenv("FRESH", "1")
+    assert "sam: to be made; 1.5 min where the shipped one was made" in list(expected("tiny"))

@@ -45,6 +45,13 @@ def _inside(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- good files ---------------------------------------------------------------------------------
 
 
+def holds(held: object, said: object) -> bool:
+    """Whether a checked value is what a file says; a list is held as a tuple."""
+    if isinstance(said, dict):
+        return all(holds(getattr(held, key), value) for key, value in said.items())
+    return (list(held) if isinstance(held, tuple) else held) == said
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_good_files_are_read(profile: str) -> None:
     every = chapters_of(profile)
@@ -58,7 +65,7 @@ def test_good_files_are_read(profile: str) -> None:
             changed = said["changes"].get(part, {})
             if isinstance(values, dict):
                 for key, value in {**values, **changed}.items():
-                    assert getattr(getattr(run, part), key) == value, (name, part, key)
+                    assert holds(getattr(getattr(run, part), key), value), (name, part, key)
             elif part not in said["changes"]:
                 held = getattr(run, part)
                 assert (list(held) if part == "seeds" else held) == values, (name, part)

@@ -137,6 +137,9 @@ class TrainConfig:
 class MachineConfig:
     """How training uses a machine; what is trained doesn't depend on it, but for rounding.
 
+    The mini backbone is the exception: the words and the noise that it is pretrained on are drawn
+    by each process for itself.
+
     Attributes:
         processes: that train together, a GPU each; without GPUs they share the CPU.
         compile: a backend of `torch.compile` for the UNet (`inductor`), or nothing. The first step

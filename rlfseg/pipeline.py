@@ -204,7 +204,8 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def _black(self) -> Latent:
         """Encode a black picture, once for an autoencoder as it is."""
         weight = next(self.vae.parameters())
-        of = (self.vae, weight.device, weight.dtype, weight._version)
+        version = None if weight.is_inference() else weight._version  # those have none
+        of = (self.vae, weight.device, weight.dtype, version)
         if self._kept_black is None or self._kept_black[0] != of:
             self._kept_black = of, self.codec.black(self.side)
         return self._kept_black[1]

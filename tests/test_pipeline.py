@@ -124,6 +124,9 @@ def test_the_black_latent_follows_the_autoencoder(backbone: Path, pipe: RLFSegPi
     own.vae = pipe.vae
     torch.testing.assert_close(own._black(), first)
     assert own.to(torch.bfloat16)._black().dtype == own.codec.black(own.side).dtype
+    with torch.inference_mode():  # whose tensors count no changes
+        loaded = RLFSegPipeline.from_backbone(backbone)
+        assert len(loaded(PICTURES[0], CAPTIONS[0]).masks) == 1
 
 
 def test_masks_have_the_pictures_own_size(pipe: RLFSegPipeline) -> None:

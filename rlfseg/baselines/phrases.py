@@ -137,14 +137,14 @@ def learned(run: Run, baseline: Baseline) -> Curve:
     """Return the learning curve of a baseline, found by itself or left by its training.
 
     Raises:
-        ValueError: if it is not trained here, or has no `curve`.
+        ValueError: if it has no `curve`.
     """
     stage = train_stage(run, baseline)
 
     def folder() -> Path:
         trained(run, baseline)
-        if (there := found(stage, profile=run.profile)) is None:
-            raise ValueError(f"{stage.name} is not trained here: it has no learning curve")
+        there = found(stage, profile=run.profile)
+        assert there is not None
         return there
 
     return kept_curve(stage, folder, profile=run.profile)

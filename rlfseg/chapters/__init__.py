@@ -55,10 +55,10 @@ CHAPTERS = {
     "06_refcoco": Chapter("results.Referring", 0.8, (2,)),
     "07_cocostuff": Chapter("results.CocoStuff", 1.4, (3,)),
     "08_speed": Chapter("results.Speed", 4.5, (4,), alone=True),
-    "09_ranks": Chapter("results.Ranks", 1.3, (6,), spared=("longer",)),
-    "10_protocols": Chapter("results.Protocols", 1.4),
-    "11_flowseg": Chapter("results.FlowSeg", 0.9, needs=()),
-    "11b_objectives": Chapter("results.Objectives", 0.5),
+    "09_ranks": Chapter("ablations.Ranks", 1.3, (6,), spared=("longer",)),
+    "10_protocols": Chapter("ablations.Protocols", 1.4),
+    "11_flowseg": Chapter("ablations.FlowSeg", 0.9, needs=()),
+    "11b_objectives": Chapter("ablations.Objectives", 0.5),
     "A1_backbone": Chapter("method.Backbone", 1.2, needs=("02_refine",)),
 }
 

@@ -13,7 +13,7 @@ from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.models.sam import PromptedSam, load_sam, random_sam, save_sam
 from rlfseg.processes import by_first, launch_for
 from rlfseg.stage import repository
-from rlfseg.stand_ins.backbone import RANDOM, backbone, parts
+from rlfseg.stand_ins.backbone import RANDOM, backbone, backbone_parts
 from rlfseg.stand_ins.full_size import random_stable_diffusion
 from rlfseg.stand_ins.mini_sam import RANDOM as RANDOM_SAM
 from rlfseg.stand_ins.mini_sam import trained_sam
@@ -44,7 +44,7 @@ def backbone_folder(run: Run) -> Path | str:
             run,
             processes=run.machine.processes,
             profile=run.profile,
-            before=lambda: parts(run.backbone, profile=run.profile),
+            before=lambda: backbone_parts(run.backbone, profile=run.profile),
         )
         return backbone(run.backbone, profile=run.profile)
     if run.backbone.name == RANDOM:

@@ -164,7 +164,7 @@ def _work(name: str, asks: Asks, due: _Due) -> Work:
     scored = tuple(pair for pair in asks.scored if due(pair[0].scores_stage(pair[1])))
     closed = tuple(pair for pair in asks.closed if due(pair[0].closed_stage(pair[1])))
     learned = tuple(run for run in asks.learned if due(curve_stage(run.train_stage)))
-    rivals = [r for r in asks.rivals if due(r.scores) or (r.curve is not None and due(r.curve))]
+    rivals = [(r, due(r.scores), r.curve is not None and due(r.curve)) for r in asks.rivals]
     needed = replace(asks, scored=scored, closed=closed, learned=learned)
     runs = tuple(run for run in needed.trained if due(run.train_stage))
     read = [(run, split) for run in asks.data for split in run.splits]
@@ -232,8 +232,11 @@ def _encoding(
         yield Task("encode", min(most, every), run, None, split, processes)
 
 
-def _of_rivals(rivals: Iterable[Rival], due: _Due) -> Iterator[Task]:
-    for rival in rivals:
+def _of_rivals(rivals: Iterable[tuple[Rival, bool, bool]], due: _Due) -> Iterator[Task]:
+    """What baselines add; of each, whether its scores and its learning curve are due."""
+    for rival, scores, curve in rivals:
+        if not scores and not curve:
+            continue
         run = rival.data[0]
         if rival.samples and not pictures(rival.data[-1].data, "train"):
             continue  # there is nothing to learn from: its row stays empty
@@ -244,8 +247,9 @@ def _of_rivals(rivals: Iterable[Rival], due: _Due) -> Iterator[Task]:
             kind = "train, all parameters" if rival.full else "baseline"
             several, made = run.machine.processes, rival.training
             yield Task(kind, rival.samples, run, made, "train", several, of_a_baseline=True)
-        amount = min(rival.scored, phrases(run.data, rival.split)) * rival.passes
-        yield Task("score", amount, run, rival.scores, rival.split)
+        if scores:
+            amount = min(rival.scored, phrases(run.data, rival.split)) * rival.passes
+            yield Task("score", amount, run, rival.scores, rival.split)
 
 
 def read_plan(profile: str) -> Plan:

@@ -11,7 +11,7 @@ from rlfseg.stage import Stage, found, is_current, read_record, shipped
 _SECONDS = 3.0  # that each kind of work is measured for
 
 
-def expected(profile: str, *, start: float = 0.0) -> Iterator[str]:
+def expected(profile: str) -> Iterator[str]:
     """Say what of a profile's artefacts is to be made, and about how long that takes, in lines.
 
     Runs, scores and baselines are predicted from this machine's speed, as if one process made them.
@@ -20,7 +20,6 @@ def expected(profile: str, *, start: float = 0.0) -> Iterator[str]:
 
     Args:
         profile: a folder of `params/`.
-        start: seconds that a fresh process takes to be ready to work.
     """
     plan = read_plan(profile)
     models = list(_models(plan))
@@ -33,7 +32,7 @@ def expected(profile: str, *, start: float = 0.0) -> Iterator[str]:
         for work in works:
             yield f"{work.chapter}: {counted(work)}; no prediction before the backbone is there"
         return
-    forecast = Forecast(plan, speed.measure(plan, _SECONDS, start=start))
+    forecast = Forecast(plan, speed.measure(plan, _SECONDS, start=0.0))
     for work in works:
         yield f"{work.chapter}: {counted(work)}; about {said(forecast.chapter(work), 1)}"
     yield f"all of these: about {said(sum(map(forecast.chapter, works)), 1)}"

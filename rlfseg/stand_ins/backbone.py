@@ -146,7 +146,7 @@ def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
     return together(autoencoder_stage(config), make, profile=profile)
 
 
-def parts(config: BackboneConfig, *, profile: str) -> None:
+def backbone_parts(config: BackboneConfig, *, profile: str) -> None:
     """Find or train what the backbone is made of by one process: autoencoder and CLIP."""
     autoencoder(config, profile=profile)
     if config.clip is not None:

@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tiny_run import TRAIN, given_run
 
+from rlfseg.chapters.ablations import Ranks
 from rlfseg.chapters.given import scored_given
 from rlfseg.chapters.method import Data
-from rlfseg.chapters.results import Ranks
 from rlfseg.config import SamplerConfig
 from rlfseg.experiment import Run, Scoring, scored, trained, with_weights
 from rlfseg.models.unet import load_trained, load_unet

@@ -351,6 +351,20 @@ def test_a_learning_curve_needs_its_training_unless_it_is_kept(place: Path) -> N
     assert work("05_phrasecut").scored - quiet == 3 * 2 * 7
 
 
+def test_a_baselines_curve_needs_its_training_and_no_second_score(place: Path) -> None:
+    ldznet = {"a": {"kind": "ldznet", "steps": 5, "batch": 3, "curve": 2}}
+    counts = {"shown": 1, "compared": 1, "baselines": 2}
+    write(place, "05_phrasecut", baselines=ldznet, phrases=counts)
+    (rival,) = read_plan("tiny").asks["05_phrasecut"].rivals
+    both = work("05_phrasecut")
+    end(rival.scores)
+    curve = work("05_phrasecut")
+    assert (both.baselines, curve.baselines, both.scored - curve.scored) == (15, 15, 2)
+    assert rival.curve is not None
+    end(rival.curve)
+    assert work("05_phrasecut").baselines == 0
+
+
 def test_phrases_are_those_there_are_times_the_passes_of_the_sampler(place: Path) -> None:
     """A split of two scenes has about eight phrases; of 1000 that are asked for, too."""
     walk = {"name": "hss", "steps": 2}

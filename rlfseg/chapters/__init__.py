@@ -44,6 +44,7 @@ class Chapter:
 
 
 CHAPTERS = {
+    "00_idea": Chapter("method.Idea", 0.3, needs=()),
     "01_data": Chapter("method.Data", 2.4, needs=()),
     "01b_datasets": Chapter("method.Datasets", 1.3, needs=()),
     "02_refine": Chapter("method.Refinement", 1.4, figures=("2a",), needs=("01_data",)),

@@ -19,6 +19,7 @@ from rlfseg.config import (
 )
 from rlfseg.experiment import Run, Scoring, predictor, source_folder
 from rlfseg.stand_ins.mini_clip import ClipConfig, clip_stage, trained_clip
+from rlfseg.stand_ins.plane import Plane
 from rlfseg.stand_ins.recognition import (
     Recognised,
     RecognitionConfig,
@@ -56,6 +57,26 @@ def _of_refinement(given: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 Variants = dict[str, TrainChanges]
 Samplers = Annotated[dict[str, SamplerConfig], Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Idea:
+    """The idea on a plane: `worlds` of pairs, `walked` in each of these numbers of steps; a field
+    of `short` times its length, and AOS with the tolerance `tol`; and a network that learns the
+    field in `updates`, each on pairs of this `size`.
+    """
+
+    run: Run
+    worlds: Annotated[dict[str, Plane], having("crossing", "two answers")]
+    walked: Annotated[list[Count], Field(min_length=2)]
+    short: Annotated[float, Field(gt=0, lt=1)]
+    tol: Positive
+    updates: Count
+    size: Count
+
+    def asks(self) -> Asks:
+        """Ask for nothing."""
+        return Asks()
 
 
 @dataclass(frozen=True, config=STRICT)

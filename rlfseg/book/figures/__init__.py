@@ -24,3 +24,4 @@ from rlfseg.book.figures.pictures import (
     sample_pictures,
     segmentations,
 )
+from rlfseg.book.figures.plane import Walked, grid, walk_explorer, walks

@@ -11,6 +11,9 @@ from rlfseg.method.types import PerSample, Score, Velocity
 from rlfseg.models.latent_cache import LatentCache
 
 
+_APART = 0.1  # IoU of two annotations below which their phrases mean different things
+
+
 def spaced(count: int, most: int | None) -> list[int]:
     """Return the numbers of `most` of `count` items, evenly spaced; of all if fewer or for None."""
     chosen = count if most is None else min(count, most)
@@ -18,7 +21,10 @@ def spaced(count: int, most: int | None) -> list[int]:
 
 
 def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int], list[str]]:
-    """Find for each item whose image has one the next caption whose mask differs from its own.
+    """Find for each item whose image has one the next caption that means something else.
+
+    It does if the two annotations share less than a tenth of what either covers (IoU). Masks that
+    merely differ won't do: two phrases for one thing were outlined by two hands.
 
     Returns:
         The items that have such a caption, and the captions.
@@ -31,11 +37,15 @@ def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int],
         first, said, own = pack.find(image_id, every[0]), pack.caption(item), pack.masks(item)[0]
         for other in [*range(item + 1, first + len(every)), *range(first, item)]:
             caption = pack.caption(other)
-            if caption != said and not np.array_equal(pack.masks(other)[0], own):
+            if caption != said and _iou(pack.masks(other)[0], own) < _APART:
                 kept.append(item)
                 captions.append(caption)
                 break
     return kept, captions
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / max(1, (one | other).sum()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,7 +62,7 @@ class Curve:
 
 def curve_stage(training: Stage) -> Stage:
     """Identify the curve of a training, which ships where the weights don't."""
-    return Stage(f"curve-{training.name}", 1, {}, {"training": training})
+    return Stage(f"curve-{training.name}", 2, {}, {"training": training})
 
 
 def kept_curve(training: Stage, folder: Callable[[], Path], *, profile: str) -> Curve:

@@ -36,7 +36,7 @@ REFS = (
 
 def box(ann_id: int) -> list[float]:
     x = 2.0 * (ann_id - 99)
-    return [x, 3.0, x + 6, 3.0, x + 6, 12.0, x, 12.0]
+    return [x, 3.0, x + 2, 3.0, x + 2, 12.0, x, 12.0]
 
 
 @pytest.fixture(scope="module")

@@ -528,6 +528,36 @@ def test_another_caption_never_means_the_same_mask(lossless: LatentCache, pack: 
     assert other_captions(lossless, [5]) == ([], [])
 
 
+def test_two_outlines_of_one_thing_are_not_another_phrase() -> None:
+    """Annotators' hands differ: a mask that is only drawn anew doesn't mean something else."""
+    masks = np.zeros((4, 10, 10), bool)
+    masks[0, :4, :5] = masks[1, :4, 1:6] = True  # one thing, outlined twice
+    masks[2, 3:, :4] = True  # something that touches it: 4 places of 44
+    masks[3, 5:, 5:] = True
+
+    class Four:
+        image_ids, item_image = ["1"], [0, 0, 0, 0]
+
+        def captions(self, image_id: str) -> list[str]:
+            return list("abcd")
+
+        def caption(self, item: int) -> str:
+            return "abcd"[item]
+
+        def find(self, image_id: str, caption: str) -> int:
+            return "abcd".index(caption)
+
+        def masks(self, item: int) -> tuple[np.ndarray, None, None]:
+            return masks[item], None, None
+
+    class Cache:
+        pack = Four()
+
+    assert other_captions(Cache(), range(4)) == ([0, 1, 2, 3], list("ccda"))  # type: ignore[arg-type]
+    masks[2, 2:, :4] = True  # now 8 of 44: they share too much
+    assert other_captions(Cache(), range(4)) == ([0, 1, 2, 3], list("ddda"))  # type: ignore[arg-type]
+
+
 def test_nothing_to_score_is_an_error(lossless: LatentCache) -> None:
     with pytest.raises(ValueError, match="no items to score"):
         evaluate(oracle(lossless), lossless, [], SamplerConfig())

@@ -34,10 +34,10 @@ def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int],
     for item in items:
         image_id = pack.image_ids[pack.item_image[item]]
         every = pack.captions(image_id)
-        first, said, own = pack.find(image_id, every[0]), pack.caption(item), pack.masks(item)[0]
+        first, said, own = pack.find(image_id, every[0]), pack.caption(item), pack.annotation(item)
         for other in [*range(item + 1, first + len(every)), *range(first, item)]:
             caption = pack.caption(other)
-            if caption != said and _iou(pack.masks(other)[0], own) < _APART:
+            if caption != said and _iou(pack.annotation(other), own) < _APART:
                 kept.append(item)
                 captions.append(caption)
                 break

@@ -59,7 +59,7 @@ class LatentCache:
             _tie(folder / "made_of.json", data=pack.content_hash, autoencoder=codec.identity)
             self._images = _Rows(folder, "image", (len(pack.image_ids), *shape))
             self._masks = _Rows(folder, "mask", (len(pack), *shape))
-        self._folder = folder
+        self._folder, self._areas = folder, np.full(len(pack), np.nan, np.float32)
 
     def z1(self, items: Sequence[int] | np.ndarray) -> Latent:
         """Return image latents [b, c, h, w] of some items, scaled, float32."""
@@ -80,9 +80,14 @@ class LatentCache:
         return self._filled(self._refined, np.asarray(items), encode)
 
     def area(self, items: Sequence[int] | np.ndarray) -> PerSample:
-        """Return the share of the picture [b] that the items' annotations take, in [0, 1]."""
-        shares = [float(self.pack.masks(int(i))[0].mean()) for i in items]
-        return torch.tensor(shares, device=self.codec.device)
+        """Return the share of the picture [b] that the items' annotations take, in [0, 1].
+
+        An annotation is looked at when it is first asked for.
+        """
+        rows = np.asarray(items)
+        for row in np.unique(rows[np.isnan(self._areas[rows])]):
+            self._areas[row] = self.pack.annotation(int(row)).mean()
+        return torch.from_numpy(self._areas[rows]).to(self.codec.device)
 
     def fill(self, *, share: tuple[int, int] = (0, 1)) -> int:
         """Encode every row that is missing, of refined masks too if there are any.

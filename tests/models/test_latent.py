@@ -528,6 +528,14 @@ def test_another_caption_never_means_the_same_mask(lossless: LatentCache, pack: 
     assert other_captions(lossless, [5]) == ([], [])
 
 
+def test_areas_are_the_annotations_shares_whenever_they_are_asked_for(
+    lossless: LatentCache, pack: Pack
+) -> None:
+    expected = np.array([pack[i].mask.mean() for i in range(len(pack))], np.float32)
+    for items in ([3, 0, 3], [7, 3, 1], list(ALL)):
+        assert np.array_equal(lossless.area(items).numpy(), expected[items])
+
+
 def test_two_outlines_of_one_thing_are_not_another_phrase() -> None:
     """Annotators' hands differ: a mask that is only drawn anew doesn't mean something else."""
     masks = np.zeros((4, 10, 10), bool)
@@ -547,8 +555,8 @@ def test_two_outlines_of_one_thing_are_not_another_phrase() -> None:
         def find(self, image_id: str, caption: str) -> int:
             return "abcd".index(caption)
 
-        def masks(self, item: int) -> tuple[np.ndarray, None, None]:
-            return masks[item], None, None
+        def annotation(self, item: int) -> np.ndarray:
+            return masks[item]
 
     class Cache:
         pack = Four()

@@ -103,10 +103,14 @@ class Pack:
         """Return an image by its number among the images, uint8 [H, W, 3]."""
         return self._read(self._place(self.image_ids[number], IMAGE))
 
+    def annotation(self, number: int) -> np.ndarray:
+        """Return an item's mask alone."""
+        return self._mask(number, MASK)
+
     def masks(self, number: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Return an item's mask, exact mask and refined mask, and leave its image unread."""
         return (
-            self._mask(number, MASK),
+            self.annotation(number),
             self._optional(number, TRUTH),
             self._optional(number, REFINED),
         )

@@ -154,6 +154,7 @@ rule site:
     params:
         prose=PROSE,
         run=RUN,
+        npm="runs/npm/onnxruntime-web",
     shell:
         """
         echo "== rendering the book"
@@ -164,6 +165,13 @@ rule site:
         done
         rm -rf {params.run}/book/results
         cp -r {params.run}/results {params.run}/book/results
+        rm -rf {params.run}/book/_static/browser
+        if [ -d {params.run}/browser ]; then  # a model for the reader's browser, if npm has what runs it
+            python -m rlfseg.book.browser.runtime {params.npm} &&
+                cp -r {params.run}/browser {params.run}/book/_static/ &&
+                cp -r {params.npm} {params.run}/book/_static/browser/ort ||
+                echo "== without the model in the reader's browser"
+        fi
         if ! jb build {params.run}/book --config {input.config} --path-output {params.run}/site.tmp \
             --all -W -n --keep-going > {params.run}/site.log 2>&1
         then

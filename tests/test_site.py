@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from chromium import chromium, served
 
 ROOT = Path(__file__).resolve().parents[1]
 SITES = sorted(path.parent for path in ROOT.glob("runs/*/site/.complete"))
@@ -70,3 +71,42 @@ def test_links_within_the_book_lead_somewhere(site: Path) -> None:
 def test_pages_are_light(site: Path) -> None:
     sizes = {path.name: path.stat().st_size for path in site.glob("*.html")}
     assert sizes and {name: n for name, n in sizes.items() if n > LIMIT} == {}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_page_has_to_be_moved_sideways(site: Path, width: int) -> None:
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    with served(site.resolve()) as at, chromium() as tab:
+        found = {}
+        for page in sorted(site.glob("*.html")):
+            tab.open(f"{at}/{page.name}", width=width)
+            if (over := tab.ask(wide)) > 0:
+                found[page.name] = over
+    assert not found
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_model_answers_in_the_readers_browser(site: Path, width: int) -> None:
+    """A phrase that nobody thought of, another tolerance, and a thing that was put there."""
+    if not (site / "_static" / "browser").is_dir():
+        pytest.skip("the site was built without the model: npm was not there")
+    here = "document.querySelector('#live')"
+    change = (
+        f"((name, value, kind) => {{ const each = {here}.querySelector(name); each.value = value;"
+        "each.dispatchEvent(new Event(kind)); })"
+    )
+    with served(site.resolve()) as at, chromium() as tab:
+        tab.open(f"{at}/05b_ask.html", width=width)
+        tab.until(f"{here}.dataset.done")
+        tab.ask(f"{change}('.phrase', 'a moon that nobody drew', 'change')")
+        answer = tab.until(f"{here}.dataset.done.startsWith('a moon that nobody drew|')")
+        tab.ask(f"{change}('.tol', 0, 'input')")
+        answer = max(answer, tab.until(f"{here}.dataset.done.includes('|0.0000|')"))
+        before = tab.ask(f"{here}.querySelector('canvas.picture').toDataURL()")
+        tab.ask(
+            f"(() => {{ const on = {here}.querySelector('canvas.picture');"
+            "const box = on.getBoundingClientRect(); on.dispatchEvent(new MouseEvent('click',"
+            "{ clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 })); })()"
+        )
+        assert tab.ask(f"{here}.querySelector('canvas.picture').toDataURL()") != before
+        assert answer < 10  # two seconds on a laptop; other work may go on beside a test

@@ -93,11 +93,20 @@ class PhraseCut:
 
 @dataclass(frozen=True, config=STRICT)
 class Ask:
-    """A page to ask: `shown` pictures with all their phrases, by the run and its `variants`."""
+    """A page to ask: `shown` pictures with all their phrases, by the run and its `variants`, of
+    which one, if it is small, runs in the reader's `browser`.
+    """
 
     run: Run
     variants: Variants
     shown: Count
+    browser: str | None
+
+    def __post_init__(self) -> None:
+        if self.browser is not None and self.browser not in self.variants:
+            raise ValueError(
+                f"browser: {self.browser!r} is none of variants: {', '.join(self.variants)}"
+            )
 
     def asks(self) -> Asks:
         """Ask for the runs, trained."""

@@ -10,7 +10,6 @@ from rlfseg.method.sampling import sample
 from rlfseg.method.types import PerSample, Score, Velocity
 from rlfseg.models.latent_cache import LatentCache
 
-
 _APART = 0.1  # IoU of two annotations below which their phrases mean different things
 
 

@@ -33,7 +33,7 @@ HELD_OUT = frozenset(
     }
 )
 #: Range of a thing's radius in sides of the picture, at zoom 1.
-_RADIUS = {"small": (0.085, 0.115), "medium": (0.13, 0.16), "large": (0.175, 0.225)}
+RADII = {"small": (0.085, 0.115), "medium": (0.13, 0.16), "large": (0.175, 0.225)}
 _GROUND_TONES = {
     "sky": ((150, 185, 215), (195, 212, 225)),
     "sand": ((196, 178, 140), (214, 200, 168)),
@@ -41,6 +41,8 @@ _GROUND_TONES = {
     "wood": ((124, 94, 68), (158, 124, 92)),
     "slate": ((84, 90, 100), (116, 122, 130)),
 }
+#: How near things are, unless said otherwise; their radii are multiplied by it.
+ZOOM = 1.45
 _SUPERSAMPLING = 4
 _MIN_VISIBLE = 0.55
 
@@ -105,7 +107,7 @@ def draw_scene(
     pixels: int,
     held_out: bool,
     count: tuple[int, int] = (2, 4),
-    zoom: float = 1.45,
+    zoom: float = ZOOM,
 ) -> Scene:
     """Draw one scene.
 
@@ -130,7 +132,7 @@ def draw_scene(
             break
         chosen = _choose_words(rng, words, held_out)
         shape, colour, texture, size = chosen
-        low, high = _RADIUS[size]
+        low, high = RADII[size]
         radius = float(rng.uniform(low, high)) * pixels * zoom
         x, y = (float(v) for v in rng.uniform(radius * 1.1, pixels - radius * 1.1, 2))
         coverage = _coverage(outline(shape), (x, y), radius, float(rng.normal(0, 0.15)), pixels)
@@ -149,6 +151,11 @@ def draw_scene(
         words.append(chosen)
     noisy = image + rng.normal(0, 2.0, image.shape)
     return Scene(np.clip(noisy, 0, 255).round().astype(np.uint8), ground, tuple(things))
+
+
+def draw_ground(rng: np.random.Generator, name: str, pixels: int) -> np.ndarray:
+    """Draw a ground with nothing on it, uint8 [pixels, pixels, 3]."""
+    return np.clip(_ground(rng, name, pixels), 0, 255).round().astype(np.uint8)
 
 
 def _choose_words(

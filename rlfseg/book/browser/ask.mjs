@@ -1,0 +1,108 @@
+// The page that asks the model: a picture, any phrase, a threshold, a tolerance.
+
+import * as ort from "./ort/ort.wasm.min.mjs";
+import { model } from "./model.mjs";
+import { TEXTURES, place } from "./scene.mjs";
+
+const here = (name) => new URL(name, import.meta.url).href;
+
+/** Bring the page's part `root` to life; rejects if the model can't be loaded. */
+export async function live(root) {
+  const find = (name) => root.querySelector(name), said = find("output");
+  said.textContent = "loading the model …";
+  ort.env.wasm.numThreads = 1; // more need headers that a static site doesn't send
+  ort.env.wasm.wasmPaths = here("ort/");
+  const load = async (name) => (await fetch(here(name))).json();
+  const [settings, words] = await Promise.all(["settings.json", "tokens.json"].map(load));
+  const ask = await model({ ort, settings, words, file: (name) => here(`${name}.onnx`) });
+
+  const { pixels } = settings, picture = find("canvas.picture"), answer = find("canvas.answer");
+  for (const canvas of [picture, answer]) canvas.width = canvas.height = pixels;
+  const look = picture.getContext("2d", { willReadFrequently: true });
+  const phrase = find(".phrase"), threshold = find(".threshold"), tol = find(".tol");
+  let scores = null, running = null;
+
+  const image = () => look.getImageData(0, 0, pixels, pixels);
+  const show = () => {
+    find(".said-threshold").textContent = (+threshold.value).toFixed(2);
+    find(".said-tol").textContent = +tol.value ? (+tol.value).toFixed(2) : "0, the plain step";
+    if (!scores) return;
+    const shown = image(), blue = [0, 114, 178];
+    for (let n = 0; n < scores.length; n++) {
+      const grey = (shown.data[4 * n] + shown.data[4 * n + 1] + shown.data[4 * n + 2]) / 3;
+      const inside = scores[n] > threshold.value;
+      for (let c = 0; c < 3; c++)
+        shown.data[4 * n + c] = inside ? 0.35 * grey + 0.65 * blue[c] : 60 + 0.75 * grey;
+    }
+    answer.getContext("2d").putImageData(shown, 0, 0);
+  };
+  const run = async () => {
+    const started = performance.now();
+    const found = await ask({ image: image(), phrase: phrase.value, tol: +tol.value });
+    scores = found.scores;
+    const share = scores.reduce((sum, each) => sum + (each > threshold.value), 0) / scores.length;
+    root.dataset.done = `${phrase.value}|${found.gamma.toFixed(4)}|${share.toFixed(4)}`;
+    said.textContent = `gamma ${found.gamma.toFixed(2)}, ${(100 * share).toFixed(1)} % of the ` +
+      `picture, ${((performance.now() - started) / 1000).toFixed(1)} s`;
+    show();
+  };
+  // One answer at a time; what is asked meanwhile is asked once more at the end.
+  let again = false;
+  const soon = () => {
+    again = true;
+    running ??= (async () => {
+      while (again) {
+        again = false;
+        try { await run(); } catch (error) { said.textContent = `failed: ${error.message}`; }
+      }
+      running = null;
+    })();
+    return running;
+  };
+
+  const options = (select, names) => select.replaceChildren(...names.map((name) => {
+    const option = document.createElement("option");
+    option.value = option.textContent = name;
+    return option;
+  }));
+  const choose = async ({ src, phrases = [] }) => {
+    const drawn = new Image();
+    drawn.src = src;
+    await drawn.decode();
+    look.drawImage(drawn, 0, 0, pixels, pixels);
+    options(find("datalist"), phrases);
+    if (phrases.length) phrase.value = phrases[0];
+    return soon();
+  };
+  find(".pictures").append(...[...settings.pictures, ...settings.grounds].map((each) => {
+    const button = document.createElement("button"), seen = document.createElement("img");
+    button.type = "button";
+    seen.src = each.src;
+    seen.alt = each.name;
+    button.append(seen);
+    button.addEventListener("click", () => choose(each));
+    return button;
+  }));
+  options(find(".shape"), Object.keys(settings.outlines));
+  options(find(".colour"), Object.keys(settings.colours));
+  options(find(".texture"), TEXTURES);
+  options(find(".size"), Object.keys(settings.radii));
+  picture.addEventListener("click", (event) => {
+    const box = picture.getBoundingClientRect(), [shape, colour, texture, size] =
+      [".shape", ".colour", ".texture", ".size"].map((name) => find(name).value);
+    place(picture, {
+      outline: settings.outlines[shape], colour: settings.colours[colour], texture,
+      radius: settings.radii[size], period: settings.period,
+      x: ((event.clientX - box.left) / box.width) * pixels,
+      y: ((event.clientY - box.top) / box.height) * pixels,
+    });
+    soon();
+  });
+  phrase.addEventListener("change", soon);
+  tol.addEventListener("input", () => { show(); soon(); });
+  threshold.addEventListener("input", show);
+  tol.value = settings.tol;
+  threshold.value = settings.threshold;
+  show();
+  await choose(settings.pictures[0]);
+}

@@ -68,7 +68,7 @@ def chromium() -> Iterator[Tab]:
     browser = next(filter(None, map(shutil.which, NAMES)), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(NAMES)} is on PATH")
-    with TemporaryDirectory() as home:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as home:  # its children write to the end
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
         process = subprocess.Popen(
             [browser, *flags, f"--user-data-dir={home}", "about:blank"],

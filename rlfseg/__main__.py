@@ -1,6 +1,6 @@
 """The commands a person types.
 
-    python -m rlfseg segment PICTURE PHRASE what the phrase means, as a mask and an overlay
+    python -m rlfseg segment PICTURE PHRASE... what phrases mean, as masks and overlays
     python -m rlfseg check DATASET ROOT     what of a data set is on disk
     python -m rlfseg preflight              whether a profile can run here, and how long it takes
     python -m rlfseg artefacts              whether what ships is what the chapters ask for
@@ -24,7 +24,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import NoReturn
 
@@ -80,9 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = "segment what a phrase means in a picture"
     asking = commands.add_parser("segment", help=about, description=about)
     asking.add_argument("picture", help="a picture file")
-    asking.add_argument("phrase", help="what to segment, as in 'striped star'")
+    asking.add_argument("phrase", nargs="+", help="what to segment, as in 'striped star' moon")
     asking.add_argument(
-        "-o", "--out", default="segmented.png", help="the overlay; the mask lies beside it"
+        "--also", nargs="+", default=[], metavar="PICTURE", help="more pictures, asked the same"
+    )
+    asking.add_argument(
+        "-o",
+        "--out",
+        default="segmented.png",
+        help="the overlay, the mask beside it; numbered where there are several",
     )
     asking.add_argument("--model", help="a saved pipeline's folder, or a file of parameters")
     asking.add_argument("--sampler", default="aos", help="aos, one, hss, steps or aos_signed")
@@ -166,11 +172,17 @@ def _segment(given: argparse.Namespace) -> int:
     from rlfseg.data.images import as_rgb, overlay, read_picture
     from rlfseg.experiment import is_trained, pipeline
     from rlfseg.pipeline import RLFSegPipeline
-    from rlfseg.stage import repository
+    from rlfseg.stage import replaced, repository
 
-    picture, out = as_rgb(read_picture(given.picture)), Path(given.out)
+    out, names = Path(given.out), [given.picture, *given.also]
     if out.suffix.lower() != ".png":
         raise ValueError(f"the overlay is written as PNG: give -o a name that ends so, not {out}")
+    asked = list(product(names, given.phrase))
+    stems = [out.stem] if len(asked) == 1 else [f"{out.stem}_{n}" for n in range(1, len(asked) + 1)]
+    files = [[out.with_name(f"{stem}{kind}.png") for kind in ("", "_mask")] for stem in stems]
+    if spoilt := {f.resolve() for pair in files for f in pair} & {Path(n).resolve() for n in names}:
+        raise ValueError(f"{spoilt.pop()} is a picture that is asked: give another name with -o")
+    pictures = {name: as_rgb(read_picture(name)) for name in names}
     model = Path(given.model or repository() / "params" / "mini" / "05_phrasecut.yml")
     if model.is_dir():
         segmenter = RLFSegPipeline.from_pretrained(model)
@@ -182,11 +194,17 @@ def _segment(given: argparse.Namespace) -> int:
             )
         segmenter = pipeline(run)
     segmenter.set_progress_bar_config(disable=True)
-    done = segmenter(picture, given.phrase, sampler=given.sampler, threshold=given.threshold)
-    mask = out.with_name(f"{out.stem}_mask.png")
-    Image.fromarray(overlay(picture, done.masks[0])).save(out)
-    Image.fromarray(done.masks[0]).save(mask)
-    print(f"{done.masks[0].mean():.1%} of the picture; {out} and {mask}")
+    done = segmenter(
+        [pictures[name] for name in names],
+        [given.phrase] * len(names),
+        sampler=given.sampler,
+        threshold=given.threshold,
+    )
+    for (name, phrase), mask, pair in zip(asked, done.masks, files, strict=True):
+        for file, image in zip(pair, (overlay(pictures[name], mask), mask), strict=True):
+            with replaced(file) as draft:
+                Image.fromarray(image).save(draft, "PNG")
+        print(f"{phrase!r} is {mask.mean():.1%} of {name}: {pair[0]} and {pair[1]}")
     return 0
 
 

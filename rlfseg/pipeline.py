@@ -5,6 +5,7 @@ Annotations are no texts in this module: diffusers reads those of the constructo
 
 import copy
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,6 +164,8 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         }
         config = validated(SamplerConfig, asked, where="sampler")
         level = self.config.threshold if threshold is None else threshold
+        if not math.isfinite(level):
+            raise ValueError(f"threshold must be a number, as in 0.5, got {level}")
         if decoder not in ("vae", "taesd") or (decoder == "taesd" and self.tiny_vae is None):
             known = "'vae'" + (" or 'taesd'" if self.tiny_vae is not None else "")
             raise ValueError(f"decoder must be {known} here, got {decoder!r}")

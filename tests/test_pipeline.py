@@ -297,7 +297,34 @@ def test_the_command_writes_mask_and_overlay(
     wanted = model(Image.open(saved / "photo.png"), "red star", threshold=0.5).masks[0]
     assert np.array_equal(np.asarray(Image.open(saved / "out_mask.png")), wanted)
     assert Image.open(saved / "out.png").size == (40, 30)
-    assert f"{wanted.mean():.1%} of the picture" in capsys.readouterr().out
+    assert f"'red star' is {wanted.mean():.1%} of {saved}/photo.png" in capsys.readouterr().out
+
+
+def test_the_command_takes_several_phrases_and_pictures(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(PICTURES[1]).save(saved / "second.png")
+    asked = ["segment", f"{saved}/photo.png", "red star", "moon", "--also", f"{saved}/second.png"]
+    assert main([*asked, "-o", f"{saved}/out.png", "--model", f"{saved}/model"]) == 0
+    model = RLFSegPipeline.from_pretrained(saved / "model")
+    pictures = [Image.open(saved / name) for name in ("photo.png", "second.png")]
+    masks = model(pictures, [["red star", "moon"]] * 2).masks
+    for number, mask in enumerate(masks, 1):
+        assert np.array_equal(np.asarray(Image.open(saved / f"out_{number}_mask.png")), mask)
+        assert Image.open(saved / f"out_{number}.png").size == mask.shape[::-1]
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_a_picture_that_is_asked_is_not_written_over(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (saved / "photo.png").read_bytes()
+    (saved / "x_mask.png").write_bytes(before)
+    for photo, out in (("photo.png", "photo.png"), ("x_mask.png", "x.png")):
+        with pytest.raises(SystemExit):
+            main(["segment", f"{saved}/{photo}", "star", "-o", f"{saved}/{out}"])
+        assert "give another name with -o" in capsys.readouterr().err
+        assert (saved / photo).read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -307,6 +334,7 @@ def test_the_command_writes_mask_and_overlay(
         ({"photo": "model/model_index.json"}, "is no picture that can be read here"),
         ({"phrase": " "}, "' ' is no phrase"),
         ({"out": "out.jpg"}, "written as PNG"),
+        ({"more": ["--threshold", "nan"]}, "threshold must be a number, as in 0.5, got nan"),
         (
             {"more": ["--sampler", "euler"]},
             "name is 'euler': Input should be 'one'",

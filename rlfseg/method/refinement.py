@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image
-from sklearn.cluster import KMeans
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional as F
@@ -56,6 +55,8 @@ def anchors(mask: np.ndarray, *, n: int, seed: int) -> np.ndarray:
         raise ValueError("the mask is empty: there is no foreground to place anchors in")
     if len(points) <= n:
         return points
+    from sklearn.cluster import KMeans  # half a second that no other use of the package pays
+
     with _threads().limit(limits=1):  # with more, sums are taken in any order
         found = KMeans(n, n_init=STARTS, random_state=seed).fit(points)
     return np.stack(

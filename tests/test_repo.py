@@ -229,6 +229,7 @@ def test_every_figure_says_what_it_shows_to_those_who_cannot_see_it(
 def test_every_figure_and_table_is_referred_to(chapter: tuple[str, dict]) -> None:
     pages = [path.read_text() for kind in ("ipynb", "md") for path in BOOK.glob(f"*.{kind}")]
     referred = set(re.findall(r"{numref}`([^`]+)`", "".join(pages)))
+    referred |= set(re.findall(r"{ref}`Table \d <([^`]+)>`", "".join(pages)))
     for cell in code_cells(chapter[1]):
         source = "".join(cell["source"])
         names = set(re.findall(r'name="(table-[^"]+)"', source))

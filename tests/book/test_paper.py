@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,9 @@ def result(value: float | str = 40.0, comparable: str = "no: mini world", **rest
 
 
 def body(text: str) -> list[list[str]]:
-    """The cells of the rendered pipe table below its head, without footnote marks."""
-    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    """The cells of the first pipe table below its head, without footnote marks."""
+    after = dropwhile(lambda line: not line.startswith("|"), text.splitlines())
+    lines = list(takewhile(lambda line: line.startswith("|"), after))[2:]
     plain = (re.sub(r"\s*\{(sup|cite)\}`[^`]*`", "", line) for line in lines)
     return [[part.strip() for part in line.strip("|").split(" | ")] for line in plain]
 
@@ -284,12 +286,30 @@ def test_render_keeps_the_papers_order_and_admits_what_was_not_run(number: int) 
     rows = body(text)
     assert [row[0] for row in rows if row[0]] == list(paper_table(number).row_names)
     printed = [c.printed for c in paper_table(number).cells() if c.printed != "-"]
-    assert [row[-4] for row in rows] == printed
-    assert {tuple(row[-3:]) for row in rows} == {(NOT_RUN, "–", "–")}
-    assert "Nothing of this table was run" in text
-    assert text.startswith(
-        f":::{{table}} A caption (the paper's Table {number})\n:name: tab-x\n\n|"
-    )
+    assert [row[-2] for row in rows] == printed
+    assert {row[-1] for row in rows} == {NOT_RUN}
+    assert "Nothing of this table was run" in text and "dropdown" not in text
+    assert text.startswith(f":::{{table}} Paper, Table {number}: A caption\n:name: tab-x\n\n|")
+
+
+def test_rows_of_which_nothing_was_run_are_folded() -> None:
+    missing = {("LD-ZNet", "mIoU"): Missing("its weights are missing")}
+    text = shown(1, {OURS: result(), **missing})
+    first, folded = text.split("::::{dropdown}")
+    assert [row[0] for row in body(first) if row[0]] == ["LD-ZNet", OURS[0]]
+    assert body(first)[0][3] == "its weights are missing"
+    assert f"was run here ({len(paper_table(1).row_names) - 2})" in folded.splitlines()[0]
+    assert {len(row) for row in body(folded)} == {3}
+    names = {row[0] for row in body(folded) if row[0]}
+    assert names == set(paper_table(1).row_names) - {OURS[0], "LD-ZNet"}
+
+
+def test_a_column_that_says_the_same_everywhere_is_a_sentence() -> None:
+    text = shown(1, {OURS: result(), (OURS[0], "AP"): result()}, "mini")
+    assert "Comparable with the paper: no: mini world." in text
+    assert [row[1:] for row in body(text)[:1]] == [["mIoU", "56.1", "40.0 (39.0 to 41.0)"]]
+    mixed = shown(1, {OURS: result(), (OURS[0], "AP"): result(comparable="no: other")}, "mini")
+    assert [row[-1] for row in body(mixed)[:2]] == ["no: mini world", "no: other"]
 
 
 def test_render_shows_what_was_run() -> None:
@@ -305,7 +325,8 @@ def test_render_shows_what_was_run() -> None:
 
 def test_a_difference_has_the_papers_decimals_and_a_sign() -> None:
     fast = result(0.113, "yes", low=None, high=None)
-    assert body(shown(4, {("Ours", "Inference time (s)"): fast}))[-1][1:] == [
+    rows = body(shown(4, {("Ours", "Inference time (s)"): fast}))
+    assert len(rows) == 1 and rows[0][1:] == [
         "0.19",
         "0.11 (no interval)",
         "−0.08",
@@ -316,7 +337,7 @@ def test_a_difference_has_the_papers_decimals_and_a_sign() -> None:
 def test_settings_are_texts() -> None:
     size = result("128 × 128", "no: mini world", low=None, high=None)
     rows = body(shown(8, {("Image Resolution", "Value"): size}))
-    assert rows[6] == ["Image Resolution", "512 × 512", "128 × 128", "–", "no: mini world"]
+    assert rows == [["Image Resolution", "512 × 512", "128 × 128"]]
     with pytest.raises(ValueError, match="must be a text"):
         shown(8, {("LoRA Rank", "Value"): result(64)})
     with pytest.raises(ValueError, match="must be a number"):
@@ -326,7 +347,7 @@ def test_settings_are_texts() -> None:
 def test_cells_the_paper_leaves_empty_appear_only_when_run() -> None:
     assert len(body(shown(1, {}))) == 13
     rows = body(shown(1, {("RMI", "AP"): result(30.0, "yes")}))
-    assert rows[1] == ["", "AP", "–", "30.0 (39.0 to 41.0)", "–", "yes"]
+    assert rows[1] == ["", "AP", "–", "30.0 (39.0 to 41.0)", "yes"]
 
 
 def test_footnotes_are_numbered_once_and_all_listed() -> None:
@@ -365,7 +386,7 @@ def test_drawn_scenes_are_never_comparable(profile: str) -> None:
     with pytest.raises(ValueError, match=r"Table 1, 'RLFSeg\(Ours\)', 'mIoU'.*not comparable"):
         shown(1, {OURS: result(56.1, "yes")}, profile)
     text = shown(1, {OURS: result(56.1)}, profile)
-    assert body(text)[-2][-2:] == ["–", "no: mini world"]
+    assert "Comparable with the paper: no: mini world." in text
     assert f"profile `{profile}` (drawn scenes" in text
 
 
@@ -385,8 +406,8 @@ def test_render_refuses_what_would_break_the_page() -> None:
         shown(1, {("RLFSeg", "mIoU"): result()})
     odd = {OURS: result(comparable="no: a | b\nc")}
     text = str(render(1, odd, caption="A\nb", name="t", profile="mini").data)
-    assert text.startswith(":::{table} A b (the paper's")
-    assert r"| no: a \| b c |" in text
+    assert text.startswith(":::{table} Paper, Table 1: A b\n")
+    assert "Comparable with the paper: no: a | b c." in text
 
 
 # --- the page of deviations -----------------------------------------------------------------

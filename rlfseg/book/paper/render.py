@@ -23,20 +23,22 @@ _DASH = "–"
 def render(table: int, results: Results, *, caption: str, name: str, profile: str) -> Markdown:
     """Set a table of the paper beside this run.
 
-    Rows are in the paper's order; a cell that the paper leaves empty is shown only if the run has
-    something for it. The difference is shown only where the result says that it is comparable.
-    Behind a value stand its interval over images and, where there are several seeds, their mean
-    with its own. Below the table stand the run's profile, data, protocol, thresholds, and notes.
+    Rows are in the paper's order; those for which this run has nothing to say are folded below. A
+    cell that the paper leaves empty is shown only if the run has something for it. The difference
+    is shown only where the result says that it is comparable, and columns that would hold the same
+    in all rows are left out. Behind a value stand its interval over images and, where there are
+    several seeds, their mean with its own. Below the table stand the run's profile, data, protocol,
+    thresholds, and notes.
 
     Args:
         table: 1 to 9.
         results: by the names of row and column; cells that are not in it are shown as not run.
-        caption: one line; which table of the paper it is gets added.
-        name: target of `{numref}`, such as `tab-phrasecut`.
+        caption: one line; before it stands which table of the paper it is.
+        name: target of `{ref}`, such as `table-1`.
         profile: the one that this run belongs to.
 
     Returns:
-        MyST with a numbered `{table}`.
+        MyST with a `{table}`, whose number is the paper's.
 
     Raises:
         UnknownCellError: if a result belongs to no cell of the table.
@@ -52,22 +54,45 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
     filled = complete(table, results)
     for cell in printed.cells():
         _refuse_a_false_claim(cell, filled[cell.row, cell.column.name], profile)
-    several = len(printed.columns) > 1
     settings = printed.columns[0].metric == "value"
     run = "this run" if settings else "this run (95% interval)"
     heads = [printed.stub, "metric", "paper", run, "difference", "comparable?"]
     notes = _Notes()
-    lines = [heads, ["---"] * len(heads), *_lines(table, filled, notes)]
-    body = "\n".join(_line(line if several else [line[0], *line[2:]]) for line in lines)
+    rows = _rows(table, filled, notes)
+    here, folded = rows[True], rows[False]
+    without = {"metric"} if len(printed.columns) == 1 else set()
+    without |= {"difference"} if {line[4] for line in here} <= {_DASH} else set()
+    same = {line[5] for line in here} - {_DASH}
+    alike = len(same) < 2 and not any(each.startswith("yes") for each in same)
+    without |= {"comparable?"} if alike else set()
     parts = [
-        f":::{{table}} {_flat(caption)} (the paper's Table {table})\n:name: {name}\n\n{body}\n:::",
+        f":::{{table}} Paper, Table {table}: {_flat(caption)}\n:name: {name}\n\n"
+        f"{_table(heads, here or folded, without)}\n:::",
+        f"Comparable with the paper: {_flat(same.pop())}." if alike and same else "",
         _this_run(filled, profile),
+        _folded(_table(heads, folded, {*heads[3:], *without}), folded) if here else "",
         _made_by(table, profile),
         notes.listed(),
         *(f"{note}." for note in printed.notes),
         "What the tables compare, and our choices where the paper is silent: {doc}`deviations`.",
     ]
     return Markdown("\n\n".join(part for part in parts if part) + "\n")
+
+
+def _table(heads: list[str], lines: list[list[str]], without: set[str]) -> str:
+    """Write a table, but for some columns."""
+    kept = [k for k, head in enumerate(heads) if head not in without]
+    body = [[line[k] for k in kept] for line in (heads, ["---"] * len(heads), *lines)]
+    return "\n".join(map(_line, body))
+
+
+def _folded(body: str, lines: list[list[str]]) -> str:
+    """Fold the rows of which nothing was run here."""
+    if not lines:
+        return ""
+    names = sum(bool(line[0]) for line in lines)
+    title = f"The paper's other rows, of which nothing was run here ({names})"
+    return f"::::{{dropdown}} {title}\n{body}\n::::"
 
 
 class _Notes:
@@ -93,15 +118,19 @@ class _Notes:
         )
 
 
-def _lines(table: int, filled: Results, notes: _Notes) -> list[list[str]]:
-    """Lay out the table's body: method, metric, paper, this run, difference, comparable."""
+def _rows(table: int, filled: Results, notes: _Notes) -> dict[bool, list[list[str]]]:
+    """Lay out the table's body: method, metric, paper, this run, difference, comparable.
+
+    Under True stand the rows that this run has a value for, or a reason of its own why not.
+    """
     printed = paper_table(table)
     cites = {row.name: f" {{cite}}`{row.cite}`" if row.cite else "" for row in printed.rows}
     decimals = {
         name: max(c.decimals for c in printed.cells() if c.column.name == name)
         for name in printed.column_names
     }
-    lines: list[list[str]] = []
+    told = {row for (row, _), result in filled.items() if result != Missing()}
+    lines: dict[bool, list[list[str]]] = {True: [], False: []}
     shown: set[str] = set()
     for cell in printed.cells():
         result = filled[cell.row, cell.column.name]
@@ -117,7 +146,7 @@ def _lines(table: int, filled: Results, notes: _Notes) -> list[list[str]]:
         else:
             run = _number(result, places) + notes.mark(result.note)
             comparable = result.comparable
-        lines.append(
+        lines[cell.row in told].append(
             [
                 "" if cell.row in shown else cell.row + cites[cell.row],
                 cell.column.name,

@@ -6,26 +6,29 @@ Annotations are no texts in this module: diffusers reads those of the constructo
 import copy
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import BaseOutput
-from PIL import Image
+from PIL.Image import Resampling
+from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlfseg.config import SamplerConfig, validated
-from rlfseg.data.images import Picture, paired, scaled, to_unit
+from rlfseg.data.images import Given, paired, scaled, to_unit
 from rlfseg.method.sampling import sample
-from rlfseg.method.types import Latent, Score, Text, Time
+from rlfseg.method.types import Image, Latent, Score, Text, Time
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.models.unet import as_velocity, load_trained, load_unet, merged
+from rlfseg.models.weights import whole
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """
 
     _optional_components: ClassVar[list[str]] = ["tiny_vae"]
+    model_cpu_offload_seq = "text_encoder->unet->vae"
 
     def __init__(
         self,
@@ -118,16 +122,43 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 part.compile()
         return made
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **more: object) -> Self:
+        """Load a saved pipeline as any of diffusers.
+
+        Raises:
+            ValueError: if a file of it is damaged, or a pointer of git-lfs.
+        """
+        with whole(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, **more)
+
+    @property
+    def components(self) -> dict[str, object]:
+        """Its parts, and the numbers that go with them: `RLFSegPipeline(**pipe.components)`."""
+        return {**super().components, "threshold": self.config.threshold, "tol": self.config.tol}
+
     @property
     def side(self) -> int:
-        """Side in pixels at which pictures go through the model."""
-        return int(self.unet.config.sample_size) * self.codec.factor
+        """Side in pixels at which pictures go through the model.
+
+        It is the UNet's `sample_size`, or where that isn't said the autoencoder's.
+
+        Raises:
+            ValueError: if it is not the same in both directions.
+        """
+        size = self.unet.config.sample_size
+        if size is None:
+            return int(self.vae.config.sample_size)
+        sides = {size} if isinstance(size, int) else set(size)
+        if len(sides) != 1:
+            raise ValueError(f"the UNet's sample_size is {size}: pictures must be squares here")
+        return int(sides.pop()) * self.codec.factor
 
     @torch.no_grad()
     def __call__(
         self,
-        image: Picture | Sequence[Picture],
-        phrases: str | Sequence[str] | Sequence[Sequence[str]],
+        image: Given | Sequence[Given],
+        phrases: str | Iterable[str] | Iterable[Iterable[str]],
         *,
         sampler: str = "aos",
         num_steps: int = 5,
@@ -142,8 +173,9 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         are scaled back by linear interpolation.
 
         Args:
-            image: one picture (see `as_rgb`), or several.
-            phrases: for one picture, a phrase or several; for several, one or several for each.
+            image: one picture (see `as_rgb`) or its file, or several.
+            phrases: for one picture, a phrase or several; for several, one or several for each, or
+                one for all.
             sampler: `aos`, `one`, `hss`, `steps` or `aos_signed`.
             num_steps: of `steps`, and of the reference in `hss`.
             tol: in the place of the pipeline's own.
@@ -155,7 +187,9 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             Masks, scores and gamma, one for each picture and phrase.
 
         Raises:
-            ValueError: naming the picture or phrase that can't be taken, or the unknown option.
+            ValueError: naming the picture or phrase that can't be taken, or the unknown option; or
+                the part of the model whose values aren't finite even in float32.
+            OSError: if a picture's file can't be read.
         """
         asked = {
             "name": sampler,
@@ -164,8 +198,10 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         }
         config = validated(SamplerConfig, asked, where="sampler")
         level = self.config.threshold if threshold is None else threshold
-        if not math.isfinite(level):
-            raise ValueError(f"threshold must be a number, as in 0.5, got {level}")
+        if not isinstance(level, int | float) or not math.isfinite(level):
+            raise ValueError(f"threshold must be a number, as in 0.5, got {level!r}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number from 1 on, got {batch_size!r}")
         if decoder not in ("vae", "taesd") or (decoder == "taesd" and self.tiny_vae is None):
             known = "'vae'" + (" or 'taesd'" if self.tiny_vae is not None else "")
             raise ValueError(f"decoder must be {known} here, got {decoder!r}")
@@ -177,7 +213,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         with self.progress_bar(total=len(pairs)) as bar:
             for start in range(0, len(pairs), batch_size):
                 some = pairs[start : start + batch_size]
-                c = self.codec.text([phrase for _, phrase in some])
+                c = self._text([phrase for _, phrase in some])
                 at = torch.tensor([number for number, _ in some], device=z1.device)
                 sampled = sample(config, self.velocity, z1=z1[at], c=c, zb=zb)
                 for (number, _), small in zip(some, self._scores(sampled.z0, decoder), strict=True):
@@ -190,19 +226,55 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return out
 
     def save_pretrained(self, save_directory: str | Path, **more: object) -> None:
-        """Save the parts as any diffusers pipeline does, and a model card, `README.md`."""
-        super().save_pretrained(save_directory, **more)
+        """Save the parts as any diffusers pipeline does, and a model card, `README.md`.
+
+        Adapters are merged into the weights that are written, at the strength that they have.
+        """
+        kept = self.unet
+        try:
+            if getattr(kept, "peft_config", None):
+                self.register_modules(unet=merged(copy.deepcopy(kept)))
+            super().save_pretrained(save_directory, **more)
+        finally:
+            self.register_modules(unet=kept)
         card = Path(save_directory) / "README.md"
         card.write_text(_CARD.format(side=self.side, threshold=self.config.threshold))
 
     @property
     def codec(self) -> LatentCodec:
         """Its autoencoder and text encoder, as the rest of the package takes them."""
-        return LatentCodec(self.vae, self.tokenizer, self.text_encoder)
+        parts = (self.vae, self.tokenizer, self.text_encoder)
+        return LatentCodec(*parts, place=self._execution_device)
 
     def velocity(self, z: Latent, t: Time, c: Text) -> Latent:
         """Return the field v(z, t, c), in float32 whatever the UNet's own precision."""
-        return as_velocity(self.unet)(z, t, c)
+        return self._sound("the UNet", self.unet, lambda unet: as_velocity(unet)(z, t, c))
+
+    def _sound(
+        self, name: str, part: nn.Module, compute: Callable[[nn.Module], torch.Tensor]
+    ) -> torch.Tensor:
+        """Compute with a part; again in float32 if what comes out isn't finite."""
+        found = compute(part)
+        if torch.isfinite(found).all():
+            return found
+        if part.dtype != torch.float32:
+            _log.warning("%s overflowed in %s: computing again in float32", name, part.dtype)
+            found = compute(copy.deepcopy(part).float())
+            if torch.isfinite(found).all():
+                return found
+        raise ValueError(f"{name} gives values that are not finite: are its weights whole?")
+
+    def _text(self, phrases: Sequence[str]) -> Text:
+        def states(encoder: nn.Module) -> Text:
+            return replace(self.codec, text_encoder=encoder).text(phrases)
+
+        return self._sound("the text encoder", self.text_encoder, states)
+
+    def _encode(self, unit: Image) -> Latent:
+        def latents(vae: nn.Module) -> Latent:
+            return replace(self.codec, vae=vae).encode(unit)
+
+        return self._sound("the encoder", self.vae, latents)
 
     def _black(self) -> Latent:
         """Encode a black picture, once for an autoencoder as it is."""
@@ -210,33 +282,36 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         version = None if weight.is_inference() else weight._version  # those have none
         of = (self.vae, weight.device, weight.dtype, version)
         if self._kept_black is None or self._kept_black[0] != of:
-            self._kept_black = of, self.codec.black(self.side)
+            black = torch.full((1, 3, self.side, self.side), -1.0)
+            self._kept_black = of, self._encode(black)
         return self._kept_black[1]
 
     def _encoded(self, pictures: Sequence[np.ndarray], batch: int) -> Iterator[Latent]:
         for start in range(0, len(pictures), batch):
             some = pictures[start : start + batch]
-            small = [scaled(each, self.side, Image.Resampling.BILINEAR) for each in some]
-            yield self.codec.encode(to_unit(torch.from_numpy(np.stack(small))))
+            small = [scaled(each, self.side, Resampling.BILINEAR) for each in some]
+            yield self._encode(to_unit(torch.from_numpy(np.stack(small))))
 
     def _scores(self, z0: Latent, decoder: str) -> Score:
         if decoder == "taesd":
             return replace(self.codec, tiny=self.tiny_vae).decode(z0)
-        scores = self.codec.decode(z0)
-        if torch.isfinite(scores).all() or self.vae.dtype == torch.float32:
-            return scores
-        _log.warning("decoding in %s overflowed: decoding again in float32", self.vae.dtype)
-        exact = copy.deepcopy(self.vae).float()
-        return LatentCodec(exact, self.tokenizer, self.text_encoder).decode(z0)
+
+        def scores(vae: nn.Module) -> Score:
+            return replace(self.codec, vae=vae).decode(z0)
+
+        return self._sound("the decoder", self.vae, scores)
 
     def _warn_of_cuts(self, phrases: Sequence[str]) -> None:
-        most = self.tokenizer.model_max_length
+        most = self.codec.length
         for phrase in dict.fromkeys(phrases):
             tokens = self.tokenizer(phrase).input_ids
             if len(tokens) > most:
                 lost = self.tokenizer.decode(tokens[most - 1 : -1])
                 _log.warning("a phrase has more than %d tokens; this was cut: %r", most, lost)
 
+
+# DiffusionPipeline.from_pretrained looks a saved pipeline's class up by name, there.
+diffusers.RLFSegPipeline = RLFSegPipeline
 
 _CARD = """---
 library_name: diffusers

@@ -1,6 +1,7 @@
 """Pictures in any form made uint8 RGB, and a mask laid over one."""
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -9,7 +10,23 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 Picture: TypeAlias = Image.Image | np.ndarray | Tensor
+Given: TypeAlias = Picture | str | Path
 _TINT = (38, 115, 235)
+#: What Pillow raises over a damaged file, by its parts.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    ZeroDivisionError,
+    OverflowError,
+    RecursionError,
+    EOFError,
+    struct.error,
+)
 
 
 def read_picture(path: Path | str) -> Image.Image:
@@ -18,23 +35,42 @@ def read_picture(path: Path | str) -> Image.Image:
     Raises:
         OSError: if there is no such file, or it can't be read whole; with what to do.
     """
+    return _upright(as_stored(path), f"{path}")
+
+
+def as_stored(path: Path | str) -> Image.Image:
+    """Open a picture file as its pixels lie there, which is how annotations see it.
+
+    Raises:
+        OSError: as for `read_picture`.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no picture {path}")
     try:
         with Image.open(path) as opened:
             opened.load()
-            return ImageOps.exif_transpose(opened)
+            return opened
     except UnidentifiedImageError as error:
         raise OSError(f"{path} is no picture that can be read here: give a JPEG or PNG") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise OSError(f"{path} can't be read ({error}): is the file whole?") from error
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """Turn a picture as its camera noted, if it did."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DAMAGE as error:
+        raise OSError(
+            f"{name} has EXIF notes that can't be read ({type(error).__name__}: {error}): save it "
+            "anew, without them"
+        ) from error
 
 
 def as_rgb(picture: Picture) -> np.ndarray:
     """Make a picture uint8 [H, W, 3].
 
-    Of PIL's modes, transparent pixels are laid on white, 16 bits and more are scaled by their
-    range, and all others are converted by PIL (grey, palette, CMYK, ...).
+    A PIL image is turned upright as its camera noted, see `rgb_of` for its modes.
 
     Args:
         picture: a PIL image; an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], uint8, uint16 or
@@ -46,7 +82,7 @@ def as_rgb(picture: Picture) -> np.ndarray:
             out of range.
     """
     if isinstance(picture, Image.Image):
-        return _converted(picture)
+        return rgb_of(_upright(picture, "the picture"))
     if isinstance(picture, Tensor):
         flat = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
         if flat.ndim != 3 or flat.shape[0] not in (1, 3):
@@ -65,13 +101,13 @@ def as_rgb(picture: Picture) -> np.ndarray:
         or (array.ndim == 3 and array.shape[2] not in (3, 4))
     ):
         raise ValueError(f"a picture is (H, W), (H, W, 3) or (H, W, 4), got {array.shape}")
-    return _converted(Image.fromarray(_eight_bits(array)))
+    return rgb_of(Image.fromarray(_eight_bits(array)))
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         return (array / 257).round().astype(np.uint8)
     if array.dtype.kind != "f":
         raise ValueError(f"a picture's values are uint8, uint16 or float, got {array.dtype}")
@@ -84,12 +120,22 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
     return (array * 255).round().astype(np.uint8)
 
 
-def _converted(image: Image.Image) -> np.ndarray:
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """Make a PIL image of any mode uint8 [H, W, 3], not turned.
+
+    Transparent pixels are laid on white, 16 bits and more are scaled by their range, and all other
+    modes are converted by PIL (grey, palette, CMYK, ...).
+
+    Raises:
+        ValueError: if it has no pixels, or floats that are not finite or not in [0, 1].
+    """
     if not image.width or not image.height:
         raise ValueError(f"the picture has no pixels: {image.width} x {image.height}")
     if image.mode.startswith("I"):  # 16 or 32 bits
         deep = np.asarray(image).astype(np.float64)
-        top = 65535.0 if deep.max(initial=0) <= 65535 else deep.max()
+        most = deep.max(initial=0)
+        eight = image.mode == "I" and most <= 255  # an 8-bit picture that became wide on its way
+        top = 255.0 if eight else 65535.0 if most <= 65535 else most
         image = Image.fromarray((deep.clip(0) / top * 255).round().astype(np.uint8))
     if image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image)))
@@ -100,37 +146,47 @@ def _converted(image: Image.Image) -> np.ndarray:
 
 
 def paired(
-    image: Picture | Sequence[Picture], phrases: str | Sequence[str] | Sequence[Sequence[str]]
+    image: Given | Sequence[Given], phrases: str | Iterable[str] | Iterable[Iterable[str]]
 ) -> tuple[list[np.ndarray], list[tuple[int, str]]]:
     """Return pictures as uint8 [H, W, 3], and (number of the picture, phrase) in order.
 
     Args:
-        image: one picture, or several.
-        phrases: for one picture, a phrase or several; for several, one or several for each.
+        image: one picture or the path of its file, or several; a batch [b, ...] of an array or a
+            tensor is several.
+        phrases: for one picture, a phrase or several; for several, one or several for each, or one
+            for all of them.
 
     Raises:
         ValueError: naming the picture or phrase that can't be taken.
+        OSError: if a file can't be read.
     """
-    single = isinstance(image, Image.Image | np.ndarray | Tensor)
-    pictures: Sequence[Picture] = [image] if single else image  # type: ignore[list-item, assignment]
-    said = [phrases] if single else phrases
-    if isinstance(said, str) or len(said) != len(pictures) or not len(pictures):
-        count = 1 if isinstance(said, str) else len(said)
+    single = isinstance(image, str | Path | Image.Image | np.ndarray | Tensor)
+    batch = isinstance(image, np.ndarray | Tensor) and image.ndim == 4 and len(image) > 1
+    pictures: Sequence[Given] = [image] if single and not batch else image  # type: ignore[list-item, assignment]
+    if phrases is None or isinstance(phrases, Mapping):
+        raise ValueError(f"phrases are a text, or several, got {type(phrases).__name__}")
+    said: list[str | Iterable[str]]
+    if isinstance(phrases, str):
+        said = [phrases] * len(pictures)
+    else:
+        said = [tuple(phrases)] if len(pictures) == 1 and single else list(phrases)  # type: ignore[arg-type]
+    if len(said) != len(pictures) or not len(pictures):
         raise ValueError(
-            f"{len(pictures)} pictures need as many phrases, or lists of phrases, got {count}"
+            f"{len(pictures)} pictures need as many phrases, or lists of phrases, got {len(said)}"
         )
     arrays = []
     for number, picture in enumerate(pictures):
         try:
-            arrays.append(as_rgb(picture))
+            opened = read_picture(picture) if isinstance(picture, str | Path) else picture
+            arrays.append(as_rgb(opened))
         except ValueError as error:
             raise ValueError(f"picture {number}: {error}") from error
     pairs = []
     for number, own in enumerate(said):
-        for phrase in [own] if isinstance(own, str) else own:
+        for phrase in [own] if isinstance(own, str) or own is None else own:
             if not isinstance(phrase, str) or not phrase.strip():
                 raise ValueError(f"picture {number}: {phrase!r} is no phrase; say what to segment")
-            pairs.append((number, phrase))
+            pairs.append((number, str(phrase)))
     if not pairs:
         raise ValueError("there is no phrase: say what to segment")
     return arrays, pairs

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlfseg.method.types import Image, Latent, Mask, Score, Text
-from rlfseg.models.weights import backbone_location, weights_hash
+from rlfseg.models.weights import backbone_location, load_part, weights_hash, whole
 
 _AT_ONCE = 4  # pictures that a CPU decodes together: of more, its caches hold too little
 
@@ -32,6 +32,7 @@ class LatentCodec:
             masks).
             Encoding is always in float32.
         tiny: decodes in the place of `vae`, where given (TAESD).
+        place: where it computes, if weights wait elsewhere until they are needed (offloading).
     """
 
     vae: AutoencoderKL
@@ -39,11 +40,21 @@ class LatentCodec:
     text_encoder: CLIPTextModel
     decoding: torch.dtype = torch.float32
     tiny: AutoencoderTiny | None = None
+    place: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return torch.device(self.vae.device)
+        """Where it computes: where the weights are, unless told."""
+        return self.place or torch.device(self.vae.device)
+
+    @property
+    def length(self) -> int:
+        """How many tokens a caption is cut or filled to: no more than the text encoder has places.
+
+        A tokenizer whose folder doesn't say gives a length beyond all reason.
+        """
+        most = int(self.text_encoder.config.max_position_embeddings)
+        return min(int(self.tokenizer.model_max_length), most)
 
     @property
     def factor(self) -> int:
@@ -101,7 +112,7 @@ class LatentCodec:
         tokens = self.tokenizer(
             list(captions),
             padding="max_length",
-            max_length=self.tokenizer.model_max_length,
+            max_length=self.length,
             truncation=True,
             return_tensors="pt",
         ).input_ids
@@ -125,11 +136,13 @@ def load_codec(backbone: str | Path, *, device: torch.device | str = "cpu") -> L
 
     Raises:
         FileNotFoundError: if `backbone` looks like a folder and is not there.
+        ValueError: if a file of it is damaged.
     """
-    where = backbone_location(backbone)
-    vae = AutoencoderKL.from_pretrained(where, subfolder="vae", torch_dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(where, subfolder="tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(where, subfolder="text_encoder").float()
+    vae = load_part(AutoencoderKL, backbone, "vae")
+    with whole(Path(backbone, "tokenizer")):
+        where = backbone_location(backbone)
+        tokenizer = CLIPTokenizer.from_pretrained(where, subfolder="tokenizer")
+    text_encoder = load_part(CLIPTextModel, backbone, "text_encoder")
     for model in (vae, text_encoder):
         model.requires_grad_(False).eval().to(device)
     return LatentCodec(vae, tokenizer, text_encoder)

@@ -13,7 +13,7 @@ from peft.utils import get_peft_model_state_dict
 
 from rlfseg.device import quick_dtype
 from rlfseg.method.types import Latent, Text, Time, Velocity
-from rlfseg.models.weights import backbone_location, save_model
+from rlfseg.models.weights import load_part, save_model, whole
 from rlfseg.stage import RECORD, readable
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -35,9 +35,9 @@ def timestep(t: Time) -> Time:
 
 def load_unet(backbone: str | Path) -> UNet2DConditionModel:
     """Load a backbone's UNet in float32, frozen; `backbone` as for `load_codec`."""
-    where = backbone_location(backbone)
-    unet = UNet2DConditionModel.from_pretrained(where, subfolder="unet", torch_dtype=torch.float32)
-    return with_fast_attention(unet.requires_grad_(False))
+    return with_fast_attention(
+        load_part(UNet2DConditionModel, backbone, "unet").requires_grad_(False)
+    )
 
 
 def fresh_unet(unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
@@ -148,20 +148,19 @@ def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:
     """
     if (folder / _LORA).is_file():
         unet = load_unet(backbone)
-        with _as_ours(folder / _LORA):
+        with _as_ours(folder / _LORA), whole(folder / _LORA):
             unet.load_lora_adapter(folder, weight_name=_LORA, prefix="unet")
         if not getattr(unet, "peft_config", None):
             raise ValueError(f"{folder / _LORA} holds no adapter of a UNet")
     elif (folder / "adapter_model.safetensors").is_file():
-        unet = PeftModel.from_pretrained(load_unet(backbone), folder).merge_and_unload()
+        bare = load_unet(backbone)
+        with whole(folder):
+            unet = PeftModel.from_pretrained(bare, folder).merge_and_unload()
     elif (folder / "unet").is_dir():
         with _as_ours(folder / "unet"):
             unet = load_unet(folder)
     elif list(folder.glob("diffusion_pytorch_model*.safetensors")):
-        whole = UNet2DConditionModel.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True
-        )
-        unet = with_fast_attention(whole)
+        unet = with_fast_attention(load_part(UNet2DConditionModel, folder.parent, folder.name))
     else:
         raise FileNotFoundError(
             f"{folder}: neither an adapter nor a UNet was saved here as safetensors"

@@ -2,14 +2,29 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers import ModelMixin
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+Part = TypeVar("Part", bound=ModelMixin | PreTrainedModel)
+_POINTER = 1024  # bytes; git-lfs leaves some 130
+_BROKEN = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    SafetensorError,
+)
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
@@ -30,6 +45,61 @@ def backbone_location(backbone: str | Path) -> str:
             f"backbone {text!r} is neither a folder here nor a hub id of the form owner/name"
         )
     return text
+
+
+@contextmanager
+def whole(place: str | Path) -> Iterator[None]:
+    """Make of whatever a library raises over files of a model one error that names the place.
+
+    Raises:
+        ValueError: in one line, with what to do.
+        FileNotFoundError: if the model isn't there.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except _BROKEN as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system
+        pointers = _pointers(Path(place))
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(
+            f"{pointers[0]} is a pointer of git-lfs, not the file: fetch it by `git lfs pull`"
+            if pointers
+            else f"{place} can't be loaded ({told}): is it all there, as safetensors, and whole?"
+        ) from error
+
+
+def _pointers(folder: Path) -> list[Path]:
+    """Return the files below a folder, or beside a file, that git-lfs left for others."""
+    folder = folder if folder.is_dir() else folder.parent
+    small = (f for f in sorted(folder.rglob("*.safetensors")) if f.stat().st_size < _POINTER)
+    return [file for file in small if file.read_bytes().startswith(b"version https://git-lfs")]
+
+
+def load_part(kind: type[Part], model: str | Path, part: str) -> Part:
+    """Load a part of a model in the diffusers layout, float32, from safetensors alone.
+
+    Where a folder holds weights of the variant `fp16` and no others, those are taken.
+
+    Args:
+        kind: a class of diffusers' or transformers'.
+        model: a folder or a hub id; see `backbone_location`.
+        part: the folder in it.
+
+    Raises:
+        ValueError: if a file is damaged, or not safetensors.
+        FileNotFoundError: if `model` looks like a folder and is not there.
+    """
+    where = backbone_location(model)
+    here = sorted(file.name for file in Path(where, part).glob("*.safetensors"))
+    half = bool(here) and all(".fp16." in name for name in here)
+    with whole(Path(where, part)):
+        loaded = kind.from_pretrained(
+            where, subfolder=part, use_safetensors=True, variant="fp16" if half else None
+        )
+        return cast(Part, loaded.float())
 
 
 def save_model(model: ModelMixin | PreTrainedModel, folder: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from nbclient import NotebookClient
 
 from rlfseg.book.figures import (
     COLOURS,
@@ -214,3 +216,14 @@ def test_a_sweep_shows_both_scores_and_the_work() -> None:
     (axis,) = sweeps(swept, y="%").axes
     assert [list(line.get_ydata()) for line in axis.lines] == [[80, 85], [60, 70]]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0.8\n(1.0x)", "0.9\n(2.5x)"]
+
+
+def test_a_notebook_shows_figures_under_any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jupyter's own takes no part where `MPLBACKEND` names another."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    source = "from rlfseg.book.figures import lines\nlines({'a': ([0, 1], [0, 1])}, x='x', y='y')"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    outputs = notebook.cells[0].outputs
+    shown = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(shown) == 1 and len(shown[0].data["image/png"]) > 1000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from rlfseg.data.images import as_rgb, overlay, paired, read_picture, to_unit
+from rlfseg.data.images import (
+    as_rgb,
+    as_stored,
+    overlay,
+    paired,
+    read_picture,
+    rgb_of,
+    to_unit,
+)
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(256, size=(5, 7, 3), dtype=np.uint8)
@@ -81,6 +91,56 @@ def test_files_are_turned_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was turned by a quarter
     Image.fromarray(RGB).save(path, exif=exif)
     assert np.array_equal(as_rgb(read_picture(path)), np.rot90(RGB, -1))
+    assert np.array_equal(as_rgb(Image.open(path)), np.rot90(RGB, -1))  # however it is opened
+    assert np.array_equal(rgb_of(as_stored(path)), RGB)
+
+
+def exif_of(entries: list[tuple[int, int, int, bytes]]) -> bytes:
+    """A TIFF header with one folder of entries: tag, type, count, four bytes of value."""
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    rows = (struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
+    return head + b"".join(rows) + struct.pack("<II", 0, 0) + bytes(16)
+
+
+def with_exif(path: Path, exif: bytes) -> Path:
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", quality=95)
+    jpeg, payload = file.getvalue(), b"Exif\0\0" + exif
+    marker = b"\xff\xe1" + struct.pack(">H", len(payload) + 2)
+    path.write_bytes(jpeg[:2] + marker + payload + jpeg[2:])
+    return path
+
+
+TURN = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+
+
+def test_damaged_exif_is_no_traceback(tmp_path: Path) -> None:
+    """Either the picture is opened, or one line names it; a whole one is turned."""
+    whole = with_exif(tmp_path / "whole.jpg", exif_of([TURN]))
+    assert read_picture(whole).size == RGB.shape[:2]
+    good = exif_of([TURN, (0x010F, 2, 2, b"C\0\0\0"), (0x011A, 5, 1, struct.pack("<I", 60))])
+    rng, refused = np.random.default_rng(1), 0
+    for _ in range(600):
+        spoilt = bytearray(good)
+        for _ in range(int(rng.integers(1, 6))):
+            spoilt[int(rng.integers(len(spoilt)))] = int(rng.integers(256))
+        try:
+            read_picture(with_exif(tmp_path / "spoilt.jpg", bytes(spoilt)))
+        except OSError as error:
+            assert "spoilt.jpg has EXIF notes that can't be read" in str(error)
+            refused += 1
+        assert as_stored(tmp_path / "spoilt.jpg").size == RGB.shape[1::-1]
+    assert 0 < refused < 600
+
+
+def test_wide_greys_keep_their_range(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (8, 1))
+    expected = (ramp / 257).round().astype(np.uint8)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    for deep in (ramp, ramp.astype(">u2"), Image.open(tmp_path / "deep.png")):
+        assert np.array_equal(as_rgb(deep)[..., 0], expected)
+    narrow = Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16))
+    assert as_rgb(narrow).max() == 255  # 8 bits in a wide mode
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -101,6 +161,22 @@ def test_pictures_and_phrases_are_paired_in_order() -> None:
     assert paired(RGB, ["a", "b"])[1] == [(0, "a"), (0, "b")]
     arrays, pairs = paired([RGB, other], ["a", ["b", "c"]])
     assert pairs == [(0, "a"), (1, "b"), (1, "c")] and np.array_equal(arrays[1], other)
+    assert paired([RGB, other], "a")[1] == [(0, "a"), (1, "a")]  # one for all
+    assert paired([RGB], "a")[1] == [(0, "a")]
+    assert paired(RGB, (each for each in "ab"))[1] == [(0, "a"), (0, "b")]
+    batch = np.stack([RGB, other])
+    for several in (batch, torch.from_numpy(batch).permute(0, 3, 1, 2)):
+        arrays, pairs = paired(several, ["a", "b"])
+        assert pairs == [(0, "a"), (1, "b")] and np.array_equal(arrays[1], other)
+
+
+def test_a_file_will_do_in_a_pictures_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    for given in (path, str(path), [path]):
+        assert np.array_equal(paired(given, "a")[0][0], RGB)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match=r"there is no picture .*b\.png"):
+        paired(tmp_path / "b.png", "a")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +186,9 @@ def test_pictures_and_phrases_are_paired_in_order() -> None:
         (RGB, ["a", "  "], "picture 0: '  ' is no phrase"),
         (RGB, [], "there is no phrase"),
         ([RGB, RGB], ["a"], "2 pictures need as many phrases.* got 1"),
-        ([RGB, RGB], "ab", "2 pictures need as many phrases.* got 1"),
+        (RGB, None, "phrases are a text, or several, got NoneType"),
+        (RGB, {"a": 1}, "phrases are a text, or several, got dict"),
+        ([RGB, RGB], ["a", None], "picture 1: None is no phrase"),
         ([], [], "0 pictures"),
         ([RGB, RGB[..., :2]], ["a", "b"], r"picture 1: a picture is .* got \(5, 7, 2\)"),
     ],

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rlfseg.data.images import as_rgb
 from rlfseg.data.packed.prepare import Example, LeftOut
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import PackError, report_path
@@ -67,16 +68,16 @@ def spoiled(photo: Path) -> Path:
 BAD: list[tuple[Callable[[Path], Example], str]] = [
     (
         lambda p: Example("x", p.with_name("gone.jpg"), "a", some(0)),
-        r"image 'x': .*gone\.jpg can't",
+        r"image 'x': there is no picture .*gone\.jpg",
     ),
     (
         lambda p: Example("x", cut(p), "a", some(0)),
         r"image 'x': .*cut\.jpg can't be read .*truncat",
     ),
-    (lambda p: Example("x", text(p), "a", some(0)), r"image 'x': .*text\.jpg can't be read"),
-    (lambda p: Example("x", empty(p), "a", some(0)), r"image 'x': .*empty\.png can't be read"),
+    (lambda p: Example("x", text(p), "a", some(0)), r"image 'x': .*text\.jpg is no picture"),
+    (lambda p: Example("x", empty(p), "a", some(0)), r"image 'x': .*empty\.png is no picture"),
     (lambda p: Example("x", spoiled(p), "a", some(0)), r"image 'x': .*spoiled\.png can't be read"),
-    (lambda p: Example("x", p.parent, "a", some(0)), "image 'x': .* can't be read"),
+    (lambda p: Example("x", p.parent, "a", some(0)), "image 'x': there is no picture"),
     (
         lambda p: Example("x", p, "a", partial(some, 0, 40, 41)),
         r"image 'x' \(.*photo\.jpg\), caption 'a': the annotation is 41 x 40 .* 40 x 40",
@@ -227,3 +228,18 @@ def test_a_folder_that_may_not_be_written_is_named(photo: Path) -> None:
     finally:
         shutil.rmtree(folder)
     assert str(folder) in message and "can't be written" in message and "Permission" in message
+
+
+def test_a_packed_picture_is_what_the_pipeline_sees(tmp_path: Path) -> None:
+    """Sixteen bits, and transparency."""
+    ramp = np.tile(np.linspace(0, 65535, 16).astype(np.uint16), (16, 1))
+    clear = np.zeros((16, 16, 4), np.uint8)
+    clear[:, :8] = (200, 10, 10, 255)
+    for name, content in (("deep", ramp), ("clear", clear)):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(content).save(path)
+        target, every = tmp_path / f"{name}.h5", np.ones((16, 16), bool)
+        write_pack([Example("1", path, "a", every)], target, size=None)
+        packed = Pack(target).image(0)
+        assert np.array_equal(packed, as_rgb(Image.open(path)))
+        assert len(np.unique(packed)) > 2 or name == "clear"

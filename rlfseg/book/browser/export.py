@@ -85,7 +85,7 @@ def _inputs(codec: LatentCodec, pixels: int, *, seed: int) -> dict[str, tuple[Te
     """Draw what each network takes, one sample each."""
     g = torch.Generator().manual_seed(seed)
     encoder = codec.text_encoder.config
-    n, side = codec.tokenizer.model_max_length, pixels // codec.factor
+    n, side = codec.length, pixels // codec.factor
     z = torch.randn(1, codec.vae.config.latent_channels, side, side, generator=g)
     return {
         "words": (torch.randint(encoder.vocab_size, (1, n), generator=g),),

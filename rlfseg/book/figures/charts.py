@@ -6,6 +6,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
+from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
 
 from rlfseg.data.masks import rasterise
@@ -233,6 +235,13 @@ def sweeps(swept: Mapping[str, Mapping[str, Any]], *, y: str) -> Figure:
 
 
 def finished(figure: Figure) -> Figure:
-    """Close a figure for pyplot, so that a notebook shows it once."""
+    """Close a figure for pyplot, so that a notebook shows it once, whatever its backend.
+
+    Jupyter's own backend says how figures become pictures; where `MPLBACKEND` names another one,
+    nobody does, and a chapter would end without figures.
+    """
     plt.close(figure)
+    shell = get_ipython()
+    if shell is not None and Figure not in shell.display_formatter.formatters["image/png"]:
+        select_figure_formats(shell, {"png"}, bbox_inches="tight")
     return figure

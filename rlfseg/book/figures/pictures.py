@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import PIL.Image
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
 from rlfseg.book.figures.charts import COLOURS, finished
+from rlfseg.data.images import as_stored, rgb_of
 from rlfseg.data.masks import rasterise
 from rlfseg.data.packed.read import Item
 from rlfseg.data.sample import Sample
@@ -78,7 +78,7 @@ def pictures(
 def sample_pictures(samples: Sequence[Sample], *, shown: int, size: float = 1.7) -> Figure:
     """Draw evenly spaced samples of a data set: the phrase above the picture, the mask outlined."""
     some = [samples[k] for k in spaced(len(samples), shown)]
-    opened = [np.asarray(PIL.Image.open(sample.image_path).convert("RGB")) for sample in some]
+    opened = [rgb_of(as_stored(sample.image_path)) for sample in some]
     captions = [textwrap.fill(sample.caption, 20) for sample in some]
     outlines = {(0, k): [rasterise(sample)] for k, sample in enumerate(some)}
     return pictures([opened], columns=captions, outlines=outlines, size=size)

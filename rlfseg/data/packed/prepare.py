@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from rlfseg.data.images import scaled
+from rlfseg.data.images import as_stored, rgb_of, scaled
 from rlfseg.data.packed.schema import PackError, Stored, image_digest, key_of
 from rlfseg.data.sample import AnnotationError
 
@@ -155,12 +155,10 @@ def load_image(image_id: str, image: np.ndarray | Path) -> np.ndarray:
     """
     if isinstance(image, Path):
         try:
-            with Image.open(image) as opened:
-                return np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return rgb_of(as_stored(image))
+        except (OSError, ValueError) as error:
             raise PackError(
-                f"image {image_id!r}: {image} can't be read ({error}): fetch it again, or leave "
-                "the image out"
+                f"image {image_id!r}: {error}; fetch it again, or leave the image out"
             ) from error
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(

@@ -21,6 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 _T = TypeVar("_T")
 _FAULTS = 3  # that one message names
+_LARGEST = 1_000_000  # bytes of a file of parameters; ours have a few thousand
 _SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is libyaml's, and quicker
 
 
@@ -206,13 +207,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a file of parameters.
 
     Raises:
-        ValueError: in one line, if it is no YAML or no mapping of names.
+        ValueError: in one line, if it is no YAML or no mapping of names, or has aliases, by which a
+            few lines can stand for any number of values.
         FileNotFoundError: if it is not there.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of parameters")
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path} has more than {_LARGEST} bytes: it is no file of parameters")
     try:
-        given = yaml.load(path.read_text("utf-8"), _SAFE)
+        text = path.read_text("utf-8-sig")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _SAFE)):
+            raise ValueError("aliases (*name) are not taken here: write the values out")
+        given = yaml.load(text, _SAFE)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):

@@ -6,6 +6,7 @@ with the repository (`artefacts/<profile>`) are nothing but a cache filled befor
 `runs/<profile>/stages`, moved.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -13,12 +14,14 @@ import platform
 import shutil
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Self
 from uuid import uuid4
 from zipfile import BadZipFile
@@ -28,7 +31,20 @@ from safetensors import SafetensorError
 
 RECORD = "stage.json"
 PARTS = "parts"  # of a folder that is filled: what long work is resumed from, gone at the end
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile, SafetensorError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    SyntaxError,  # of NumPy's headers, which are Python's
+    TokenError,
+    NotImplementedError,  # of a zip file's compression
+    RuntimeError,  # of its encryption
+    BadZipFile,
+    SafetensorError,
+    zlib.error,
+)
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
@@ -153,8 +169,8 @@ def readable(path: Path, *, folder: Path | None = None) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the system; a library's own has no number
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the system; a library's own has no number, or is a place outside the file
         raise ValueError(
             f"{path} can't be read ({type(error).__name__}: {error}): it was cut off or changed "
             f"since it was written; delete {folder or path.parent} and run the same again"

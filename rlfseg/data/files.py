@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+LARGEST_SIDE = 65_535  # pixels; a JPEG has no larger
+
 
 @dataclass(frozen=True)
 class ImageFile:
@@ -31,8 +33,8 @@ def load_json(path: Path, kind: type) -> Any:
         ValueError: if it is cut off, no JSON, or holds another kind of thing.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not complete JSON ({error}): fetch the file again") from error
     if not isinstance(content, kind):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a {kind.__name__}")
@@ -60,12 +62,12 @@ def image_file(entry: Any, key: str, *, folder: Path, suffix: str, where: str) -
         where: the place of the entry, for errors.
 
     Raises:
-        ValueError: if a key is missing, if a side is under 1 pixel, or if the name is no plain
-            file name, so that the file could lie outside the folder.
+        ValueError: if a key is missing, if a side is no picture's (1 to 65,535), or if the name
+            is no plain file name, so that the file could lie outside the folder.
     """
     name = str(field(entry, key, (int, str), where))
     width, height = (field(entry, side, int, where) for side in ("width", "height"))
-    if width < 1 or height < 1:
+    if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
         raise ValueError(f"{where}: image {name} has size {width} x {height}")
     if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
         raise ValueError(

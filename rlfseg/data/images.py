@@ -12,8 +12,8 @@ from torch import Tensor
 Picture: TypeAlias = Image.Image | np.ndarray | Tensor
 Given: TypeAlias = Picture | str | Path
 _TINT = (38, 115, 235)
-#: What Pillow raises over a damaged file, by its parts.
-_DAMAGE = (
+#: What Pillow raises over a damaged file.
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -26,6 +26,7 @@ _DAMAGE = (
     RecursionError,
     EOFError,
     struct.error,
+    Image.DecompressionBombError,
 )
 
 
@@ -52,7 +53,7 @@ def as_stored(path: Path | str) -> Image.Image:
             return opened
     except UnidentifiedImageError as error:
         raise OSError(f"{path} is no picture that can be read here: give a JPEG or PNG") from error
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise OSError(f"{path} can't be read ({error}): is the file whole?") from error
 
 
@@ -60,7 +61,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     """Turn a picture as its camera noted, if it did."""
     try:
         return ImageOps.exif_transpose(image)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise OSError(
             f"{name} has EXIF notes that can't be read ({type(error).__name__}: {error}): save it "
             "anew, without them"

@@ -1,8 +1,12 @@
 """Read a pickle that can hold data only: REFER's `refs(*.p)` are pickles, mostly of Python 2."""
 
+import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
+
+_NUMBERED = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 class _Refused(Exception):
@@ -23,6 +27,17 @@ class _Plain(pickle.Unpickler):
         raise _Refused(f"it refers to an object outside the file ({pid!r:.60})")
 
 
+def _bounded(content: bytes) -> None:
+    """Refuse a pickle that asks for more memory than its own size can account for.
+
+    The unpickler makes room for an object's number at once, and a few bytes can give any number.
+    What is read, and so what is built, is bounded by the file's size.
+    """
+    for opcode, number, _ in pickletools.genops(content):
+        if opcode.name in _NUMBERED and int(number or 0) > len(content):
+            raise _Refused(f"it numbers an object {number}, and has {len(content)} bytes")
+
+
 def load(path: Path) -> Any:
     """Read a pickle of lists, tuples, dicts, sets, str, bytes, numbers, bools and None.
 
@@ -39,18 +54,20 @@ def load(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if the pickle names a class or function, or an object outside the file
-            (nothing was run: the message says what it asked for); if it is cut off or damaged.
+        ValueError: if the pickle names a class or function, or an object outside the file, or
+            wants memory beyond its size (nothing was run: the message says what it asked for); if
+            it is cut off or damaged.
     """
-    with path.open("rb") as file:
-        try:
-            return _Plain(file, fix_imports=False, encoding="utf-8").load()
-        except _Refused as error:
-            raise ValueError(
-                f"{path} is refused: {error}, where only lists, dicts, texts and numbers belong; "
-                "nothing was run. Fetch the file from its official home"
-            ) from error
-        except Exception as error:  # a damaged pickle fails in any way: the library says so
-            raise ValueError(
-                f"{path} is not a complete pickle ({type(error).__name__}: {error}): fetch it again"
-            ) from error
+    content = path.read_bytes()
+    try:
+        _bounded(content)
+        return _Plain(io.BytesIO(content), fix_imports=False, encoding="utf-8").load()
+    except _Refused as error:
+        raise ValueError(
+            f"{path} is refused: {error}, where only lists, dicts, texts and numbers belong; "
+            "nothing was run. Fetch the file from its official home"
+        ) from error
+    except Exception as error:  # a damaged pickle fails in any way: the library says so
+        raise ValueError(
+            f"{path} is not a complete pickle ({type(error).__name__}: {error}): fetch it again"
+        ) from error

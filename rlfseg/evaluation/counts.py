@@ -6,14 +6,14 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Self
-from zipfile import ZIP_BZIP2, BadZipFile, ZipFile
+from zipfile import ZIP_BZIP2, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlfseg.evaluation import average_precision
 from rlfseg.evaluation.grid import BINS, EDGES, THRESHOLD_BINS, THRESHOLDS
-from rlfseg.stage import replaced
+from rlfseg.stage import readable, replaced
 
 
 @dataclass(frozen=True)
@@ -181,14 +181,9 @@ class Counts:
         Raises:
             ValueError: if the file is not such a file, or was counted on other bins.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                edges = file["edges"]
-                rows = cls(**{field.name: file[field.name] for field in fields(cls)})
-        except (BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # there is no reading the file at all; bzip2's own error has no number
-            raise ValueError(f"{path} does not hold saved counts: {error}; count again") from error
+        with readable(path), np.load(path, allow_pickle=False) as file:
+            edges = file["edges"]
+            rows = cls(**{field.name: file[field.name] for field in fields(cls)})
         if not np.array_equal(edges, EDGES):
             raise ValueError(f"{path} was counted on other bins than this version's; count again")
         return rows

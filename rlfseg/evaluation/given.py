@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from rlfseg.data.images import DAMAGE
 from rlfseg.data.packed.read import Pack
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
@@ -33,7 +35,7 @@ def read_prediction(path: Path) -> np.ndarray:
     """
     try:
         scores = _from_array(path) if path.suffix == ".npy" else _from_png(path)
-    except (OSError, SyntaxError, EOFError, ValueError) as error:
+    except (*DAMAGE, TokenError) as error:
         raise ValueError(f"{path} is no prediction: {' '.join(str(error).split())}") from error
     if not np.isfinite(scores).all() or np.abs(scores - 0.5).max() > _FAR:
         raise ValueError(
@@ -44,7 +46,7 @@ def read_prediction(path: Path) -> np.ndarray:
 
 
 def _from_array(path: Path) -> np.ndarray:
-    array = np.load(path, allow_pickle=False)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)  # no larger than its file
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 2:
         kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
         raise ValueError(f"it holds {kind}; it must be floats [height, width]")

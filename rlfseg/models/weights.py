@@ -1,5 +1,6 @@
 """Weights, whatever the model: begun at random, located on disk, identified, saved."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -60,7 +61,7 @@ def whole(place: str | Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except _BROKEN as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # of the system
         pointers = _pointers(Path(place))
         told = " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -183,11 +183,15 @@ class Pack:
 
     def _optional(self, number: int, name: str) -> np.ndarray | None:
         """Read a mask of a group that not every file has."""
-        image_id = self.image_ids[self.item_image[number]]
-        root = h5py.h5g.open(self._handle().id, b"/")
-        if not root.links.exists(self._place(image_id, name).encode()):
-            return None
-        return self._mask(number, name)
+        place = self._place(self.image_ids[self.item_image[number]], name)
+        try:
+            root = h5py.h5g.open(self._handle().id, b"/")
+            there = root.links.exists(place.encode())
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            raise PackError(
+                f"{self.path}: {place} can't be read ({error}): copy the file again, or pack again"
+            ) from error
+        return self._mask(number, name) if there else None
 
     def _mask(self, number: int, name: str) -> np.ndarray:
         values = self._read(self._item_place(number, name))
@@ -243,11 +247,15 @@ def _index_of(path: Path, content_hash: str) -> Index:
 
 def _identity(path: Path, file: h5py.File) -> str:
     """Return the content hash that a packed file carries."""
-    if file.attrs.get("format") != FORMAT or "content_hash" not in file.attrs:
+    try:
+        held = dict(file.attrs)
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise PackError(f"{path} is damaged ({error}): copy it again, or pack again") from error
+    if held.get("format") != FORMAT or "content_hash" not in held:
         raise PackError(f"{path} is an HDF5 file, but not a packed file of this project")
-    if file.attrs.get("version") != VERSION:
+    if held.get("version") != VERSION:
         raise PackError(
-            f"{path} has version {file.attrs.get('version')} of the format, "
+            f"{path} has version {held.get('version')} of the format, "
             f"this code reads version {VERSION}: pack again"
         )
-    return str(file.attrs["content_hash"])
+    return str(held["content_hash"])

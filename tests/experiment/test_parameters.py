@@ -200,8 +200,8 @@ def test_most_spoilt_files_are_refused(checkout: Path) -> None:
         ("- profile\n- mini\n", "must hold names and their values"),
         ("", "must hold names and their values"),
         ("1: 2\n", "must hold names and their values"),
-        ("profile: mini\nchanges: &a {train: *a}\n", "train"),
-        ("profile: mini\nlive_steps: &a [*a]\n", "not plain values"),
+        ("profile: mini\nchanges: &a {train: *a}\n", "aliases"),
+        ("profile: mini\nlive_steps: &a [*a]\n", "aliases"),
         ("profile: mini\nchanges: {profile: smoke}\n", "profile is unknown here"),
         ('profile: mini\nlive_steps: 3\nshown: 1\nagreement: 0.1\n"a\\nb\\e": 1\n', "is unknown"),
         ('profile: "mini\\nx"\n', "there is no profile"),
@@ -233,7 +233,7 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(checkout: Path) -> 
     with pytest.raises(FileNotFoundError, match=r"01_data\.yml: there is no such file"):
         chapter_file(file)
     file.write_bytes(good)
-    with pytest.raises(ValueError, match=r"there is no chapter '99_none'; they are 01_data"):
+    with pytest.raises(ValueError, match=r"there is no chapter '99_none'; they are 00_idea"):
         chapter_file(checkout / "params/smoke/99_none.yml")
 
 

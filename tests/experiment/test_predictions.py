@@ -137,7 +137,7 @@ def test_what_is_missing_is_named_with_its_number(run: Run, copy: Path) -> None:
         (np.zeros((1, 16, 16), np.float32), "it must be floats"),
         (np.full((16, 16), np.nan, np.float32), "its values go from nan"),
         (np.full((16, 16), 7.0), "of logits, take the sigmoid"),
-        (np.array([[{"a": 1}]], dtype=object), "allow_pickle=False"),
+        (np.array([[{"a": 1}]], dtype=object), "Python objects in dtype"),
     ],
 )
 def test_a_wrong_array_is_named(run: Run, copy: Path, array: np.ndarray, message: str) -> None:

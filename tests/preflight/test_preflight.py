@@ -41,6 +41,7 @@ QUIET = {
     "changes": {},
     "data": {},
     "variants": {},
+    "browser": None,
     "learned": {},
     "longer": {},
     "once": {},
@@ -477,7 +478,7 @@ def test_a_prediction_is_compared_with_what_stages_took_without_those_within(pla
 
 
 def test_every_chapter_that_trains_or_scores_is_counted() -> None:
-    others = {"01_data", "01b_datasets", "11_flowseg", "A1_backbone"}
+    others = {"00_idea", "01_data", "01b_datasets", "11_flowseg", "A1_backbone"}
     for profile in ("smoke", "mini", "preflight", "a100"):
         counted = [work.chapter for work in read_plan(profile).works]
         counted = [name for name in counted if name != "01_data"]  # which may be packed

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import settings
 
 import rlfseg  # noqa: F401  (first, before anything that imports torchvision)
 
 # isort: split
 from accelerate.state import AcceleratorState
 from tiny import tiny_backbone
+
+# How long a test takes is the machine's matter.
+settings.register_profile("ours", deadline=None)
+settings.load_profile("ours")
 
 if TYPE_CHECKING:
     from rlfseg.experiment import Run

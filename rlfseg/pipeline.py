@@ -152,7 +152,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         sides = {size} if isinstance(size, int) else set(size)
         if len(sides) != 1:
             raise ValueError(f"the UNet's sample_size is {size}: pictures must be squares here")
-        return int(sides.pop()) * self.codec.factor
+        return int(sides.pop()) * self._parts().factor
 
     @torch.no_grad()
     def __call__(
@@ -207,16 +207,18 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError(f"decoder must be {known} here, got {decoder!r}")
         pictures, pairs = paired(image, phrases)
         self._warn_of_cuts([phrase for _, phrase in pairs])
-        z1 = torch.cat(list(self._encoded(pictures, batch_size)))
-        zb = self._black()
+        codec = self.codec  # looked up once: diffusers asks every part for its device
+        z1 = torch.cat(list(self._encoded(codec, pictures, batch_size)))
+        zb = self._black(codec)
         out = SegmentationOutput(masks=[], scores=[], gamma=[])
         with self.progress_bar(total=len(pairs)) as bar:
             for start in range(0, len(pairs), batch_size):
                 some = pairs[start : start + batch_size]
-                c = self._text([phrase for _, phrase in some])
+                c = self._text(codec, [phrase for _, phrase in some])
                 at = torch.tensor([number for number, _ in some], device=z1.device)
                 sampled = sample(config, self.velocity, z1=z1[at], c=c, zb=zb)
-                for (number, _), small in zip(some, self._scores(sampled.z0, decoder), strict=True):
+                scores = self._scores(codec, sampled.z0, decoder)
+                for (number, _), small in zip(some, scores, strict=True):
                     size = pictures[number].shape[:2]
                     full = F.interpolate(small[None, None], size, mode="bilinear")[0, 0]
                     out.scores.append(full.cpu().numpy())
@@ -243,8 +245,10 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @property
     def codec(self) -> LatentCodec:
         """Its autoencoder and text encoder, as the rest of the package takes them."""
-        parts = (self.vae, self.tokenizer, self.text_encoder)
-        return LatentCodec(*parts, place=self._execution_device)
+        return replace(self._parts(), place=self._execution_device)
+
+    def _parts(self) -> LatentCodec:
+        return LatentCodec(self.vae, self.tokenizer, self.text_encoder)
 
     def velocity(self, z: Latent, t: Time, c: Text) -> Latent:
         """Return the field v(z, t, c), in float32 whatever the UNet's own precision."""
@@ -264,45 +268,48 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 return found
         raise ValueError(f"{name} gives values that are not finite: are its weights whole?")
 
-    def _text(self, phrases: Sequence[str]) -> Text:
+    def _text(self, codec: LatentCodec, phrases: Sequence[str]) -> Text:
         def states(encoder: nn.Module) -> Text:
-            return replace(self.codec, text_encoder=encoder).text(phrases)
+            return replace(codec, text_encoder=encoder).text(phrases)
 
         return self._sound("the text encoder", self.text_encoder, states)
 
-    def _encode(self, unit: Image) -> Latent:
+    def _encode(self, codec: LatentCodec, unit: Image) -> Latent:
         def latents(vae: nn.Module) -> Latent:
-            return replace(self.codec, vae=vae).encode(unit)
+            return replace(codec, vae=vae).encode(unit)
 
         return self._sound("the encoder", self.vae, latents)
 
-    def _black(self) -> Latent:
+    def _black(self, codec: LatentCodec) -> Latent:
         """Encode a black picture, once for an autoencoder as it is."""
         weight = next(self.vae.parameters())
         version = None if weight.is_inference() else weight._version  # those have none
         of = (self.vae, weight.device, weight.dtype, version)
         if self._kept_black is None or self._kept_black[0] != of:
             black = torch.full((1, 3, self.side, self.side), -1.0)
-            self._kept_black = of, self._encode(black)
+            self._kept_black = of, self._encode(codec, black)
         return self._kept_black[1]
 
-    def _encoded(self, pictures: Sequence[np.ndarray], batch: int) -> Iterator[Latent]:
+    def _encoded(
+        self, codec: LatentCodec, pictures: Sequence[np.ndarray], batch: int
+    ) -> Iterator[Latent]:
+        side = self.side
         for start in range(0, len(pictures), batch):
             some = pictures[start : start + batch]
-            small = [scaled(each, self.side, Resampling.BILINEAR) for each in some]
-            yield self._encode(to_unit(torch.from_numpy(np.stack(small))))
+            small = [scaled(each, side, Resampling.BILINEAR) for each in some]
+            yield self._encode(codec, to_unit(torch.from_numpy(np.stack(small))))
 
-    def _scores(self, z0: Latent, decoder: str) -> Score:
+    def _scores(self, codec: LatentCodec, z0: Latent, decoder: str) -> Score:
         if decoder == "taesd":
-            return replace(self.codec, tiny=self.tiny_vae).decode(z0)
+            return replace(codec, tiny=self.tiny_vae).decode(z0)
 
         def scores(vae: nn.Module) -> Score:
-            return replace(self.codec, vae=vae).decode(z0)
+            return replace(codec, vae=vae).decode(z0)
 
         return self._sound("the decoder", self.vae, scores)
 
     def _warn_of_cuts(self, phrases: Sequence[str]) -> None:
-        most = self.codec.length
+        most = self._parts().length
         for phrase in dict.fromkeys(phrases):
             tokens = self.tokenizer(phrase).input_ids
             if len(tokens) > most:

@@ -114,16 +114,16 @@ def test_a_picture_is_encoded_once(pipe: RLFSegPipeline, monkeypatch: pytest.Mon
 def test_the_black_latent_follows_the_autoencoder(backbone: Path, pipe: RLFSegPipeline) -> None:
     """Other weights in the same autoencoder, another one, another precision: all are seen."""
     own = RLFSegPipeline.from_backbone(backbone)
-    first = own._black()
+    first = own._black(own.codec)
     torch.testing.assert_close(first, pipe.codec.black(pipe.side))
     with torch.no_grad():
         for parameter in own.vae.parameters():
             parameter.mul_(1.1)
-    assert (own._black() - first).abs().max() > 1e-3
-    torch.testing.assert_close(own._black(), own.codec.black(own.side))
+    assert (own._black(own.codec) - first).abs().max() > 1e-3
+    torch.testing.assert_close(own._black(own.codec), own.codec.black(own.side))
     own.vae = pipe.vae
-    torch.testing.assert_close(own._black(), first)
-    assert own.to(torch.bfloat16)._black().dtype == own.codec.black(own.side).dtype
+    torch.testing.assert_close(own._black(own.codec), first)
+    assert own.to(torch.bfloat16)._black(own.codec).dtype == own.codec.black(own.side).dtype
     with torch.inference_mode():  # whose tensors count no changes
         loaded = RLFSegPipeline.from_backbone(backbone)
         assert len(loaded(PICTURES[0], CAPTIONS[0]).masks) == 1

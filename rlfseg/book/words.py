@@ -1,5 +1,9 @@
 """Sentences about numbers, made by the run that has them."""
 
+from collections.abc import Sequence
+
+from rlfseg.evaluation.seeds import over_seeds
+
 
 def compared(gain: float, interval: tuple[float, float], *, unit: str = "points") -> str:
     """Say by how much one thing is ahead of another.
@@ -19,3 +23,14 @@ def compared(gain: float, interval: tuple[float, float], *, unit: str = "points"
     ends = sorted((abs(low), abs(high)))
     side = "ahead" if gain > 0 else "behind"
     return f"{abs(gain):.1f} {unit} {side} ({ends[0]:.1f} to {ends[1]:.1f})"
+
+
+def over_all_seeds(gains: Sequence[float]) -> str:
+    """Say the same of the gains, in points, of runs that differ in their seed.
+
+    Of one seed there is no interval, which is said.
+    """
+    if len(gains) == 1:
+        return f"{abs(gains[0]):.1f} points {'ahead' if gains[0] > 0 else 'behind'} (one seed)"
+    mean, half = over_seeds(gains)
+    return compared(mean, (mean - half, mean + half))

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlfseg.book.words import compared
+from rlfseg.book.words import compared, over_all_seeds
 
 NUMBER = st.floats(-90, 90)
 
@@ -28,3 +28,9 @@ def test_an_example_of_each() -> None:
     assert compared(4.12, (2.93, 5.21)) == "4.1 points ahead (2.9 to 5.2)"
     assert compared(-4.12, (-5.21, -2.93), unit="%") == "4.1 % behind (2.9 to 5.2)"
     assert compared(0.1, (-0.31, 0.52)) == ("not to be told apart from it (-0.3 to +0.5 points)")
+
+
+def test_seeds_have_an_interval_where_there_are_several() -> None:
+    assert over_all_seeds([-2.04]) == "2.0 points behind (one seed)"
+    assert over_all_seeds([1.0, 1.0, 1.0]) == "1.0 points ahead (1.0 to 1.0)"
+    assert "told apart" in over_all_seeds([5.0, -5.0, 1.0])

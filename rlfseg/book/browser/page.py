@@ -1,7 +1,5 @@
 """The page's part that asks the model, and what it loads beside the networks."""
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -12,7 +10,7 @@ import numpy as np
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from rlfseg.book.figures import Interactive
+from rlfseg.book.figures import Interactive, png_uri
 from rlfseg.data.drawn.scene import COLOURS, GROUNDS, RADII, SHAPES, ZOOM, draw_ground, outline
 from rlfseg.method.types import Latent
 from rlfseg.stage import replaced
@@ -48,11 +46,18 @@ def write_page(
         "tol": tol,
         "threshold": threshold,
         "pictures": [
-            {"name": f"picture {k}: {'; '.join(said)}", "src": _png(image), "phrases": list(said)}
+            {
+                "name": f"picture {k}: {'; '.join(said)}",
+                "src": png_uri(Image.fromarray(image)),
+                "phrases": list(said),
+            }
             for k, (image, said) in enumerate(pictures, 1)
         ],
         "grounds": [
-            {"name": f"nothing on {name}", "src": _png(draw_ground(grounds, name, pixels))}
+            {
+                "name": f"nothing on {name}",
+                "src": png_uri(Image.fromarray(draw_ground(grounds, name, pixels))),
+            }
             for name in GROUNDS
         ],
         "outlines": {shape: outline(shape).round(3).tolist() for shape in SHAPES},
@@ -91,12 +96,6 @@ def live() -> Interactive:
 def _write(path: Path, text: str) -> None:
     with replaced(path) as draft:
         draft.write_text(text)
-
-
-def _png(image: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 _PAGE = """<div class="live" id="live">

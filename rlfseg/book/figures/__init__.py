@@ -15,7 +15,7 @@ from rlfseg.book.figures.charts import (
     stacked,
     sweeps,
 )
-from rlfseg.book.figures.explorer import Answered, Asked, Interactive, explorer
+from rlfseg.book.figures.explorer import Answered, Asked, Interactive, explorer, png_uri
 from rlfseg.book.figures.pictures import (
     as_picture,
     class_maps,

@@ -62,7 +62,7 @@ def explorer(asked: Sequence[Asked]) -> Interactive:
         raise ValueError(f"every phrase must be answered in the same ways, got {sorted(ways)}")
     content = [
         {
-            "picture": _png(Image.fromarray(one.picture)),
+            "picture": png_uri(Image.fromarray(one.picture)),
             "phrases": [
                 {
                     "phrase": phrase,
@@ -89,10 +89,11 @@ def _overlay(mask: np.ndarray, colour: str) -> str:
     """Draw a mask as a PNG of two colours, of which one can't be seen."""
     image = Image.fromarray(mask.astype(np.uint8), "P")
     image.putpalette([0, 0, 0, *(int(colour[i : i + 2], 16) for i in (1, 3, 5))])
-    return _png(image, transparency=bytes([0, _STRENGTH]), bits=1)
+    return png_uri(image, transparency=bytes([0, _STRENGTH]), bits=1)
 
 
-def _png(image: Image.Image, **options: object) -> str:
+def png_uri(image: Image.Image, **options: object) -> str:
+    """Return a picture as a PNG that lies in the page itself."""
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True, **options)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -31,7 +31,8 @@ from safetensors import SafetensorError
 
 RECORD = "stage.json"
 PARTS = "parts"  # of a folder that is filled: what long work is resumed from, gone at the end
-_DAMAGE = (
+#: What libraries raise over a damaged file.
+DAMAGE = (
     OSError,
     ValueError,
     LookupError,
@@ -39,8 +40,8 @@ _DAMAGE = (
     EOFError,
     SyntaxError,  # of NumPy's headers, which are Python's
     TokenError,
-    NotImplementedError,  # of a zip file's compression
-    RuntimeError,  # of its encryption
+    RuntimeError,  # of a zip file's compression or encryption
+    AttributeError,
     BadZipFile,
     SafetensorError,
     zlib.error,
@@ -168,7 +169,7 @@ def readable(path: Path, *, folder: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # of the system; a library's own has no number, or is a place outside the file
         raise ValueError(

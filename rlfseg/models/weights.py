@@ -10,22 +10,13 @@ from typing import Any, TypeVar, cast
 
 import torch
 from diffusers import ModelMixin
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlfseg.stage import DAMAGE
+
 Part = TypeVar("Part", bound=ModelMixin | PreTrainedModel)
 _POINTER = 1024  # bytes; git-lfs leaves some 130
-_BROKEN = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    SafetensorError,
-)
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
@@ -60,7 +51,7 @@ def whole(place: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except _BROKEN as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # of the system
         pointers = _pointers(Path(place))

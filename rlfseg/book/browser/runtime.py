@@ -33,7 +33,7 @@ def fetch_runtime(folder: Path) -> str:
     if npm is None:
         return "npm is not on PATH"
     with TemporaryDirectory() as place:
-        asked = [npm, "pack", "--silent", f"onnxruntime-web@{VERSION}"]
+        asked = [npm, "pack", "--silent", "--fetch-retries=0", f"onnxruntime-web@{VERSION}"]
         done = subprocess.run(asked, cwd=place, capture_output=True, text=True, check=False)
         archives = list(Path(place).glob("*.tgz"))
         if done.returncode or len(archives) != 1:

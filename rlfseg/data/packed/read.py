@@ -1,6 +1,8 @@
 """Read a packed file (A.3.2): items by number, lazily opened in each process."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -184,13 +186,9 @@ class Pack:
     def _optional(self, number: int, name: str) -> np.ndarray | None:
         """Read a mask of a group that not every file has."""
         place = self._place(self.image_ids[self.item_image[number]], name)
-        try:
+        with _undamaged(f"{self.path}: {place}"):
             root = h5py.h5g.open(self._handle().id, b"/")
             there = root.links.exists(place.encode())
-        except (KeyError, OSError, RuntimeError, ValueError) as error:
-            raise PackError(
-                f"{self.path}: {place} can't be read ({error}): copy the file again, or pack again"
-            ) from error
         return self._mask(number, name) if there else None
 
     def _mask(self, number: int, name: str) -> np.ndarray:
@@ -200,17 +198,13 @@ class Pack:
     def _read(self, place: str) -> np.ndarray:
         """Read a dataset by h5py's low-level interface, which is twice as quick."""
         file = self._handle()
-        try:
+        with _undamaged(f"{self.path}: {place}"):
             dataset = h5py.h5d.open(file.id, place.encode())
             if dataset.dtype != np.uint8:
                 raise TypeError(f"it holds {dataset.dtype}, not uint8")
             values = np.empty(dataset.shape, np.uint8)
             dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
             return values
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise PackError(
-                f"{self.path}: {place} can't be read ({error}): copy the file again, or pack again"
-            ) from error
 
     def _handle(self) -> h5py.File:
         if self._file is None or self._pid != os.getpid():
@@ -220,6 +214,19 @@ class Pack:
                 raise PackError(f"{self.path} was packed anew since this reader was made")
             self._file, self._pid = file, os.getpid()
         return self._file
+
+
+@contextmanager
+def _undamaged(place: str) -> Iterator[None]:
+    """Make of whatever h5py raises over a damaged file one error that names the place."""
+    try:
+        yield
+    except PackError:
+        raise
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise PackError(
+            f"{place} can't be read ({error}): copy the file again, or pack again"
+        ) from error
 
 
 def _open(path: Path) -> h5py.File:
@@ -247,10 +254,8 @@ def _index_of(path: Path, content_hash: str) -> Index:
 
 def _identity(path: Path, file: h5py.File) -> str:
     """Return the content hash that a packed file carries."""
-    try:
+    with _undamaged(f"{path}"):
         held = dict(file.attrs)
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise PackError(f"{path} is damaged ({error}): copy it again, or pack again") from error
     if held.get("format") != FORMAT or "content_hash" not in held:
         raise PackError(f"{path} is an HDF5 file, but not a packed file of this project")
     if held.get("version") != VERSION:

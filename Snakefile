@@ -51,9 +51,12 @@ SHARED = files(
 PROSE = [f for f in files("book/**/*") if not f.endswith(".ipynb") and "/." not in f]
 
 
-def book_config(repository):
-    """Jupyter Book's configuration; what needs a public address only where there is one."""
+def book_config(repository, numbers):
+    """Jupyter Book's configuration, with the numbers that prose pages take from the chapters; what
+    needs a public address only where there is one.
+    """
     given = yaml.safe_load(Path("_config.yml").read_text())
+    given["parse"]["myst_substitutions"] = numbers
     if repository:
         owner, name = repository.split("/")[-2:]
         given["repository"] = {"url": repository, "branch": "main", "path_to_book": "book"}
@@ -126,21 +129,23 @@ for chapter in CHAPTERS:
             }}
             {params.turn} papermill {input.notebook} {params.unfinished} -f {input.parameters} \
                 --log-level WARNING || failed
-            python -c 'import sys, nbformat; sys.exit(bool(nbformat.read(sys.argv[1], 4)
-                .metadata.papermill.exception))' {params.unfinished} || failed
+            python -m rlfseg.book.executed {params.unfinished} || failed
             mv {params.unfinished} {output}
             """
 
 
 rule config:
     input:
-        "_config.yml",
+        given="_config.yml",
+        chapters=[f"{RUN}/book/{chapter}.ipynb" for chapter in CHAPTERS],
     output:
         f"{RUN}/config.yml",
     params:
         repository=REPOSITORY,
     run:
-        Path(output[0]).write_text(book_config(params.repository))
+        from rlfseg.book.executed import told
+
+        Path(output[0]).write_text(book_config(params.repository, told(map(Path, input.chapters))))
 
 
 # The new site is built beside the old one and takes its place only when it is whole.

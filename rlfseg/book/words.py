@@ -1,6 +1,6 @@
 """Sentences about numbers, made by the run that has them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rlfseg.evaluation.seeds import over_seeds
 
@@ -15,14 +15,16 @@ def compared(gain: float, interval: tuple[float, float], *, unit: str = "points"
 
     Returns:
         As in `4.1 points ahead (2.9 to 5.2)`, `4.1 points behind (2.9 to 5.2)`, or, where the
-        interval holds nought, `not to be told apart from it (-0.3 to +0.5 points)`.
+        interval holds nought, `not to be told apart from it (-0.3 to +0.5 points)`; with two
+        decimals where all is below a fifth.
     """
     low, high = interval
+    near, far = sorted((abs(low), abs(high)))
+    digits = 1 if far >= 0.2 else 2
     if low <= 0 <= high:
-        return f"not to be told apart from it ({low:+.1f} to {high:+.1f} {unit})"
-    ends = sorted((abs(low), abs(high)))
+        return f"not to be told apart from it ({low:+.{digits}f} to {high:+.{digits}f} {unit})"
     side = "ahead" if gain > 0 else "behind"
-    return f"{abs(gain):.1f} {unit} {side} ({ends[0]:.1f} to {ends[1]:.1f})"
+    return f"{abs(gain):.{digits}f} {unit} {side} ({near:.{digits}f} to {far:.{digits}f})"
 
 
 def over_all_seeds(gains: Sequence[float]) -> str:
@@ -34,3 +36,8 @@ def over_all_seeds(gains: Sequence[float]) -> str:
         return f"{abs(gains[0]):.1f} points {'ahead' if gains[0] > 0 else 'behind'} (one seed)"
     mean, half = over_seeds(gains)
     return compared(mean, (mean - half, mean + half))
+
+
+def listed(said: Mapping[str, str]) -> str:
+    """Say several things, each after its name: `a: 1; b: 2`."""
+    return "; ".join(f"{name}: {each}" for name, each in said.items())

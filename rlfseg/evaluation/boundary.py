@@ -3,8 +3,11 @@
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+#: Of the picture's diagonal: how far an outline may lie from the true one.
+TOLERANCE = 0.008
 
-def boundary_f(found: np.ndarray, true: np.ndarray, *, tolerance: float = 0.008) -> float:
+
+def boundary_f(found: np.ndarray, true: np.ndarray, *, tolerance: float = TOLERANCE) -> float:
     """Return the F-measure of a mask's boundary.
 
         F = 2 P R / (P + R),    P (R) = share of the found (true) boundary within the tolerance

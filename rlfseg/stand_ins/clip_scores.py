@@ -25,7 +25,8 @@ from rlfseg.data.images import to_unit
 from rlfseg.stand_ins.clip_batches import Gallery, tokens
 from rlfseg.stand_ins.mini_clip import heard, seen
 
-_AMONG = 32
+#: How many phrases CLIP chooses among.
+AMONG = 32
 _CHANGES = 4  # of each phrase
 _BATCH = 64
 
@@ -117,9 +118,9 @@ def clip_scores(clip: CLIPModel, tokenizer: CLIPTokenizer, quiz: Quiz, *, seed: 
     among = []
     for item, scene in enumerate(quiz.scene):
         others = np.flatnonzero(untrue[scene] & (quiz.scene != scene))
-        if len(others) < _AMONG - 1:
+        if len(others) < AMONG - 1:
             raise ValueError(f"{len(others)} phrases are untrue of scene {scene}: draw more scenes")
-        others = rng.choice(others, _AMONG - 1, replace=False)
+        others = rng.choice(others, AMONG - 1, replace=False)
         among.append(likeness[scene, item] > likeness[scene, others].max())
     right: dict[str, list[bool]] = {name: [] for name in (*PARTS, "relation")}
     rows, own = np.arange(len(said)), quiz.gallery.layout[quiz.scene]

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlfseg.book.words import compared, over_all_seeds
+from rlfseg.book.words import compared, listed, over_all_seeds
 
 NUMBER = st.floats(-90, 90)
 
@@ -18,7 +18,7 @@ def test_a_comparison_says_what_the_interval_says(a: float, b: float, c: float) 
     said = compared(gain, (low, high))
     assert ("told apart" in said) == (low <= 0 <= high)
     assert ("ahead" in said) == (low > 0) and ("behind" in said) == (high < 0)
-    numbers = [float(each) for each in re.findall(r"[+-]?\d+\.\d", said)]
+    numbers = [float(each) for each in re.findall(r"[+-]?\d+\.\d+", said)]
     if low > 0 or high < 0:
         size, least, most = numbers
         assert least <= size <= most and abs(size - abs(gain)) <= 0.051
@@ -27,6 +27,10 @@ def test_a_comparison_says_what_the_interval_says(a: float, b: float, c: float) 
 def test_an_example_of_each() -> None:
     assert compared(4.12, (2.93, 5.21)) == "4.1 points ahead (2.9 to 5.2)"
     assert compared(-4.12, (-5.21, -2.93), unit="%") == "4.1 % behind (2.9 to 5.2)"
+    assert compared(0.04, (0.01, 0.07)) == "0.04 points ahead (0.01 to 0.07)"
+    assert listed({"a": compared(4.12, (2.93, 5.21)), "b": "c"}) == (
+        "a: 4.1 points ahead (2.9 to 5.2); b: c"
+    )
     assert compared(0.1, (-0.31, 0.52)) == ("not to be told apart from it (-0.3 to +0.5 points)")
 
 

@@ -195,8 +195,8 @@ def reshaped(
 
         v~ = (z1 - z0) + grad Phi(zt - t v_pred) = z1 - (z0 - grad Phi),    L = |v_pred - sg(v~)|^2
 
-    The gradient of L in v_pred is that of |v_pred - (z1 - z0)|^2 + 2 Phi / t: flow matching plus a
-    cross-entropy weighted by time (squares summed over channels). That holds because of the
+    The gradient of L in v_pred is that of `|v_pred - (z1 - z0)|^2 + 2 Phi / t`: flow matching plus
+    a cross-entropy weighted by time (squares summed over channels). That holds because of the
     stop-gradient.
 
     Args:

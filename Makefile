@@ -79,8 +79,8 @@ runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as
 places: $(SETUP)
 	@$(if $(DATA),test -d "$(DATA)" || { echo "DATA=$(DATA) is no folder" >&2; exit 2; })
 	@$(if $(WEIGHTS),test -d "$(WEIGHTS)" || { echo "WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 2; })
-	@$(if $(DATA),ln -sfT "$(abspath $(DATA))" data)
-	@$(if $(WEIGHTS),ln -sfT "$(abspath $(WEIGHTS))" weights)
+	@$(if $(DATA),ln -sfT "$$(realpath "$(DATA)")" data)
+	@$(if $(WEIGHTS),ln -sfT "$$(realpath "$(WEIGHTS)")" weights)
 	@mkdir -p runs/$(PROFILE)
 	@$(if $(filter rehearsal,$(PROFILE)),PYTHONPATH=tests python tests/rehearsal/world.py $(WORLD))
 	@flock --nonblock $(BUILDING) true || echo "Another build of $(PROFILE) is under way: waiting for it"

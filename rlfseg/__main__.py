@@ -24,6 +24,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from io import TextIOWrapper
 from itertools import chain, product
 from pathlib import Path
 from typing import NoReturn
@@ -125,10 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keeping.set_defaults(work=_artefacts)
     asking.set_defaults(work=_segment)
     given = parser.parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(given.work(given))
     except (OSError, ValueError) as error:
         commands.choices[given.command].error(str(error))
+    except KeyboardInterrupt:
+        commands.choices[given.command].exit(130, "stopped; the same command goes on\n")
 
 
 def _check(given: argparse.Namespace) -> int:

@@ -1,5 +1,8 @@
 """In which precision a machine works, and with which kernels."""
 
+import os
+import shutil
+
 import torch
 from accelerate import Accelerator, PartialState
 
@@ -29,3 +32,17 @@ def quick_accelerator() -> Accelerator:
     torch.backends.cuda.enable_cudnn_sdp(False)
     half = quick_dtype(PartialState().device) == torch.bfloat16
     return Accelerator(mixed_precision="bf16" if half else "no")
+
+
+def check_compiler(backend: str = "inductor") -> None:
+    """Say before hours of work, not at the first step, that nothing can be compiled here.
+
+    Raises:
+        ValueError: if the backend of `torch.compile` writes C++ and no compiler is found.
+    """
+    compiler = os.environ.get("CXX") or "g++"  # as inductor has it
+    if backend == "inductor" and shutil.which(compiler) is None:
+        raise ValueError(
+            f"to compile a network, `inductor` needs a C++ compiler, and {compiler} isn't found: "
+            "install one (or name it in CXX), or leave compiling out"
+        )

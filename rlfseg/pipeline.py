@@ -24,6 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlfseg.config import SamplerConfig, validated
 from rlfseg.data.images import Given, paired, scaled, to_unit
+from rlfseg.device import check_compiler
 from rlfseg.method.sampling import sample
 from rlfseg.method.types import Image, Latent, Score, Text, Time
 from rlfseg.models.latent_codec import LatentCodec, load_codec
@@ -109,12 +110,14 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
         Raises:
             FileNotFoundError: if a folder is not there, or holds nothing that was trained.
+            ValueError: if it is to be fast and nothing can be compiled here.
         """
         codec = load_codec(backbone)
         unet = load_trained(base or backbone, trained) if trained else load_unet(backbone)
         parts = (codec.vae, codec.text_encoder, codec.tokenizer, merged(unet).eval())
         made = cls(*parts, threshold=threshold, tol=tol).to(device)
         if fast:
+            check_compiler()
             made.to(torch.bfloat16)
             for part in (made.unet, made.vae):
                 part.to(memory_format=torch.channels_last)

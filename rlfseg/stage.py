@@ -46,6 +46,9 @@ DAMAGE = (
     SafetensorError,
     zlib.error,
 )
+#: What the system says when nothing more fits, or nothing may be written at all.
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
+_LOCKLESS = {errno.ENOLCK, errno.EOPNOTSUPP}
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
@@ -226,7 +229,7 @@ def made(stage: Stage, fill: Callable[[Path], Mapping[str, Any] | None], *, prof
     """
     if (there := found(stage, profile=profile)) is not None:
         return there
-    with locked(stage, profile=profile) as draft:
+    with locked(stage, profile=profile) as draft, writing(draft):
         if (there := found(stage, profile=profile)) is not None:
             return there
         draft.mkdir(exist_ok=True)
@@ -239,8 +242,28 @@ def locked(stage: Stage, *, profile: str) -> Iterator[Path]:
     """Keep other programs from making a stage; yields the folder that is filled for it."""
     draft = draft_of(stage, profile=profile)
     draft.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{made_at(stage, profile=profile)}.lock"):
+    with alone(Path(f"{made_at(stage, profile=profile)}.lock")):
         yield draft
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until no other program is in the block of the same lock file.
+
+    Raises:
+        OSError: if the file system has no locks, saying what to do.
+    """
+    try:
+        held = FileLock(lock).acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _LOCKLESS:
+            raise
+        raise OSError(
+            f"{lock} can't be locked ({error}): its file system has no flock; let {lock.parent} be "
+            "a link to a folder on one that has, and run the same again"
+        ) from error
+    with held:
+        yield
 
 
 def draft_of(stage: Stage, *, profile: str) -> Path:
@@ -281,7 +304,9 @@ def finished(
 
 @cache
 def commit() -> str:
-    """Return the git commit that this package is of, or `unknown`."""
+    """Return the git commit that this package is of, or `unknown`, as where there is no git."""
+    if shutil.which("git") is None:
+        return "unknown"
     git = subprocess.run(
         ["git", "rev-parse", "HEAD"],
         cwd=Path(__file__).parent,
@@ -309,6 +334,31 @@ def provenance() -> dict[str, Any]:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let a disk that is full, or may not be written, be one clear error.
+
+    Raises:
+        OSError: that names the path and says what to do; others pass as they are.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in _FULL:
+            raise
+        raise OSError(not_written(path, error)) from error
+
+
+def not_written(path: Path, error: BaseException) -> str:
+    """Return what is said where a file or folder can't be written, in one line."""
+    number = error.errno if isinstance(error, OSError) else None
+    said = os.strerror(number) if number else " ".join(str(error).split())  # HDF5's are long
+    return (
+        f"{path} can't be written ({said}): is the disk full, or the folder read-only? What is "
+        "finished is kept; mend that and run the same again"
+    )
+
+
+@contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Give a draft beside a file, to be written whole; it then takes the file's place, or goes.
 
@@ -317,13 +367,17 @@ def replaced(path: Path) -> Iterator[Path]:
 
     Yields:
         A path in the same folder; the file is as it was until the block has ended well.
+
+    Raises:
+        OSError: naming the file, if the disk is full.
     """
     draft = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # no other process's, on any node
     try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        with writing(path):
+            yield draft
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 

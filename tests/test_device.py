@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from tiny import latents, texts, tiny_unet
 
-from rlfseg.device import quick_accelerator, quick_dtype
+from rlfseg.device import check_compiler, quick_accelerator, quick_dtype
 from rlfseg.models.unet import add_lora, as_velocity, for_sampling
 
 
@@ -57,3 +59,19 @@ def test_for_sampling_an_adapter_is_merged_and_changes_nothing() -> None:
         torch.testing.assert_close(as_velocity(merged)(*given), wanted, rtol=1e-4, atol=1e-5)
     assert not any("lora" in name for name, _ in merged.named_parameters())
     assert not any(p.requires_grad for p in merged.parameters())
+
+
+def test_what_can_not_be_compiled_is_said_beforehand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    check_compiler("eager")  # writes no C++
+    with pytest.raises(
+        ValueError, match=r"`inductor` needs a C\+\+ compiler, and g\+\+ isn't found"
+    ):
+        check_compiler("inductor")
+    (tmp_path / "mine").write_text("#!/bin/sh\n")
+    (tmp_path / "mine").chmod(0o755)
+    monkeypatch.setenv("CXX", "mine")
+    check_compiler("inductor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -286,6 +287,30 @@ def saved(pipe: RLFSegPipeline, tmp_path: Path) -> Iterator[Path]:
     pipe.save_pretrained(tmp_path / "model")
     Image.fromarray(PICTURES[0]).resize((40, 30)).save(tmp_path / "photo.png")
     yield tmp_path
+
+
+def test_a_file_whose_name_is_no_text_is_segmented_and_told(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"caf\xe9.png")  # Latin-1 where UTF-8 is spoken
+    (saved / "photo.png").rename(saved / name)
+    said = ["segment", f"{saved}/{name}", "\xe9toile", "-o", f"{saved}/{name[:-4]}_o.png"]
+    assert main([*said, "--model", f"{saved}/model"]) == 0
+    assert (saved / f"{name[:-4]}_o_mask.png").is_file()
+    assert "caf\\udce9.png" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_in_one_line(
+    saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RLFSegPipeline, "from_pretrained", stopped)
+    with pytest.raises(SystemExit) as ended:
+        main(["segment", f"{saved}/photo.png", "star", "--model", f"{saved}/model"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on\n"
 
 
 def test_the_command_writes_mask_and_overlay(

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import rlfseg
 from rlfseg.stage import (
     Stage,
+    alone,
     commit,
     is_current,
     made,
@@ -262,6 +263,52 @@ def test_the_commit_is_that_of_the_package() -> None:
     git = subprocess.run(where, capture_output=True, text=True, check=False)
     commit.cache_clear()  # it may have been asked before a commit was made
     assert commit() == (git.stdout.strip() or "unknown")
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    commit.cache_clear()
+    assert commit() == "unknown"
+    commit.cache_clear()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    said = r"x\.lock can't be locked .*no flock; let .* be a link"
+    with pytest.raises(OSError, match=said), alone(repo / "x.lock"):
+        pytest.fail("nobody else is kept out")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_is_named_in_one_line(repo: Path, number: int) -> None:
+    long = "Can't write data (file write failed: time = Sun\n, filename = 'a', buf = 0x7fe2)"
+    path = repo / "kept.txt"
+    path.write_text("before")
+    with pytest.raises(OSError) as raised, replaced(path) as draft:
+        draft.write_text("half")
+        raise OSError(number, long)
+    message = str(raised.value)
+    assert message.startswith(f"{path} can't be written ({os.strerror(number)}): is the disk full")
+    assert "\n" not in message and path.read_text() == "before"
+    with pytest.raises(OSError, match=r"^another$"), replaced(path):
+        raise OSError("another")
+
+
+def test_a_stage_whose_disk_is_full_is_named_and_made_later() -> None:
+    def full(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    other = replace(STAGE, name="full")
+    with pytest.raises(OSError, match=r"full-\w+\.part can't be written \(No space left"):
+        made(other, full, profile="mini")
+    assert made(other, Maker("whole"), profile="mini").name.startswith("full-")
 
 
 def test_of_programs_that_want_the_same_at_once_one_makes_it(repo: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from rlfseg.config import MachineConfig, OptimiserConfig, SamplerConfig, TrainConfig
 from rlfseg.data.files import digest
-from rlfseg.device import quick_accelerator
+from rlfseg.device import check_compiler, quick_accelerator
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.score import evaluate
 from rlfseg.experiment.curves import Curve, Learning, kept_curve
@@ -75,6 +75,7 @@ def ready_to_train(
     if machine.recompute:
         unet.enable_gradient_checkpointing()
     if machine.compile:
+        check_compiler(machine.compile)
         unet.compile(backend=machine.compile)
     return unet
 

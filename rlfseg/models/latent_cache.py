@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from tqdm.auto import tqdm
 
@@ -29,7 +28,7 @@ from rlfseg.data.packed.refined import refined_by
 from rlfseg.data.packed.schema import PackError
 from rlfseg.method.types import Latent, PerSample
 from rlfseg.models.latent_codec import LatentCodec
-from rlfseg.stage import readable, replaced
+from rlfseg.stage import alone, readable, replaced
 
 _BATCH = 32
 
@@ -55,7 +54,7 @@ class LatentCache:
         side = self.pixels // codec.factor
         shape = (int(codec.vae.config.latent_channels), side, side)
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # of several processes one makes the files
+        with alone(folder / ".lock"):  # of several processes one makes the files
             _tie(folder / "made_of.json", data=pack.content_hash, autoencoder=codec.identity)
             self._images = _Rows(folder, "image", (len(pack.image_ids), *shape))
             self._masks = _Rows(folder, "mask", (len(pack), *shape))
@@ -121,7 +120,7 @@ class LatentCache:
                 f"{self.pack.path} has no refined masks: refine them first, or train with "
                 "selection 'original'"
             )
-        with FileLock(self._folder / ".lock"):
+        with alone(self._folder / ".lock"):
             return _Rows(self._folder, f"refined-{made_of}", self._masks.values.shape)
 
     def _filled(

@@ -39,14 +39,8 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = json.dumps(asdict(config), sort_keys=True)
     meta = {"step": str(step), "config": settings, "commit": commit()}
-    try:
-        with replaced(path) as draft:
-            save_file(tensors, draft, metadata=meta)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"checkpoint {path} can't be written ({error}): is the disk full, or the folder "
-            "read-only? The one before it is whole; mend that and run the same again"
-        ) from error
+    with replaced(path) as draft:
+        save_file(tensors, draft, metadata=meta)
 
 
 def load_checkpoint(

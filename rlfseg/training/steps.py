@@ -11,7 +11,7 @@ from accelerate.tracking import TensorBoardTracker
 from accelerate.utils import is_tensorboard_available
 from tqdm.auto import tqdm
 
-from rlfseg.stage import replaced
+from rlfseg.stage import replaced, writing
 
 _FINITE = ("loss", "grad_norm")  # of every step that was not skipped
 
@@ -53,13 +53,8 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
                     draft.write_text("".join(map(_line, kept)))
                 file = path.open("a", buffering=1)
                 bar.update(step.step - 1)
-            try:
+            with writing(path):
                 file.write(_line(step))
-            except OSError as error:
-                raise OSError(
-                    f"{path} can't be written ({error}): is the disk full? Mend that and run the "
-                    "same again; it goes on from the last checkpoint"
-                ) from error
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
             if step.skipped:

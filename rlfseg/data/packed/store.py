@@ -12,6 +12,7 @@ from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from rlfseg.data.packed.prepare import Ready
 from rlfseg.data.packed.schema import IMAGE, MASK, TRUTH, PackError, key_of, keys_of
+from rlfseg.stage import not_written
 
 _GZIP = 1
 _ADLER = 65521  # the prime of zlib's checksum
@@ -27,10 +28,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise PackError(
-            f"{path} can't be written ({error}): is the disk full, or the folder read-only? What "
-            "is finished is kept; mend that and run the same again"
-        ) from error
+        raise PackError(not_written(path, error)) from error
 
 
 @contextmanager

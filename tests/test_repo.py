@@ -315,6 +315,16 @@ def test_the_registry_fits_the_book() -> None:
 LOCKS = ("requirements.lock", "requirements-paper.lock")
 
 
+def test_no_pool_outlives_who_started_it() -> None:
+    pools = [
+        (path, line)
+        for path in (ROOT / "rlfseg").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "ProcessPoolExecutor(" in line
+    ]
+    assert pools and all("initializer=begin" in line for _, line in pools), pools
+
+
 def lock_lines(name: str = "requirements.lock") -> list[str]:
     lines = (ROOT / name).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]

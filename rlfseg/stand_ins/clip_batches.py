@@ -22,6 +22,7 @@ from rlfseg.data.drawn.sentences import (
     true_of,
 )
 from rlfseg.data.images import to_unit
+from rlfseg.data.packed.workers import begin
 from rlfseg.stage import readable, replaced
 
 #: Patches across a picture.
@@ -149,7 +150,7 @@ def draw_gallery(
             images, *layout = (arrays[name] for name in _ARRAYS)
         return Gallery(images, Layout(*layout))
     chunks = [(seed, i, min(i + _CHUNK, count), pixels) for i in range(0, count, _CHUNK)]
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=begin) as pool:
         parts = list(tqdm(pool.map(_draw, chunks), total=len(chunks), desc="drawing", leave=False))
     layouts = [layout for _, layout in parts]
     gallery = Gallery(

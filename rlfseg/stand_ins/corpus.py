@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from rlfseg.data.drawn.phrases import caption, phrases, truth
 from rlfseg.data.drawn.scene import draw_scene
+from rlfseg.data.packed.workers import begin
 
 _CHUNK = 128
 _STREAM = 7  # keeps these scenes apart from those of the data splits
@@ -33,7 +34,7 @@ def draw_corpus(
     Scene number i depends on `seed` and i alone, so a longer corpus begins with a shorter one.
     """
     chunks = [(seed, i, min(i + _CHUNK, count), pixels, far) for i in range(0, count, _CHUNK)]
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=begin) as pool:
         parts = list(tqdm(pool.map(_draw, chunks), total=len(chunks), desc="drawing"))
     return Corpus(
         np.concatenate([part[0] for part in parts]),

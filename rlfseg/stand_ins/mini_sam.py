@@ -20,6 +20,7 @@ from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, RefineConfig
 from rlfseg.data.drawn.phrases import phrases
 from rlfseg.data.drawn.scene import draw_scene
 from rlfseg.data.drawn.write_phrasecut import annotate
+from rlfseg.data.packed.workers import begin
 from rlfseg.method.refinement import anchors, logit_map
 from rlfseg.models.sam import decode, mini_sam, save_sam
 from rlfseg.processes import together
@@ -180,7 +181,7 @@ def draw_prompts(*, seed: int, count: int, pixels: int, workers: int = 2) -> Pro
     Targets of fewer than 5 visible pixels are left out.
     """
     chunks = [(seed, i, min(i + _CHUNK, count), pixels) for i in range(0, count, _CHUNK)]
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=begin) as pool:
         parts = list(tqdm(pool.map(_draw, chunks), total=len(chunks), desc="drawing", leave=False))
     scenes = [scene for part in parts for scene in part]
     images, truth, coarse, targets, points = zip(*scenes, strict=True)

@@ -111,6 +111,7 @@ def in_a_process(work: Callable[[], None], *, after: float | None = None) -> int
     """Work in a process that is killed after some seconds; returns its exit status."""
 
     def alone() -> None:
+        os.setpgrp()
         tqdm.set_lock(threading.RLock())  # the one that all share would stay with who is killed
         nothing = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):  # which may be files too, that may not grow
@@ -124,7 +125,19 @@ def in_a_process(work: Callable[[], None], *, after: float | None = None) -> int
         assert after is not None, f"it hangs: not done after {LONGEST} s"
         os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
+    assert has_gone(process.pid or 0), "processes that it had started are left"
     return process.exitcode or 0
+
+
+def has_gone(group: int) -> bool:
+    """Whether all processes of a group end within seconds."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pycocotools import mask as coco
 from tqdm.auto import tqdm
 
 from rlfseg.data.drawn.scene import Scene, draw_scene
+from rlfseg.data.packed.workers import begin
 from rlfseg.stage import replaced
 
 SPLITS = ("train", "val", "test")
@@ -72,7 +73,7 @@ def in_chunks(
         raise ValueError(f"unknown splits {sorted(unknown)}: choose from {tuple(splits)}")
 
     def run() -> Iterator[tuple[str, list[_T]]]:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=begin) as pool:
             for split, count in counts.items():
                 chunks = [
                     Chunk(root, seed, split, i, min(i + _CHUNK, count), pixels)

@@ -35,7 +35,7 @@ def ordered_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
         return
     # a process of a launch would spawn them by default, and each import all anew
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin)
+    pool = ProcessPoolExecutor(workers, context, initializer=begin)
     try:
         pool.submit(os.getpid).result()
 
@@ -65,8 +65,8 @@ def _ahead(
         ) from error
 
 
-def _begin() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent does, however that ends."""
+def begin() -> None:
+    """Begin in a pool: leave Ctrl-C to the parent, and end when it does, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, daemon=True).start()
 

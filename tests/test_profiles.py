@@ -81,8 +81,8 @@ def test_data_and_weights_are_linked_first(target: str, tmp_path: Path) -> None:
     told = ran("make", "--dry-run", target, f"DATA={tmp_path}", f"WEIGHTS={tmp_path}/w")
     lines = told.splitlines()
     links = [
-        lines.index(f'ln -sfT "{tmp_path}" data'),
-        lines.index(f'ln -sfT "{tmp_path}/w" weights'),
+        lines.index(f'ln -sfT "$(realpath "{tmp_path}")" data'),
+        lines.index(f'ln -sfT "$(realpath "{tmp_path}/w")" weights'),
     ]
     work = [k for k, line in enumerate(lines) if "rlfseg preflight" in line or "snakemake" in line]
     assert max(links) < min(work)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -229,7 +230,7 @@ def made(stage: Stage, fill: Callable[[Path], Mapping[str, Any] | None], *, prof
     """
     if (there := found(stage, profile=profile)) is not None:
         return there
-    with locked(stage, profile=profile) as draft, writing(draft):
+    with locked(stage, profile=profile) as draft, full_disk_named(draft):
         if (there := found(stage, profile=profile)) is not None:
             return there
         draft.mkdir(exist_ok=True)
@@ -255,8 +256,8 @@ def alone(lock: Path) -> Iterator[None]:
     """
     try:
         held = FileLock(lock).acquire()
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in _LOCKLESS:
+    except OSError as error:
+        if error.errno not in _LOCKLESS:
             raise
         raise OSError(
             f"{lock} can't be locked ({error}): its file system has no flock; let {lock.parent} be "
@@ -334,7 +335,7 @@ def provenance() -> dict[str, Any]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def full_disk_named(path: Path) -> Iterator[None]:
     """Let a disk that is full, or may not be written, be one clear error.
 
     Raises:
@@ -343,9 +344,16 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno not in _FULL:
+        number = error.errno if isinstance(error, OSError) else _number_in(error)
+        if number not in _FULL:
             raise
         raise OSError(not_written(path, error)) from error
+
+
+def _number_in(error: SafetensorError) -> int | None:
+    """The system's number of an error, which safetensors says in words alone."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def not_written(path: Path, error: BaseException) -> str:
@@ -373,7 +381,7 @@ def replaced(path: Path) -> Iterator[Path]:
     """
     draft = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # no other process's, on any node
     try:
-        with writing(path):
+        with full_disk_named(path):
             yield draft
             with draft.open("rb") as file:
                 os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 import rlfseg
 from rlfseg.stage import (
@@ -298,6 +300,19 @@ def test_a_full_disk_is_named_in_one_line(repo: Path, number: int) -> None:
     assert "\n" not in message and path.read_text() == "before"
     with pytest.raises(OSError, match=r"^another$"), replaced(path):
         raise OSError("another")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [("No space left on device (os error 28)", OSError), ("header too large", SafetensorError)],
+)
+def test_what_is_damaged_is_not_taken_for_a_full_disk(
+    repo: Path, said: str, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=re.escape(said)) as raised, replaced(repo / "a") as draft:
+        draft.touch()
+        raise SafetensorError(f"Error while serializing: I/O error: {said}")
+    assert ("can't be written" in str(raised.value)) == (kind is OSError)
 
 
 def test_a_stage_whose_disk_is_full_is_named_and_made_later() -> None:

@@ -11,7 +11,7 @@ from accelerate.tracking import TensorBoardTracker
 from accelerate.utils import is_tensorboard_available
 from tqdm.auto import tqdm
 
-from rlfseg.stage import replaced, writing
+from rlfseg.stage import full_disk_named, replaced
 
 _FINITE = ("loss", "grad_norm")  # of every step that was not skipped
 
@@ -53,7 +53,7 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
                     draft.write_text("".join(map(_line, kept)))
                 file = path.open("a", buffering=1)
                 bar.update(step.step - 1)
-            with writing(path):
+            with full_disk_named(path):
                 file.write(_line(step))
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)

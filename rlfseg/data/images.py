@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +13,9 @@ from torch import Tensor
 Picture: TypeAlias = Image.Image | np.ndarray | Tensor
 Given: TypeAlias = Picture | str | Path
 _TINT = (38, 115, 235)
+#: Pixels that a byte of a file can hold at most: deflate's 1032 bytes, of eight pixels each.
+_PIXELS_A_BYTE = 8 * 1032
+_BY_DEFLATE_OR_LESS = ("PNG", "JPEG", "MPO", "TIFF", "BMP")
 #: What Pillow raises over a damaged file.
 DAMAGE = (
     OSError,
@@ -48,13 +52,36 @@ def as_stored(path: Path | str) -> Image.Image:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no picture {path}")
     try:
-        with Image.open(path) as opened:
+        with bounded(Path(path)) as opened:
             opened.load()
             return opened
     except UnidentifiedImageError as error:
         raise OSError(f"{path} is no picture that can be read here: give a JPEG or PNG") from error
     except DAMAGE as error:
         raise OSError(f"{path} can't be read ({error}): is the file whole?") from error
+
+
+def bounded(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """Open a picture so that it takes no more memory than its file can account for.
+
+    Args:
+        path: the file.
+        formats: Pillow's names of those that are taken; None takes all.
+
+    Raises:
+        ValueError: if it claims more pixels than a file of its size can hold. Formats that can hold
+            any number, as fax pages and WebP, are left to Pillow's own bound.
+    """
+    content = path.read_bytes()  # of a file, a chunk's claimed length would be allocated
+    opened = Image.open(BytesIO(content), formats=formats)
+    fax = str(opened.info.get("compression", "")).startswith(("group", "tiff_ccitt"))
+    claimed, held = opened.width * opened.height, _PIXELS_A_BYTE * len(content)
+    if opened.format in _BY_DEFLATE_OR_LESS and not fax and claimed > held:
+        raise ValueError(
+            f"it claims {opened.width} x {opened.height} pixels, and its {len(content)} bytes hold "
+            "fewer"
+        )
+    return opened
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

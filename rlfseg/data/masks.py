@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 from skimage.draw import polygon2mask
 
+from rlfseg.data.images import DAMAGE, bounded
 from rlfseg.data.sample import (
     AnnotationError,
     PixelMap,
@@ -135,12 +136,12 @@ def pixel_map(path: Path) -> np.ndarray:
 @lru_cache(maxsize=2)
 def _pixel_map(path: Path, changed: int, size: int) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
-                raise ValueError(f"{path} is of mode {image.mode}, not one channel of classes")
-            values = np.array(image)
-    except (OSError, SyntaxError) as error:
+        with bounded(path) as image:
+            mode, values = image.mode, np.array(image)
+    except DAMAGE as error:
         raise ValueError(f"{path} is not a complete image ({error}): fetch it again") from error
+    if mode not in ("L", "P"):
+        raise ValueError(f"{path} is of mode {mode}, not one channel of classes")
     values.flags.writeable = False
     return values
 

@@ -6,11 +6,10 @@ from tokenize import TokenError
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from rlfseg.data.images import DAMAGE
+from rlfseg.data.images import DAMAGE, bounded
 from rlfseg.data.packed.read import Pack
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
@@ -46,6 +45,10 @@ def read_prediction(path: Path) -> np.ndarray:
 
 
 def _from_array(path: Path) -> np.ndarray:
+    with path.open("rb") as file:  # a header of the second kind tells its own length
+        head, size = file.read(12), path.stat().st_size
+    if head[6:7] > b"\x01" and int.from_bytes(head[8:], "little") > size:
+        raise ValueError(f"its header claims more than the file's {size} bytes")
     array = np.load(path, mmap_mode="r", allow_pickle=False)  # no larger than its file
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 2:
         kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
@@ -54,7 +57,7 @@ def _from_array(path: Path) -> np.ndarray:
 
 
 def _from_png(path: Path) -> np.ndarray:
-    with Image.open(path, formats=("PNG",)) as picture:
+    with bounded(path, formats=("PNG",)) as picture:
         if picture.mode not in _FULL:
             raise ValueError(f"it is of mode {picture.mode}; it must be grey, of 8 or 16 bits")
         full, values = _FULL[picture.mode], np.asarray(picture)

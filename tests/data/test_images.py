@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,45 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
     with pytest.raises(OSError, match=r"cut\.png can't be read .*is the file whole"):
         read_picture(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_picture_that_claims_more_than_its_file_holds_gets_no_memory(
+    tmp_path: Path, deep: bool
+) -> None:
+    path = tmp_path / "bomb.png"
+    grey = RGB[..., 0].astype(np.uint16) if deep else RGB
+    Image.fromarray(grey).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 12_000, 11_000)  # below Pillow's own bound
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(OSError, match=r"bomb.png can't be read .*claims 12000 x 11000 pixels"):
+        as_stored(path)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "how"),
+    [
+        ("1", "a.png", {"optimize": True}),
+        ("P", "a.png", {"optimize": True, "bits": 1}),
+        ("RGB", "a.png", {"optimize": True}),
+        ("L", "a.jpg", {"quality": 1, "optimize": True, "progressive": True}),
+        ("RGB", "a.jpg", {"quality": 1, "subsampling": 2, "optimize": True}),
+        ("1", "a.tif", {"compression": "group4"}),
+        ("1", "a.tif", {"compression": "tiff_adobe_deflate"}),
+        ("L", "a.tif", {"compression": "tiff_lzw"}),
+        ("RGB", "a.webp", {"lossless": True}),
+    ],
+)
+def test_a_blank_page_is_read_however_well_it_is_packed(
+    tmp_path: Path, mode: str, name: str, how: dict[str, object]
+) -> None:
+    Image.new(mode, (4000, 4000)).save(tmp_path / name, **how)
+    assert as_rgb(read_picture(tmp_path / name)).max() <= 1  # JPEG rounds
 
 
 def test_pictures_and_phrases_are_paired_in_order() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +147,19 @@ def test_a_wrong_array_is_named(run: Run, copy: Path, array: np.ndarray, message
     with pytest.raises(ValueError, match=message) as error:
         scored_predictions(run, "test", copy)
     assert str(path) in str(error.value)
+
+
+def test_an_arrays_header_is_no_longer_than_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((4, 4), np.float32))
+    content = bytearray(path.read_bytes())
+    content[6:7] = b"\x03"  # whose length has four bytes, here from the text behind
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"a.npy is no prediction: its header claims more than"):
+        read_prediction(path)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 def test_a_wrong_picture_is_named(run: Run, copy: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 import diffusers
 import numpy as np
@@ -32,6 +32,9 @@ from rlfseg.models.unet import as_velocity, load_trained, load_unet, merged
 from rlfseg.models.weights import whole
 
 _log = logging.getLogger(__name__)
+_Pictures = Given | Sequence[Given]
+_Phrases = str | Iterable[str] | Iterable[Iterable[str]]
+_Plain = tuple[list[np.ndarray], list[np.ndarray], list[float]]
 
 
 @dataclass
@@ -127,13 +130,16 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **more: object) -> Self:
-        """Load a saved pipeline as any of diffusers.
+        """Load a saved pipeline as any of diffusers: in float32 and safetensors unless told else.
 
         Raises:
-            ValueError: if a file of it is damaged, or a pointer of git-lfs.
+            ValueError: if a file of it is damaged, a pointer of git-lfs, or a pickle.
         """
+        given = {"use_safetensors": True, **more}
+        if not {"dtype", "torch_dtype"} & set(more):
+            given["torch_dtype"] = torch.float32
         with whole(pretrained_model_name_or_path):
-            return super().from_pretrained(pretrained_model_name_or_path, **more)
+            return super().from_pretrained(pretrained_model_name_or_path, **given)
 
     @property
     def components(self) -> dict[str, object]:
@@ -157,11 +163,21 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError(f"the UNet's sample_size is {size}: pictures must be squares here")
         return int(sides.pop()) * self._parts().factor
 
-    @torch.no_grad()
+    @overload
+    def __call__(
+        self, image: _Pictures, phrases: _Phrases, *, return_dict: Literal[False], **options: Any
+    ) -> _Plain: ...
+
+    @overload
+    def __call__(
+        self, image: _Pictures, phrases: _Phrases, **options: Any
+    ) -> SegmentationOutput: ...
+
+    @torch.no_grad()  # type: ignore[misc]  # the two above leave the options open
     def __call__(
         self,
-        image: Given | Sequence[Given],
-        phrases: str | Iterable[str] | Iterable[Iterable[str]],
+        image: _Pictures,
+        phrases: _Phrases,
         *,
         sampler: str = "aos",
         num_steps: int = 5,
@@ -169,7 +185,8 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         threshold: float | None = None,
         decoder: str = "vae",
         batch_size: int = 8,
-    ) -> SegmentationOutput:
+        return_dict: bool = True,
+    ) -> SegmentationOutput | _Plain:
         """Segment what the phrases name; each picture is encoded once.
 
         Pictures of any size and aspect are scaled to `side` x `side`, as in training, and scores
@@ -185,6 +202,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             threshold: in the place of the pipeline's own.
             decoder: `vae`, or `taesd`, which is quicker, where the pipeline has one.
             batch_size: phrases, or pictures to be encoded, at a time.
+            return_dict: give the output by name; else a tuple, as diffusers' pipelines do.
 
         Returns:
             Masks, scores and gamma, one for each picture and phrase.
@@ -228,7 +246,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     out.masks.append(out.scores[-1] > level)
                 out.gamma += sampled.gamma.tolist()
                 bar.update(len(some))
-        return out
+        return out if return_dict else out.to_tuple()
 
     def save_pretrained(self, save_directory: str | Path, **more: object) -> None:
         """Save the parts as any diffusers pipeline does, and a model card, `README.md`.

@@ -68,6 +68,26 @@ def test_its_components_make_the_same_pipeline(pipe: RLFSegPipeline) -> None:
     assert np.array_equal(all_scores(again), all_scores(pipe))
 
 
+def test_a_tuple_is_given_where_asked_for(pipe: RLFSegPipeline) -> None:
+    masks, scores, gamma = pipe(PICTURES[0], "red star", return_dict=False)
+    named = pipe(PICTURES[0], "red star")
+    assert np.array_equal(masks, named.masks) and np.array_equal(scores, named.scores)
+    assert gamma == named.gamma
+
+
+def test_what_is_loaded_is_float32_unless_told_else(pipe: RLFSegPipeline, tmp_path: Path) -> None:
+    pipe.to(dtype=torch.float16).save_pretrained(tmp_path)
+    for asked, dtype in (({}, torch.float32), ({"dtype": torch.bfloat16}, torch.bfloat16)):
+        found = RLFSegPipeline.from_pretrained(tmp_path, **asked)
+        assert {part.dtype for part in (found.vae, found.text_encoder, found.unet)} == {dtype}
+
+
+def test_pickled_weights_are_refused(pipe: RLFSegPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(ValueError, match=r"can't be loaded .* as safetensors"):
+        RLFSegPipeline.from_pretrained(tmp_path)
+
+
 def test_diffusers_finds_its_class_by_name(pipe: RLFSegPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     found = DiffusionPipeline.from_pretrained(tmp_path)

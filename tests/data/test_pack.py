@@ -82,18 +82,18 @@ def test_plain_h5py_reads_the_file_as_the_paper_describes_it(tmp_path: Path) -> 
         assert set(file) == {"7", "a%2F8"}
         assert set(file["7"]) == {"image", "mask"}
         np.testing.assert_array_equal(file["7"]["image"], picture(3))
-        masks = {d.attrs["caption"]: d for d in file["7"]["mask"].values()}
+        masks = {d.attrs["caption"].decode(): d for d in file["7"]["mask"].values()}
         assert set(masks) == set(CAPTIONS)
         for number, caption in enumerate(CAPTIONS):
             dataset = masks[caption]
             assert (dataset.dtype, dataset.compression) == (np.uint8, "gzip")
             assert dataset.compression_opts == 1
             np.testing.assert_array_equal(dataset, blob(number))
-            assert list(dataset.attrs["ids"]) == [f"task{number}", "x"]
+            assert list(dataset.attrs["ids"]) == [f"task{number}".encode(), b"x"]
             key = dataset.name.rsplit("/", 1)[1]
             if "#" not in key:
                 assert unquote(key) == caption
-        assert file["a%2F8"].attrs["image_id"] == "a/8"
+        assert file["a%2F8"].attrs["image_id"] == b"a/8"
 
 
 def test_our_reader_finds_every_caption(tmp_path: Path) -> None:

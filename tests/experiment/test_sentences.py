@@ -92,7 +92,7 @@ def test_plain_h5py_sees_them_beside_each_other(run: Run) -> None:
     with h5py.File(packed(run, "val").path) as file:
         masks = file["11/mask"]
         assert {"man", "man#2", "man#3", "man#4"} < set(masks)
-        said = Counter(each.attrs["caption"] for each in masks.values())
+        said = Counter(each.attrs["caption"].decode() for each in masks.values())
         assert said == {"man": 4, "left man": 1, "the one behind": 1}
 
 

@@ -7,6 +7,7 @@
 
 An item is a phrase of an image. Where several items of an image have one caption, as in REFER, the
 second one's key ends in `#2`, and so on. Keys are percent-encoded; the exact texts stand in the
-attributes `image_id` and `caption`, the data set's own ids in `ids`. `{file}.index.npz` lists the
-items, so that opening takes no walk; `{file}.report.json` says what was counted and left out.
+attributes `image_id` and `caption`, the data set's own ids in `ids`: UTF-8 strings of fixed length,
+which h5py gives as bytes. `{file}.index.npz` lists the items, so that opening takes no walk;
+`{file}.report.json` says what was counted and left out.
 """

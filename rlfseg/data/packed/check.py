@@ -18,6 +18,7 @@ from rlfseg.data.packed.schema import (
     image_digest,
     key_of,
     keys_of,
+    text_of,
 )
 
 
@@ -51,7 +52,7 @@ def check(path: Path, file: h5py.File, index: Index) -> None:
             ids = file[f"{place}/{MASK}/{key}"].attrs.get("ids")
             if ids is None:
                 raise PackError(f"{path}: {place}/{MASK}/{key} lacks the attribute ids")
-            phrases.append(Stored(caption, tuple(ids), found[MASK], found.get(TRUTH)))
+            phrases.append(Stored(caption, tuple(map(text_of, ids)), found[MASK], found.get(TRUTH)))
         digests.append(image_digest(image_id, image, phrases))
     if content_hash(digests) != index.content_hash:
         raise PackError(f"{path}: the content differs from its content_hash: pack again")
@@ -94,8 +95,8 @@ def _mask(path: Path, place: str, file: h5py.File, caption: str, image: np.ndarr
 
 
 def _text(path: Path, place: str, node: Any, name: str, expected: str) -> None:
-    if node.attrs.get(name) != expected:
+    found = text_of(node.attrs.get(name))
+    if found != expected:
         raise PackError(
-            f"{path}: {place} has the attribute {name} = {node.attrs.get(name)!r:.80}, "
-            f"not {expected!r:.80}"
+            f"{path}: {place} has the attribute {name} = {found!r:.80}, not {expected!r:.80}"
         )

@@ -23,6 +23,7 @@ from rlfseg.data.packed.schema import (
     index_path,
     key_of,
     next_index_path,
+    text_of,
 )
 
 
@@ -120,10 +121,8 @@ class Pack:
     def ids(self, number: int) -> tuple[str, ...]:
         """Return the data set's own ids of an item's annotation."""
         place = self._item_place(number, MASK)
-        try:
-            return tuple(self._handle()[place].attrs["ids"])
-        except (KeyError, OSError) as error:
-            raise PackError(f"{self.path}: {place} has no readable ids: pack again") from error
+        with _undamaged(f"{self.path}: the ids of {place}"):
+            return tuple(map(text_of, self._handle()[place].attrs["ids"]))
 
     def captions(self, image_id: str) -> tuple[str, ...]:
         """Return the captions of an image, in the file's order.
@@ -150,10 +149,8 @@ class Pack:
         Raises:
             PackError: naming the file and the key where they differ.
         """
-        try:
+        with _undamaged(f"{self.path}"):
             check(self.path, self._handle(), self._index)
-        except (KeyError, OSError, RuntimeError) as error:
-            raise PackError(f"{self.path} is damaged ({error}): copy it again") from error
 
     def close(self) -> None:
         """Close this process's handle; the next read opens the file again."""
@@ -256,11 +253,11 @@ def _identity(path: Path, file: h5py.File) -> str:
     """Return the content hash that a packed file carries."""
     with _undamaged(f"{path}"):
         held = dict(file.attrs)
-    if held.get("format") != FORMAT or "content_hash" not in held:
+    if text_of(held.get("format")) != FORMAT or "content_hash" not in held:
         raise PackError(f"{path} is an HDF5 file, but not a packed file of this project")
     if held.get("version") != VERSION:
         raise PackError(
             f"{path} has version {held.get('version')} of the format, "
             f"this code reads version {VERSION}: pack again"
         )
-    return str(held["content_hash"])
+    return text_of(held["content_hash"])

@@ -8,8 +8,17 @@ import h5py
 import numpy as np
 
 from rlfseg.data.packed.read import Pack
-from rlfseg.data.packed.schema import IMAGE, MASK, REFINED, TRUTH, PackError, key_of, keys_of
-from rlfseg.data.packed.store import compress, created, writing
+from rlfseg.data.packed.schema import (
+    IMAGE,
+    MASK,
+    REFINED,
+    TRUTH,
+    PackError,
+    key_of,
+    keys_of,
+    text_of,
+)
+from rlfseg.data.packed.store import compress, created, put_text, sign, writing
 
 _MADE_OF = "refined_by"
 
@@ -38,8 +47,8 @@ def add_refined(
     draft = target.with_name(f".{target.name}.refined.tmp")
     coming = iter(masks)
     with h5py.File(pack.path, "r", locking="best-effort") as source, created(draft) as file:
-        file.attrs.update(source.attrs)
-        file.attrs[_MADE_OF] = made_of
+        sign(file, pack.content_hash)
+        put_text(file.id, _MADE_OF, made_of)
         for number, image_id in enumerate(pack.image_ids):
             with writing(draft):
                 group = _copied(source, file, image_id)
@@ -69,16 +78,16 @@ def refined_by(path: Path) -> str | None:
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             made_of = file.attrs.get(_MADE_OF)
-    except OSError as error:
+        return None if made_of is None else text_of(made_of)
+    except (OSError, UnicodeDecodeError) as error:
         raise PackError(f"{path} can't be read ({error}): copy it again, or pack again") from error
-    return None if made_of is None else str(made_of)
 
 
 def _copied(source: h5py.File, file: h5py.File, image_id: str) -> h5py.Group:
     """Copy an image's group without refined masks, compressed as it is."""
     key = key_of(image_id, what="image id")
     group = file.create_group(key)
-    group.attrs.update(source[key].attrs)
+    put_text(group.id, "image_id", image_id)
     for name in (IMAGE, MASK, TRUTH):
         if name in source[key]:
             source.copy(source[key][name], group, name)
@@ -91,4 +100,4 @@ def _store(group: h5py.Group, key: str, caption: str, mask: np.ndarray) -> None:
     dataset = group.create_dataset(key, mask.shape, np.uint8, **form)
     bits = np.ascontiguousarray(mask, np.bool_).view(np.uint8)
     dataset.id.write_direct_chunk((0, 0), compress(bits))
-    dataset.attrs["caption"] = caption
+    put_text(dataset.id, "caption", caption)

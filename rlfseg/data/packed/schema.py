@@ -92,6 +92,15 @@ def keys_of(captions: Iterable[str]) -> list[str]:
     return keys
 
 
+def text_of(value: object) -> str:
+    """Return a text that stands in an attribute; h5py gives it as bytes if its length is fixed.
+
+    Raises:
+        UnicodeDecodeError: if it is damaged.
+    """
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
 def image_digest(image_id: str, image: np.ndarray, phrases: Iterable[Stored]) -> bytes:
     """Return the SHA-256 over what a packed file says of one image: texts and decoded arrays.
 

@@ -11,7 +11,16 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from rlfseg.data.packed.prepare import Ready
-from rlfseg.data.packed.schema import IMAGE, MASK, TRUTH, PackError, key_of, keys_of
+from rlfseg.data.packed.schema import (
+    FORMAT,
+    IMAGE,
+    MASK,
+    TRUTH,
+    VERSION,
+    PackError,
+    key_of,
+    keys_of,
+)
 from rlfseg.stage import not_written
 
 _GZIP = 1
@@ -56,7 +65,7 @@ def created(path: Path) -> Iterator[h5py.File]:
 def store(file: h5py.File, ready: Ready) -> None:
     """Write one image's group: see the package's docstring for its form."""
     group = _group(file.id, key_of(ready.image_id, what="image id"))
-    _text(group, "image_id", ready.image_id)
+    put_text(group, "image_id", ready.image_id)
     _dataset(group, IMAGE, ready.image.shape, None).write(h5s.ALL, h5s.ALL, ready.image)
     has_truth = any(phrase.truth is not None for phrase in ready.phrases)
     masks = _group(group, MASK)
@@ -68,8 +77,15 @@ def store(file: h5py.File, ready: Ready) -> None:
                 continue
             dataset = _dataset(place, key, mask.shape, mask.shape)
             dataset.write_direct_chunk((0, 0), compress(mask))
-            _text(dataset, "caption", phrase.caption)
-            _texts(dataset, "ids", phrase.ids)
+            put_text(dataset, "caption", phrase.caption)
+            _put_texts(dataset, "ids", phrase.ids)
+
+
+def sign(file: h5py.File, content: str) -> None:
+    """Write what a packed file is, and the hash of its content."""
+    put_text(file.id, "format", FORMAT)
+    put_text(file.id, "content_hash", content)
+    file.attrs["version"] = VERSION
 
 
 def compress(mask: np.ndarray) -> bytes:
@@ -144,18 +160,25 @@ def _dataset_form(chunk: tuple[int, ...] | None) -> h5p.PropDCID:
     return form
 
 
-def _text(node: h5d.DatasetID | h5g.GroupID, name: str, text: str) -> None:
-    attribute = h5a.create(node, name.encode(), _string(), h5s.create(h5s.SCALAR))
-    attribute.write(np.array(text, h5py.string_dtype()))
+def put_text(node: h5d.DatasetID | h5g.GroupID, name: str, text: str) -> None:
+    """Give an HDF5 object a text as an attribute; `text_of` reads it.
+
+    It has the text's own length: of texts of any length HDF5 makes a heap, and a damaged heap can
+    keep its library busy for ever.
+    """
+    encoded = np.array(text.encode())
+    form = _string(encoded.itemsize)
+    h5a.create(node, name.encode(), form, h5s.create(h5s.SCALAR)).write(encoded, form)
 
 
-def _texts(node: h5d.DatasetID, name: str, texts: Sequence[str]) -> None:
-    space = h5s.create_simple((len(texts),))
-    attribute = h5a.create(node, name.encode(), _string(), space)
+def _put_texts(node: h5d.DatasetID, name: str, texts: Sequence[str]) -> None:
+    encoded = np.array([text.encode() for text in texts], np.bytes_)
+    form = _string(encoded.itemsize)
+    attribute = h5a.create(node, name.encode(), form, h5s.create_simple(encoded.shape))
     if texts:
-        attribute.write(np.array(texts, h5py.string_dtype()))
+        attribute.write(encoded, form)
 
 
-@lru_cache(maxsize=1)
-def _string() -> h5t.TypeStringID:
-    return h5t.py_create(h5py.string_dtype(), logical=True)
+@lru_cache(maxsize=1024)
+def _string(length: int) -> h5t.TypeStringID:
+    return h5t.py_create(h5py.string_dtype("utf-8", length), logical=True)

@@ -24,8 +24,6 @@ from tqdm.auto import tqdm
 from rlfseg.data.packed.index import Index, Texts
 from rlfseg.data.packed.prepare import Example, LeftOut
 from rlfseg.data.packed.schema import (
-    FORMAT,
-    VERSION,
     PackError,
     content_hash,
     index_path,
@@ -33,7 +31,7 @@ from rlfseg.data.packed.schema import (
     report_path,
 )
 from rlfseg.data.packed.shard import Packed, append, chunks, make_shard
-from rlfseg.data.packed.store import created, writing
+from rlfseg.data.packed.store import created, sign, writing
 from rlfseg.data.packed.workers import ordered_map
 
 
@@ -180,7 +178,7 @@ def _merge(shards: Iterable[Path], part: Path, path: Path) -> PackReport:
             raise ValueError(f"no record to pack into {path}, {len(tally.left_out)} left out{why}")
         content = content_hash(tally.digests)
         with writing(draft):
-            file.attrs.update(format=FORMAT, version=VERSION, content_hash=content)
+            sign(file, content)
     with writing(path):
         report = PackReport(
             images=len(tally.image_ids),

@@ -37,6 +37,7 @@ from rlfseg.experiment.training import (
     trained_unet,
     untrained,
     with_weights,
+    work,
 )
 from rlfseg.experiment.weights import (
     backbone_folder,

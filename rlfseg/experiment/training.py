@@ -99,8 +99,8 @@ def first_steps(run: Run, *, until: int) -> list[Step]:
 
 def _record(run: Run, until: int, path: Path) -> None:
     """Train for the first steps of the run; the first process writes them down."""
-    work = _work(run, untrained(run))
-    steps = fit(*work, accelerator=quick_accelerator(), machine=run.machine, until=until)
+    parts = work(run, untrained(run))
+    steps = fit(*parts, accelerator=quick_accelerator(), machine=run.machine, until=until)
     if PartialState().is_main_process:
         steps = recorded(steps, path, total=until, title="first steps")
     deque(steps, maxlen=0)
@@ -155,7 +155,7 @@ def trained(run: Run) -> Path:
             save_trained(unet, folder)
 
         return fit_in_stage(
-            *_work(run, unet),
+            *work(run, unet),
             folder,
             title=f"training {run.train_stage.name}",
             save=save,
@@ -219,10 +219,13 @@ def _prepare(run: Run) -> None:
     base(run)
 
 
-def _work(
+def work(
     run: Run, unet: UNet2DConditionModel
 ) -> tuple[RectifiedFlowObjective, Callable[[int], FlowBatch], OptimiserConfig]:
-    """Objective, batches and optimiser of the training."""
+    """Return a training's objective, this process's batches by step, and the optimiser's settings.
+
+    They are what `fit` takes; `unet` is what is trained, as `untrained` gives it.
+    """
     train, state, coder = run.train, PartialState(), codec(run)
     cache = latent_cache(run, "train", coder, with_refined=run.uses_refined)
     optimiser = OptimiserConfig(

@@ -157,7 +157,7 @@ class Labels:
     at_least: float
 
     def asks(self) -> Asks:
-        """Ask for all runs scored by all samplers, and where they start by AOS."""
+        """Ask for all runs scored by all samplers, where they start, and labels to choose from."""
         runs, first = self.run.seeded(self.variants), self.run.first()
         ways = [self.scoring.by(way) for way in self.samplers.values()]
         firsts = tuple(runs[name, self.run.seeds[0]] for name in self.variants)
@@ -168,6 +168,7 @@ class Labels:
         return Asks(
             runs=firsts,
             scored=(*rows, *others),
+            refined=((self.run, "val"),) if any(run.uses_refined for run in firsts) else (),
             segmented=_third(self.scoring) * len(self.variants),
         )
 

@@ -35,7 +35,7 @@ from rlfseg.experiment import (
     untrained,
 )
 from rlfseg.experiment.previews import read_previews
-from rlfseg.experiment.training import _work
+from rlfseg.experiment.training import work
 from rlfseg.models.unet import as_velocity, load_unet, save_trained
 from rlfseg.stage import logs_of, made_at, read_record
 from rlfseg.training.loop import fit
@@ -131,7 +131,7 @@ def test_an_interrupted_training_is_taken_up(run: Run, monkeypatch: pytest.Monke
         folder = trained(other)
     assert not seen and len(read_steps(folder / "steps.jsonl")) == 4
     unet = untrained(other)
-    deque(fit(*_work(other, unet), accelerator=quick_accelerator()), maxlen=0)
+    deque(fit(*work(other, unet), accelerator=quick_accelerator()), maxlen=0)
     save_trained(unet, folder.parent / "uninterrupted")
     file = "pytorch_lora_weights.safetensors"
     first, second = load_file(folder / file), load_file(folder.parent / "uninterrupted" / file)

@@ -192,7 +192,7 @@ rule site:
         """
 
 
-# One long page, printed; how it looks on paper is in book/_static/print.css.
+# One long page, printed; how it looks on paper is in book/_static/print.css. The site links to it.
 rule pdf:
     input:
         PROSE,
@@ -219,4 +219,7 @@ rule pdf:
             file://$PWD/{params.run}/print.tmp/_build/singlehtml/index.html \
             >> {params.run}/print.log 2>&1
         rm -rf {params.run}/print.tmp
+        cp {output} {params.run}/site/
+        sed 's|<span class="pdf">\\([^<]*\\)</span>|<a href="book.pdf">\\1</a>|' {params.run}/site/cite.html \
+            > {params.run}/cite.tmp && mv {params.run}/cite.tmp {params.run}/site/cite.html
         """

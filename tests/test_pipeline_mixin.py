@@ -1,7 +1,6 @@
-"""The tests that diffusers has for every pipeline of its own, from its source, which is no package:
+"""The tests that diffusers has for every pipeline of its own, from its source: no package has them.
 
-pip install parameterized requests-mock
-DIFFUSERS_SOURCE=where/its/repository/lies pytest -o addopts= tests/test_pipeline_mixin.py
+`DIFFUSERS_SOURCE` says where its repository lies; the command stands in book/withstands.md.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from rlfseg import RLFSegPipeline
 
 SOURCE = os.environ.get("DIFFUSERS_SOURCE")
 if not SOURCE:
-    pytest.skip("DIFFUSERS_SOURCE says where diffusers' repository lies", allow_module_level=True)
+    pytest.skip("DIFFUSERS_SOURCE doesn't say where diffusers' repository lies", allow_module_level=True)
 
 
 def mixin() -> type:

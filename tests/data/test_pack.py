@@ -25,6 +25,7 @@ from pycocotools import mask as coco_mask
 from rlfseg.data.masks import rasterise
 from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
+from rlfseg.data.packed.refined import add_refined, refined_by
 from rlfseg.data.packed.schema import PackError, key_of, keys_of
 from rlfseg.data.packed.store import compress
 from rlfseg.data.packed.write import PackReport, write_pack
@@ -94,6 +95,36 @@ def test_plain_h5py_reads_the_file_as_the_paper_describes_it(tmp_path: Path) -> 
             if "#" not in key:
                 assert unquote(key) == caption
         assert file["a%2F8"].attrs["image_id"] == b"a/8"
+
+
+def test_texts_need_no_heap(tmp_path: Path) -> None:
+    """In a damaged heap HDF5's library can look for a text for ever."""
+    write_pack(examples(CAPTIONS), tmp_path / "a.h5", size=None)
+    pack = Pack(tmp_path / "a.h5")
+    masks = [pack.masks(number)[0] for number in range(len(pack))]
+    add_refined(pack, masks, made_of="é")
+    assert b"GCOL" not in (tmp_path / "a.h5").read_bytes()
+    assert refined_by(tmp_path / "a.h5") == "é"
+
+
+def test_texts_of_any_length_are_read_as_they_once_were_written(tmp_path: Path) -> None:
+    write_pack(examples(CAPTIONS), tmp_path / "a.h5", size=None)
+    with h5py.File(tmp_path / "a.h5") as file:
+        before = dict(file.attrs)
+    expected = Pack(tmp_path / "a.h5").ids(0)
+
+    def earlier(_name: str, node: h5py.Group | h5py.Dataset) -> None:
+        for name, value in dict(node.attrs).items():
+            node.attrs[name] = value.decode() if name != "ids" else [i.decode() for i in value]
+
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.visititems(earlier)
+        for name in ("format", "content_hash"):
+            file.attrs[name] = before[name].decode()
+    assert b"GCOL" in (tmp_path / "a.h5").read_bytes()
+    pack = Pack(tmp_path / "a.h5")
+    pack.validate()
+    assert pack.ids(0) == expected and isinstance(expected[0], str)
 
 
 def test_our_reader_finds_every_caption(tmp_path: Path) -> None:

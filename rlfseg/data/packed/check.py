@@ -95,7 +95,7 @@ def _mask(path: Path, place: str, file: h5py.File, caption: str, image: np.ndarr
 
 
 def _text(path: Path, place: str, node: Any, name: str, expected: str) -> None:
-    found = text_of(node.attrs.get(name))
+    found = text_of(node.attrs[name]) if name in node.attrs else None
     if found != expected:
         raise PackError(
             f"{path}: {place} has the attribute {name} = {found!r:.80}, not {expected!r:.80}"

@@ -253,11 +253,12 @@ def _identity(path: Path, file: h5py.File) -> str:
     """Return the content hash that a packed file carries."""
     with _undamaged(f"{path}"):
         held = dict(file.attrs)
-    if text_of(held.get("format")) != FORMAT or "content_hash" not in held:
+        known, content = (text_of(held.get(name, "")) for name in ("format", "content_hash"))
+    if known != FORMAT or not content:
         raise PackError(f"{path} is an HDF5 file, but not a packed file of this project")
     if held.get("version") != VERSION:
         raise PackError(
             f"{path} has version {held.get('version')} of the format, "
             f"this code reads version {VERSION}: pack again"
         )
-    return text_of(held["content_hash"])
+    return content

@@ -21,7 +21,9 @@ from rlfseg import RLFSegPipeline
 
 SOURCE = os.environ.get("DIFFUSERS_SOURCE")
 if not SOURCE:
-    pytest.skip("DIFFUSERS_SOURCE doesn't say where diffusers' repository lies", allow_module_level=True)
+    pytest.skip(
+        "DIFFUSERS_SOURCE doesn't say where diffusers' repository lies", allow_module_level=True
+    )
 
 
 def mixin() -> type:

@@ -243,7 +243,7 @@ class Worth:
 @dataclass(frozen=True, config=STRICT)
 class Backbone:
     """The backbone: `masks` go through its autoencoder, and it draws `captions`; and a mini
-    `clip`, if given, asked about the phrases of `scenes` of the test split. If the backbone
+    `clip`, if given, asked about the phrases of `scenes` of the test split. A backbone of ours
     has a CLIP of its own, that says what it recognises in what is drawn, as `recognise` says. What
     pretraining is `worth`, if that is asked. What is expected `at_least`: of the masks' IoU, how
     often CLIP is right among 32 phrases, and colour and shape recognised, in [0, 1]; and, in
@@ -265,8 +265,8 @@ class Backbone:
         return self.worth.runs(self.run) if self.worth else {}
 
     def recognition(self) -> dict[str, Recognised]:
-        """Return what is recognised; nothing of a backbone without a CLIP of its own."""
-        if self.run.backbone.clip is None:
+        """Return what is recognised; nothing of a backbone that isn't ours."""
+        if self.run.backbone.name != "mini":
             return {}
         return recognition(self.recognise, self.run.backbone, profile=self.run.profile)
 
@@ -276,7 +276,7 @@ class Backbone:
         if self.clip is not None:
             made = partial(trained_clip, self.clip, profile=self.run.profile)
             also.append(Also(clip_stage(self.clip), made))
-        if self.run.backbone.clip is not None:
+        if self.run.backbone.name == "mini":
             stage = recognition_stage(self.recognise, self.run.backbone)
             also.append(Also(stage, self.recognition))
         runs = [run for each in self.worth_runs.values() for run in each]

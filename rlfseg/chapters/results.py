@@ -43,7 +43,8 @@ class Shorter:
 
     def variants(self) -> Variants:
         """Return what each changes, by name."""
-        return {name: {**each, **self.train} for name, each in ({OURS: {}} | self.also).items()}
+        every: Variants = {OURS: {}, **self.also}
+        return {name: {**each, **self.train} for name, each in every.items()}
 
 
 @dataclass(frozen=True, config=STRICT)

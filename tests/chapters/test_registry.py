@@ -30,7 +30,7 @@ def test_a_notebooks_variables_become_checked_parameters(repo: Path) -> None:
     profile, shown, other = "mini", 3, object()  # what else a notebook holds is passed over
     here = chapter("01_data", vars())
     assert here.shown == 3 and here.run.profile == "mini"
-    assert here.run.train.steps == 6000  # of params/mini/run.yml
+    assert here.run.train.steps == 4000  # of params/mini/run.yml
     changes = {"train": {"steps": 7}}
     here = chapter("01_data", {"profile": "mini", "changes": changes, "shown": 1})
     assert here.run.train.steps == 7 and here.run.train.batch == 8

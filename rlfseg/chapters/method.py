@@ -17,7 +17,7 @@ from rlfseg.config import (
     TrainConfig,
     validated,
 )
-from rlfseg.experiment import Run, Scoring, predictor, source_folder
+from rlfseg.experiment import Run, Scoring, labels, predictor, source_folder
 from rlfseg.stand_ins.mini_clip import ClipConfig, clip_stage, trained_clip
 from rlfseg.stand_ins.plane import Plane
 from rlfseg.stand_ins.recognition import (
@@ -139,8 +139,10 @@ class Training:
     agreement: Positive
 
     def asks(self) -> Asks:
-        """Ask for the trained run."""
-        return Asks(runs=(self.run,))
+        """Ask for the trained run, and, of drawn scenes, the labels that the live steps need."""
+        drawn = self.run.uses_refined and not self.run.photographed
+        kept = Also(self.run.labels_stage("train"), partial(labels, self.run, "train"))
+        return Asks(runs=(self.run,), also=(kept,) if drawn else ())
 
 
 @dataclass(frozen=True, config=STRICT)

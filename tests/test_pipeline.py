@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -323,6 +324,7 @@ def test_the_command_writes_mask_and_overlay(
     assert np.array_equal(np.asarray(Image.open(saved / "out_mask.png")), wanted)
     assert Image.open(saved / "out.png").size == (40, 30)
     assert f"'red star' is {wanted.mean():.1%} of {saved}/photo.png" in capsys.readouterr().out
+    assert gc.isenabled()  # imports alone go without
 
 
 def test_the_command_takes_several_phrases_and_pictures(

@@ -24,10 +24,10 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,8 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _Parser(prog="python -m rlfseg", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    about = "say what of a data set is on disk against what should be"
-    checking = commands.add_parser("check", help=about, description=about)
+
+    def command(name: str, work: Callable[[argparse.Namespace], int], about: str) -> _Parser:
+        added = commands.add_parser(name, help=about, description=about)
+        added.set_defaults(work=work)
+        return added
+
+    checking = command("check", _check, "say what of a data set is on disk against what should be")
     checking.add_argument("dataset", choices=tuple(DATASETS))
     checking.add_argument("root", help="the folder that holds the data set's files")
     checking.add_argument("--json", action="store_true", help="print the report as one JSON object")
@@ -75,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="count PhraseCut's images among those of FILE: COCO's JSON, or refs(*.p); repeatable",
     )
     about = "say whether a profile can run on this machine, and how long it takes"
-    flying = commands.add_parser("preflight", help=about, description=about)
+    flying = command("preflight", _preflight, about)
     flying.add_argument("--profile", default="a100", help="a folder of params/ (a100)")
     flying.add_argument("--json", action="store_true", help="print the report as one JSON object")
     flying.add_argument(
@@ -87,11 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="what --json said before a pass: compare with what its stages have taken since",
     )
     about = "say which shipped artefacts no chapter asks for any more, or make all that ship"
-    keeping = commands.add_parser("artefacts", help=about, description=about)
+    keeping = command("artefacts", _artefacts, about)
     keeping.add_argument("--profile", default="mini", help="a folder of artefacts/ (mini)")
     keeping.add_argument("--make", action="store_true", help="make them, or go on making them")
-    about = "segment what a phrase means in a picture"
-    asking = commands.add_parser("segment", help=about, description=about)
+    asking = command("segment", _segment, "segment what a phrase means in a picture")
     asking.add_argument("picture", help="a picture file")
     asking.add_argument("phrase", nargs="+", help="what to segment, as in 'striped star' moon")
     asking.add_argument(
@@ -113,17 +117,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": ("train and score what a chapter asks for, or find it so", _evaluate),
     }
     for name, (about, work) in works.items():
-        command = commands.add_parser(name, help=about, description=about)
-        command.add_argument("parameters", help="a chapter's YAML, or one of profile and changes")
-        if name == "evaluate":
-            command.add_argument(
-                "--weights",
-                metavar="FOLDER",
-                help="score this adapter or UNet in the place of what the run's training ends in",
-            )
-        command.set_defaults(work=work)
+        working = command(name, work, about)
+        working.add_argument("parameters", help="a chapter's YAML, or one of profile and changes")
+    commands.choices["evaluate"].add_argument(
+        "--weights",
+        metavar="FOLDER",
+        help="score this adapter or UNet in the place of what the run's training ends in",
+    )
     about = "score a folder of masks or score maps that another program predicted"
-    scoring = commands.add_parser("score", help=about, description=about)
+    scoring = command("score", _score, about)
     scoring.add_argument("dataset", choices=tuple(DATASETS))
     scoring.add_argument("split", help="of the packed data: val, test, testA, testB")
     scoring.add_argument("folder", nargs="?", help="holds <name>.png or <name>.npy for each item")
@@ -132,11 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scoring.add_argument("--profile", default="a100", help="a folder of params/ (a100)")
     scoring.add_argument("--source", help="the data set's folder, if not the profile's")
     scoring.add_argument("--pixels", type=int, help="side that is scored at, if not the profile's")
-    scoring.set_defaults(work=_score)
-    checking.set_defaults(work=_check)
-    flying.set_defaults(work=_preflight)
-    keeping.set_defaults(work=_artefacts)
-    asking.set_defaults(work=_segment)
     given = parser.parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -184,45 +181,17 @@ def _artefacts(given: argparse.Namespace) -> int:
 
 def _segment(given: argparse.Namespace) -> int:
     with _uncollected():
-        from PIL import Image
+        from rlfseg.segment import segment
 
-        from rlfseg.chapters.reading import run_file
-        from rlfseg.data.images import as_rgb, overlay, read_picture
-        from rlfseg.experiment import is_trained, pipeline
-        from rlfseg.pipeline import RLFSegPipeline
-        from rlfseg.stage import replaced, repository
-
-    out, names = Path(given.out), [given.picture, *given.also]
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"the overlay is written as PNG: give -o a name that ends so, not {out}")
-    asked = list(product(names, given.phrase))
-    stems = [out.stem] if len(asked) == 1 else [f"{out.stem}_{n}" for n in range(1, len(asked) + 1)]
-    files = [[out.with_name(f"{stem}{kind}.png") for kind in ("", "_mask")] for stem in stems]
-    if spoilt := {f.resolve() for pair in files for f in pair} & {Path(n).resolve() for n in names}:
-        raise ValueError(f"{spoilt.pop()} is a picture that is asked: give another name with -o")
-    pictures = {name: as_rgb(read_picture(name)) for name in names}
-    model = Path(given.model or repository() / "params" / "mini" / "05_phrasecut.yml")
-    if model.is_dir():
-        segmenter = RLFSegPipeline.from_pretrained(model)
-    else:
-        run = run_file(model)
-        if not is_trained(run):
-            raise ValueError(
-                f"what {model} describes isn't trained: python -m rlfseg train {model}"
-            )
-        segmenter = pipeline(run)
-    segmenter.set_progress_bar_config(disable=True)
-    done = segmenter(
-        [pictures[name] for name in names],
-        [given.phrase] * len(names),
+    lines = segment(
+        [given.picture, *given.also],
+        given.phrase,
+        Path(given.out),
+        model=Path(given.model) if given.model else None,
         sampler=given.sampler,
         threshold=given.threshold,
     )
-    for (name, phrase), mask, pair in zip(asked, done.masks, files, strict=True):
-        for file, image in zip(pair, (overlay(pictures[name], mask), mask), strict=True):
-            with replaced(file) as draft:
-                Image.fromarray(image).save(draft, "PNG")
-        print(f"{phrase!r} is {mask.mean():.1%} of {name}: {pair[0]} and {pair[1]}")
+    print("\n".join(lines))
     return 0
 
 

@@ -40,7 +40,7 @@ FLOORS = {
             "experiment flowseg",
             "baselines",
             "chapters",
-            "book preflight",
+            "book preflight segment",
             "__main__",
         )
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from bs4 import BeautifulSoup
 from chromium import chromium, served
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +72,32 @@ def test_links_within_the_book_lead_somewhere(site: Path) -> None:
 def test_pages_are_light(site: Path) -> None:
     sizes = {path.name: path.stat().st_size for path in site.glob("*.html")}
     assert sizes and {name: n for name, n in sizes.items() if n > LIMIT} == {}
+
+
+def unsaid(page: str) -> list[str]:
+    """The figures and tables of a page, in their first words, that no sentence follows."""
+    found = []
+    for cell in BeautifulSoup(page, "html.parser").select("div.cell"):
+        if not cell.select_one(":scope > .cell_output :is(img, table, iframe, canvas)"):
+            continue
+        after = cell.find_next_sibling()
+        while after is not None and "cell" in (after.get("class") or []):
+            after = after.find_next_sibling()
+        if after is None or after.name not in ("p", "ul"):
+            found.append(cell.select_one(".cell_output").get_text(" ", strip=True)[:60])
+    return found
+
+
+def test_a_figure_without_a_word_is_seen() -> None:
+    shows = '<div class="cell"><div class="cell_output"><img>{}</div></div>'
+    code = '<div class="cell"><div class="cell_input">x = 1</div></div>'
+    bare = f"<section>{shows.format('bare')}{code}<section><h2>Next</h2></section></section>"
+    assert unsaid(f"{bare}<section>{shows.format('said')}{code}<p>See.</p></section>") == ["bare"]
+
+
+def test_each_figure_and_table_is_followed_by_a_sentence(site: Path) -> None:
+    found = {path.name: unsaid(path.read_text()) for path in site.glob("*.html")}
+    assert {name: each for name, each in found.items() if each} == {}
 
 
 #: What scrolls by itself counts too: code, tables, equations in lines of their own.

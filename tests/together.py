@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
@@ -45,8 +46,7 @@ def run_two(work: Callable[..., None], *arguments: object) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")  # which imports what both need once
-    context.set_forkserver_preload([work.__module__])
+    context = multiprocessing.get_context("fork")  # imports are not made anew each time
     processes = [
         context.Process(target=_one_of_two, args=(rank, port, work, *arguments))
         for rank in range(2)
@@ -64,6 +64,8 @@ def _one_of_two(rank: int, port: int, work: Callable[..., None], *arguments: obj
     """Tells Accelerate, by the environment that launchers set, that there are two processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    PartialState._reset_state()  # what tests before this one have asked for
+    AcceleratorState._reset_state()
     torch.set_num_threads(1)
     with joined():
         work(*arguments)

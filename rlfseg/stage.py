@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tokenize import TokenError
@@ -78,7 +78,7 @@ class Stage:
         """Make a stage of a dataclass of settings, hashed as `hashed` says."""
         return cls(name, version, hashed(settings), inputs or {}, asdict(settings))
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Sixteen hexadecimal digits that identify the result."""
         inputs = {role: stage.hash for role, stage in self.inputs.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from rlfseg.experiment import Run
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish() -> None:
+    """What libraries have made stays to the end: the search for garbage may leave it out."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Annotated, Any, Self
 
 from pydantic import Field
@@ -204,7 +205,7 @@ class Run:
 
     # What it leads to, each identified by a stage.
 
-    @property
+    @cached_property
     def backbone_stage(self) -> Stage:
         """Identify the backbone; an outside one by its name."""
         if self.backbone.name == "mini":
@@ -213,7 +214,7 @@ class Run:
             return random_stage()
         return Stage("outside-backbone", 1, {"name": self.backbone.name})
 
-    @property
+    @cached_property
     def source_stage(self) -> Stage:
         """Identify the data, however they are packed; training depends on nothing more.
 
@@ -223,7 +224,7 @@ class Run:
         sentences = self.data.dataset in REFERRING and self.data.source != "mini"
         return Stage.of("scenes", 4 if sentences else 3, self.data)
 
-    @property
+    @cached_property
     def data_stage(self) -> Stage:
         """Identify the packed data, all splits of them; what is made is each one's own stage."""
         return Stage("data", PACK_VERSION, {}, {"source": self.source_stage})
@@ -245,7 +246,7 @@ class Run:
         encoder = autoencoder_stage(self.backbone) if mini else self.backbone_stage
         return Stage(f"latents-{split}", 2, {}, {"data": self.data_stage, "autoencoder": encoder})
 
-    @property
+    @cached_property
     def sam_stage(self) -> Stage:
         """Identify the SAM; an outside one by its kind and the name of its checkpoint."""
         if self.sam.kind == "mini":
@@ -263,7 +264,7 @@ class Run:
         version = RELABEL_VERSION + (self.data.source != "mini")
         return Stage.of(f"refined-{split}", version, self.refine, inputs)
 
-    @property
+    @cached_property
     def train_stage(self) -> Stage:
         """Identify what training ends in, or the weights that are given in its place."""
         if self.given is not None:

@@ -288,18 +288,20 @@ def test_render_keeps_the_papers_order_and_admits_what_was_not_run(number: int) 
     printed = [c.printed for c in paper_table(number).cells() if c.printed != "-"]
     assert [row[-2] for row in rows] == printed
     assert {row[-1] for row in rows} == {NOT_RUN}
-    assert "Nothing of this table was run" in text and "dropdown" not in text
+    assert "Nothing of this table was run" in text and "other rows" not in text
     assert text.startswith(f":::{{table}} Paper, Table {number}: A caption\n:name: tab-x\n\n|")
 
 
 def test_rows_of_which_nothing_was_run_are_folded() -> None:
     missing = {("LD-ZNet", "mIoU"): Missing("its weights are missing")}
     text = shown(1, {OURS: result(), **missing})
-    first, folded = text.split("::::{dropdown}")
+    first, folded, notes = text.split("::::{dropdown}")
     assert [row[0] for row in body(first) if row[0]] == ["LD-ZNet", OURS[0]]
     assert body(first)[0][3] == "its weights are missing"
     assert f"was run here ({len(paper_table(1).row_names) - 2})" in folded.splitlines()[0]
     assert {len(row) for row in body(folded)} == {3}
+    marks = {int(n) for found in re.findall(r"{sup}`([\d,]+)`", text) for n in found.split(",")}
+    assert notes.startswith(f" Notes ({len(marks)})\n") and f"\n{max(marks)}. " in notes
     names = {row[0] for row in body(folded) if row[0]}
     assert names == set(paper_table(1).row_names) - {OURS[0], "LD-ZNet"}
 

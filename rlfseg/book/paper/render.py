@@ -1,6 +1,7 @@
 """The paper's tables beside this run's, as MyST for the book."""
 
 import re
+from collections.abc import Iterable
 
 from IPython.display import Markdown
 
@@ -27,8 +28,8 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
     cell that the paper leaves empty is shown only if the run has something for it. The difference
     is shown only where the result says that it is comparable, and columns that would hold the same
     in all rows are left out. Behind a value stand its interval over images and, where there are
-    several seeds, their mean with its own. Below the table stand the run's profile, data, protocol,
-    thresholds, and notes.
+    several seeds, their mean with its own. Below the table stand the run's profile, data, protocol
+    and thresholds; notes are folded.
 
     Args:
         table: 1 to 9.
@@ -71,9 +72,8 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
         f"Comparable with the paper: {_flat(same.pop())}." if alike and same else "",
         _this_run(filled, profile),
         _folded(_table(heads, folded, {*heads[3:], *without}), folded) if here else "",
+        notes.folded(f"{note}." for note in printed.notes),
         _made_by(table, profile),
-        notes.listed(),
-        *(f"{note}." for note in printed.notes),
         "What the tables compare, and our choices where the paper is silent: {doc}`deviations`.",
     ]
     return Markdown("\n\n".join(part for part in parts if part) + "\n")
@@ -91,7 +91,10 @@ def _folded(body: str, lines: list[list[str]]) -> str:
     if not lines:
         return ""
     names = sum(bool(line[0]) for line in lines)
-    title = f"The paper's other rows, of which nothing was run here ({names})"
+    return _dropdown(f"The paper's other rows, of which nothing was run here ({names})", body)
+
+
+def _dropdown(title: str, body: str) -> str:
     return f"::::{{dropdown}} {title}\n{body}\n::::"
 
 
@@ -108,14 +111,12 @@ class _Notes:
         numbers = sorted({self._texts.index(text) + 1 for text in wanted})
         return f"\N{NO-BREAK SPACE}{{sup}}`{','.join(map(str, numbers))}`" if numbers else ""
 
-    def listed(self) -> str:
-        """List all notes by number, with a heading."""
-        if not self._texts:
-            return ""
-        heading = "Notes (tables and sections named in them are the paper's):\n\n"
-        return heading + "\n".join(
-            f"{n}. {text.rstrip('.')}." for n, text in enumerate(self._texts, 1)
-        )
+    def folded(self, more: Iterable[str]) -> str:
+        """List all notes by number, and what is to be said below them, folded."""
+        listed = "\n".join(f"{n}. {text.rstrip('.')}." for n, text in enumerate(self._texts, 1))
+        body = "\n\n".join(filter(None, (listed, *more)))
+        about = "Tables and sections named here are the paper's."
+        return _dropdown(f"Notes ({len(self._texts)})", f"{about}\n\n{body}") if body else ""
 
 
 def _rows(table: int, filled: Results, notes: _Notes) -> dict[bool, list[list[str]]]:

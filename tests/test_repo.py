@@ -250,10 +250,23 @@ def test_cells_are_short_and_define_nothing(chapter: tuple[str, dict]) -> None:
     for cell in code_cells(chapter[1]):
         source = "".join(cell["source"])
         shown = not {"remove-cell", "hide-input"} & set(cell["metadata"].get("tags", []))
-        assert len(source.splitlines()) <= (12 if shown else 16), cell["id"]
+        lines = source.splitlines()
+        assert len(lines) <= (12 if shown else 16), cell["id"]
+        assert not shown or max(map(len, lines)) <= 88, cell["id"]  # as many as a page has
         for node in ast.walk(ast.parse(source)):
             definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
             assert not isinstance(node, definition), cell["id"]
+
+
+def test_a_chapter_asks_answers_and_leaves_something_to_do(chapter: tuple[str, dict]) -> None:
+    name, notebook = chapter
+    told = (cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    text = "\n".join(map("".join, told))
+    head, _, rest = text.partition(":::{admonition} Answer")
+    assert "**Question.**" in head and "{glue:text}" in rest.split(":::")[0]
+    assert re.search(r"\*\*Try next\.\*\*|Things to try", rest)
+    asked, solved = (re.findall(rf"{{{kind}}}.*", text) for kind in ("exercise", "solution"))
+    assert len(asked) == len(solved) and (len(asked) >= 2 or name == "05b_ask")  # which is one
 
 
 def test_last_cell_asserts(chapter: tuple[str, dict]) -> None:

@@ -80,8 +80,9 @@ def test_segmentations_outline_what_exceeds_the_threshold() -> None:
 
 def test_curves_are_the_values() -> None:
     series = {"one": ([1, 2, 3], [5.0, 6.0, 4.0]), "two": ([1, 3], [1.0, 2.0])}
-    (axis,) = lines(series, x="step", y="loss", log=True).axes
-    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_yscale()) == ("step", "loss", "log")
+    (axis,) = lines(series, x="step", y="loss", log="xy").axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "loss")
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
     drawn = {line.get_label(): line.get_xydata().T.tolist() for line in axis.get_lines()}
     assert drawn == {name: [list(x), list(y)] for name, (x, y) in series.items()}
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two"]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,10 +24,10 @@ def lines(
     *,
     x: str,
     y: str,
-    log: bool = False,
+    log: Literal["", "y", "xy"] = "",
     markers: bool = False,
 ) -> Figure:
-    """Draw curves with a legend; `series` maps a name to its x and y values."""
+    """Draw curves with a legend; `series` maps a name to its x and y values, `log` names axes."""
     figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     marker = "o" if markers else ""
     for number, (name, (across, up)) in enumerate(series.items()):
@@ -38,8 +38,7 @@ def lines(
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    if log:
-        axis.set_yscale("log")
+    axis.set(**{f"{which}scale": "log" for which in log})
     if len(series) > 1:
         axis.legend(frameon=False)
     return finished(figure)

@@ -11,7 +11,6 @@ from rlfseg.experiment.curves import POINTS, Curve, Learning, curve_stage, kept_
 from rlfseg.experiment.packing import (
     class_names,
     fill_latents,
-    labels,
     latent_cache,
     left_out,
     native_masks,

@@ -62,13 +62,14 @@ def recognition(
 
     Args:
         config: how it is asked.
-        of: the backbone, of ours.
+        of: the backbone, with a CLIP of its own.
         profile: of both.
 
     Returns:
         For pictures `drawn by the backbone`, one thing asked for in each, and for `true pictures`
         of one thing.
     """
+    assert of.clip is not None
     asked, device, kept = of.clip, PartialState().device, "recognised.json"
 
     def fill(folder: Path) -> dict[str, float]:

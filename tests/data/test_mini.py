@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlfseg.data import phrasecut
-from rlfseg.data.drawn.phrases import Phrase, phrases, truth
+from rlfseg.data.drawn.phrases import Phrase, caption, phrases, truth
 from rlfseg.data.drawn.scene import (
     COLOURS,
     HELD_OUT,
@@ -156,6 +156,19 @@ def test_held_out_pairs_are_marked() -> None:
     for colour, shape in HELD_OUT:
         assert Phrase(shape, ("small", colour), None, (0,), "size colour").unseen
         assert not Phrase(shape, (), None, (0,), "name").unseen
+
+
+def test_captions_speak_of_things_that_are_there(scenes: list[Scene]) -> None:
+    rng = np.random.default_rng(5)
+    for each in scenes:
+        said = caption(rng, each)
+        body, _, ground = said.partition(" on ")
+        assert ground in ("", each.ground)
+        for relation in RELATIONS:
+            body = body.replace(f" {relation} the ", ", ")
+        mentions = body.split(", ")
+        assert 1 <= len(mentions) <= len(each.things)
+        assert all(any(is_a(t, words) for t in each.things) for words in mentions)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

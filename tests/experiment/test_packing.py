@@ -37,7 +37,7 @@ from rlfseg.experiment import (
     source_folder,
     untrained,
 )
-from rlfseg.experiment.mask_records import read_records
+from rlfseg.experiment.relabelling import read_records
 from rlfseg.models.unet import as_velocity
 from rlfseg.stage import read_record
 from rlfseg.stand_ins.backbone import BackboneConfig

@@ -64,8 +64,7 @@ def _one_of_two(rank: int, port: int, work: Callable[..., None], *arguments: obj
     """Tells Accelerate, by the environment that launchers set, that there are two processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    PartialState._reset_state()  # what tests before this one have asked for
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=True)  # what earlier tests have asked for
     torch.set_num_threads(1)
     with joined():
         work(*arguments)

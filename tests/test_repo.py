@@ -252,7 +252,7 @@ def test_cells_are_short_and_define_nothing(chapter: tuple[str, dict]) -> None:
         shown = not {"remove-cell", "hide-input"} & set(cell["metadata"].get("tags", []))
         lines = source.splitlines()
         assert len(lines) <= (12 if shown else 16), cell["id"]
-        assert not shown or max(map(len, lines)) <= 88, cell["id"]  # as many as a page has
+        assert not shown or max(map(len, lines)) <= 72, cell["id"]
         for node in ast.walk(ast.parse(source)):
             definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
             assert not isinstance(node, definition), cell["id"]

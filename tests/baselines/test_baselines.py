@@ -300,6 +300,7 @@ def test_processes_share_a_batch_without_overlap(run: Run) -> None:
         assert torch.equal(both, whole[k])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", CHOICES)
 def test_what_is_trained_is_kept_alone_and_scores_are_found_without_it(
     run: Run, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -98,6 +98,7 @@ def test_what_ships_is_what_the_chapters_ask_for(monkeypatch: pytest.MonkeyPatch
     assert stale("mini") == [] and shipped_folders("mini")
 
 
+@pytest.mark.integration
 def test_all_that_ships_is_made_and_what_nothing_asks_for_goes(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,6 +191,7 @@ def content(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
+@pytest.mark.integration
 def test_the_files_depend_on_the_seed_alone(folder: Path, tmp_path: Path) -> None:
     write_phrasecut(tmp_path / "again", seed=3, counts=COUNTS, pixels=PIXELS, workers=1)
     assert content(tmp_path / "again") == content(folder)

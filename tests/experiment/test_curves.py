@@ -104,6 +104,7 @@ def test_a_damaged_curve_is_named(tmp_path: Path) -> None:
         Curve.load(tmp_path)
 
 
+@pytest.mark.integration
 def test_a_run_and_a_baseline_keep_theirs(repo: Path, cache: LatentCache) -> None:
     """The last point is the finished run, scored as any is."""
     run: Run = given_run(data=DATA, train={**TRAIN, "curve": 9})

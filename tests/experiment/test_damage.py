@@ -20,6 +20,8 @@ from rlfseg.experiment.previews import read_previews
 from rlfseg.flowseg.recipe import Curves
 from rlfseg.stage import made_at
 
+pytestmark = pytest.mark.integration
+
 WAY = Scoring("val", boundary=True)
 BASELINE = LdznetConfig(steps=1, batch=4, width=8)
 CPU = torch.device("cpu")

@@ -158,6 +158,7 @@ def judged(file: Path, path: Place, how: Any) -> str:
     return ""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_a_spoilt_file_is_read_or_told_in_one_line(checkout: Path, chunk: int) -> None:
     wrong = []

@@ -150,6 +150,7 @@ def test_the_report_sums_the_records_up(whole: Path) -> None:
     assert refined_by(path) == report.made_of
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", range(RENAMES + 1))
 def test_killed_at_any_step_then_resumed(tmp_path: Path, whole: Path, number: int) -> None:
     path, log, out = write(tmp_path / "a.h5"), tmp_path / "log", tmp_path / "out"

@@ -124,6 +124,7 @@ def problem(report: Report, what: str) -> Line:
     return line
 
 
+@pytest.mark.integration
 def test_all_is_there(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_chapter_is_known_by_the_registry_alone(
     assert (read_plan("tiny").processes, read_plan("tiny").run.train.rank) == (3, 2)
 
 
+@pytest.mark.integration
 def test_sam_is_looked_at_where_it_is_asked_for(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +287,7 @@ def test_too_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert not [line for line in report.lines if line.what.startswith("speed:")]
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_where_one_is_demanded() -> None:
     line = next(line for line in preflight("a100").lines if line.what == "GPUs")

@@ -284,6 +284,7 @@ def make_in_two(root: Path, config: recipe.BackboneConfig) -> None:
     recipe.backbone(config, profile="smoke")
 
 
+@pytest.mark.integration
 def test_two_processes_train_what_one_does_with_both_their_shares(
     with_clip: tuple[Path, Path],
 ) -> None:

@@ -309,6 +309,7 @@ def test_no_sentence_names_a_pair_that_is_held_out(
 # --- training -------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_the_recipe_overfits_a_few_scenes(gallery: Gallery, tokenizer: CLIPTokenizer) -> None:
     config = OptimiserConfig(steps=110, lr=3e-3, beta2=0.99)
     objective = ClipObjective(tiny_clip(tokenizer))

@@ -483,11 +483,12 @@ def test_a_prediction_is_compared_with_what_stages_took_without_those_within(pla
 
 
 def test_every_chapter_that_trains_or_scores_is_counted() -> None:
-    others = {"00_idea", "01_data", "01b_datasets", "11_flowseg", "A1_backbone"}
+    others = {"00_idea", "01_data", "01b_datasets", "11_flowseg"}
     for profile in ("smoke", "mini", "preflight", "a100"):
         counted = [work.chapter for work in read_plan(profile).works]
         counted = [name for name in counted if name != "01_data"]  # which may be packed
-        assert counted == [name for name in CHAPTERS if name not in others]
+        none = others if profile == "mini" else {*others, "A1_backbone"}  # is pretraining worth it?
+        assert counted == [name for name in CHAPTERS if name not in none]
 
 
 def test_what_ships_is_predicted_where_it_is_not_there(place: Path) -> None:

@@ -44,7 +44,9 @@ RELEASES = phrasecut:VGPhraseCut_v0 refcoco:refer refcoco+:refer refcocog:refer 
 CHAPTERS = $$(python -c 'from rlfseg.chapters import CHAPTERS as known; \
   print(*(f"$(PASS)/book/{name}.ipynb" for name, each in known.items() if $(1)))')
 
-.PHONY: book table tables rehearsal runs places pdf links test lint preflight gpu-check check-artefacts artefacts clean help
+PYTEST = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -n $(or $(CORES),2) --dist loadfile
+
+.PHONY: book table tables rehearsal runs places pdf links test unit lint preflight gpu-check check-artefacts artefacts clean help
 
 book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on MACHINE
 	@$(SNAKEMAKE) $(FORCE)
@@ -93,9 +95,12 @@ links: book ## check the links that lead out of the book; needs a network
 	@jb build runs/$(PROFILE)/book --config runs/$(PROFILE)/config.yml \
 	  --path-output runs/$(PROFILE)/links --builder linkcheck
 
-test: $(SETUP) ## run the unit tests, on the CPU, and those of a GPU where there is one
-	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -n $(or $(CORES),2) --dist loadfile
+test: unit ## run the unit tests, then those of several parts together, then those of a GPU where there is one
+	@$(PYTEST) -m "integration and not slow"
 	@if command -v nvidia-smi > /dev/null; then python -m pytest -q -m "gpu and not slow"; fi
+
+unit: $(SETUP) ## run the unit tests alone, on the CPU: a minute
+	@$(PYTEST) -m "not integration and not slow"
 
 preflight: $(SETUP) places ## say whether PROFILE can run here, and how long it takes: DATA=, WEIGHTS=
 	@python -m rlfseg preflight --profile $(PROFILE)

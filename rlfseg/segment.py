@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from rlfseg.chapters.reading import run_file
+from rlfseg.chapters.reading import chapter_file, run_file
 from rlfseg.data.images import as_rgb, overlay, read_picture
-from rlfseg.experiment import is_trained, pipeline
+from rlfseg.experiment import Run, is_trained, pipeline
 from rlfseg.pipeline import RLFSegPipeline
 from rlfseg.stage import replaced, repository
 
@@ -31,7 +31,8 @@ def segment(
         phrases: what is asked of each.
         out: the overlay's file, a PNG; its mask is named `<stem>_mask.png`. Where there are several
             answers, theirs are numbered from 1, phrase by phrase of each picture.
-        model: a saved pipeline's folder, or a file of parameters; None is the `mini` profile's run.
+        model: a saved pipeline's folder, or a file of parameters; None is the `mini` profile's best,
+            the one that the page to ask has.
         sampler: `aos`, `one`, `hss`, `steps` or `aos_signed`.
         threshold: of the scores; None is the pipeline's own.
 
@@ -48,7 +49,7 @@ def segment(
     if spoilt := written & {Path(name).resolve() for name in pictures}:
         raise ValueError(f"{spoilt.pop()} is a picture that is asked: give another name with -o")
     images = {name: as_rgb(read_picture(name)) for name in pictures}
-    segmenter = _loaded(model or repository() / "params" / "mini" / "05_phrasecut.yml")
+    segmenter = _loaded(model) if model else pipeline(_best())
     segmenter.set_progress_bar_config(disable=True)
     found = segmenter(
         [images[name] for name in pictures],
@@ -71,6 +72,12 @@ def _outputs(out: Path, count: int) -> list[tuple[Path, Path]]:
         raise ValueError(f"the overlay is written as PNG: give -o a name that ends so, not {out}")
     stems = [out.stem] if count == 1 else [f"{out.stem}_{n}" for n in range(1, count + 1)]
     return [(out.with_name(f"{stem}.png"), out.with_name(f"{stem}_mask.png")) for stem in stems]
+
+
+def _best() -> Run:
+    """The run of the mini world whose weights ship for asking."""
+    ask = chapter_file(repository() / "params" / "mini" / "05b_ask.yml")
+    return ask.run.variants(ask.variants)[ask.browser]
 
 
 def _loaded(model: Path) -> RLFSegPipeline:

@@ -76,6 +76,7 @@ def all_scores(pipe: RLFSegPipeline, **more: object) -> np.ndarray:
     return np.stack(pipe(PICTURES, asked, **more).scores)  # type: ignore[arg-type]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["one", "aos", "hss", "steps", "aos_signed"])
 def test_it_is_the_evaluations_path(
     pipe: RLFSegPipeline, backbone: Path, trained: Path, tmp_path: Path, name: str
@@ -354,6 +355,7 @@ def test_a_picture_that_is_asked_is_not_written_over(
         assert (saved / photo).read_bytes() == before
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -44,6 +44,8 @@ from rlfseg.training.checkpoint import save_checkpoint
 from rlfseg.training.loop import fit
 from rlfseg.training.steps import read_steps, recorded
 
+pytestmark = pytest.mark.integration
+
 PICTURES = 23  # of five phrases each
 PART = 12  # phrases at least: three pictures
 ONE = SamplerConfig("one")

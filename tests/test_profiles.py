@@ -27,6 +27,7 @@ def ran(*command: str, where: Path = ROOT) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_chapter_and_the_book_on_paper_are_planned(machine: str) -> None:
     if machine == "slurm":
@@ -40,6 +41,7 @@ def test_every_chapter_and_the_book_on_paper_are_planned(machine: str) -> None:
     assert "pdf, site" in said
 
 
+@pytest.mark.integration
 def test_a_minimal_pass_makes_the_tables_apart_with_parameters_of_its_own() -> None:
     told = ran("make", "--dry-run", "--always-make", "tables", "PROFILE=smoke", "MINIMAL=1")
     (command,) = [line for line in told.splitlines() if "--keep-going" in line]
@@ -53,6 +55,7 @@ def test_a_minimal_pass_makes_the_tables_apart_with_parameters_of_its_own() -> N
     assert re.search(r"\bparameters\b", said)
 
 
+@pytest.mark.integration
 def test_a_chapter_that_is_gone_is_executed_again_whatever_was_rendered(tmp_path: Path) -> None:
     """Snakemake takes a failed chapter away; a page that was made before must not hide that."""
     for name in ("Snakefile", "_config.yml"):

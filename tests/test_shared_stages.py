@@ -15,6 +15,8 @@ from together import run_two
 from rlfseg.processes import by_first, cut, in_parts, together
 from rlfseg.stage import PARTS, Stage, draft_of, finished, locked, made_at, read_record
 
+pytestmark = pytest.mark.integration
+
 STAGE = Stage("shared", 1, {"size": 4})
 
 

@@ -126,7 +126,9 @@ class Asks:
         for rival in self.rivals:
             yield from (rival.training, rival.scores)
             yield from [rival.curve] if rival.curve else []
-        yield from (run.refined_stage(split) for run, split in self.refined)
+        with_both = [(run, "train") for run in self.trained if run.uses_refined]
+        for run, split in (*self.refined, *with_both):
+            yield run.labels_stage(split)
         yield from (each.stage for each in self.also)
 
     def ships(self) -> dict[str, Stage]:

@@ -17,7 +17,7 @@ from rlfseg.config import (
     TrainConfig,
     validated,
 )
-from rlfseg.experiment import Run, Scoring, predictor, source_folder
+from rlfseg.experiment import Run, Scoring, labels, predictor, source_folder
 from rlfseg.stand_ins.mini_clip import ClipConfig, clip_stage, trained_clip
 from rlfseg.stand_ins.plane import Plane
 from rlfseg.stand_ins.recognition import (
@@ -139,8 +139,10 @@ class Training:
     agreement: Positive
 
     def asks(self) -> Asks:
-        """Ask for the trained run."""
-        return Asks(runs=(self.run,))
+        """Ask for the trained run, and, of drawn scenes, the labels that the live steps need."""
+        drawn = self.run.uses_refined and not self.run.photographed
+        kept = Also(self.run.labels_stage("train"), partial(labels, self.run, "train"))
+        return Asks(runs=(self.run,), also=(kept,) if drawn else ())
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -218,12 +220,36 @@ class Sampling:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Worth:
+    """Runs of all parameters of so many `steps`, from the backbone and from random weights.
+
+    `train` says what else is changed of the run, and `scoring` how they are scored.
+    """
+
+    train: TrainChanges
+    steps: Annotated[list[Count], Field(min_length=1)]
+    scoring: Scoring
+
+    def runs(self, run: Run) -> dict[str, list[Run]]:
+        """Return the runs by what they start from, one for each number of steps."""
+        starts = {"pretrained": "pretrained", "random weights": "random"}
+        return {
+            name: [
+                run.variant({**self.train, "rank": 0, "steps": steps, "weights": weights})
+                for steps in self.steps
+            ]
+            for name, weights in starts.items()
+        }
+
+
+@dataclass(frozen=True, config=STRICT)
 class Backbone:
     """The backbone: `masks` go through its autoencoder, and it draws `captions`; and a mini
-    `clip`, if given, asked about the phrases of `scenes` of the test split. If the backbone
+    `clip`, if given, asked about the phrases of `scenes` of the test split. A backbone of ours
     has a CLIP of its own, that says what it recognises in what is drawn, as `recognise` says. What
-    is expected `at_least`, in [0, 1]: the masks' IoU, how often CLIP is right among 32 phrases, and
-    colour and shape recognised.
+    pretraining is `worth`, if that is asked. What is expected `at_least`: of the masks' IoU, how
+    often CLIP is right among 32 phrases, and colour and shape recognised, in [0, 1]; and, in
+    points, of what pretraining gains where least is trained.
     """
 
     run: Run
@@ -232,24 +258,32 @@ class Backbone:
     clip: ClipConfig | None
     scenes: Count
     recognise: RecognitionConfig
-    at_least: Annotated[dict[str, float], having("mask", "clip", "drawn")]
+    worth: Worth | None
+    at_least: Annotated[dict[str, float], having("mask", "clip", "drawn", "worth")]
+
+    @property
+    def worth_runs(self) -> dict[str, list[Run]]:
+        """The runs that tell what pretraining is worth, by what they start from."""
+        return self.worth.runs(self.run) if self.worth else {}
 
     def recognition(self) -> dict[str, Recognised]:
-        """Return what is recognised; nothing of a backbone without a CLIP of its own."""
-        if self.run.backbone.clip is None:
+        """Return what is recognised; nothing of a backbone that isn't ours."""
+        if self.run.backbone.name != "mini":
             return {}
         return recognition(self.recognise, self.run.backbone, profile=self.run.profile)
 
     def asks(self) -> Asks:
-        """Ask for backbone, data, SAM and CLIP."""
+        """Ask for backbone, data, SAM and CLIP, and the runs that tell its worth, scored."""
         also = [_sam(self.run)]
         if self.clip is not None:
             made = partial(trained_clip, self.clip, profile=self.run.profile)
             also.append(Also(clip_stage(self.clip), made))
-        if self.run.backbone.clip is not None:
+        if self.run.backbone.name == "mini":
             stage = recognition_stage(self.recognise, self.run.backbone)
             also.append(Also(stage, self.recognition))
-        return Asks(data=(self.run,), also=tuple(also))
+        runs = [run for each in self.worth_runs.values() for run in each]
+        scored = tuple((run, self.worth.scoring) for run in runs if self.worth)
+        return Asks(scored=scored, data=(self.run,), also=tuple(also))
 
 
 def _sam(run: Run) -> Also:

@@ -11,7 +11,7 @@ from rlfseg.baselines import phrases
 from rlfseg.baselines.phrases import Baseline, PhraseSet
 from rlfseg.baselines.semflow import SemflowConfig
 from rlfseg.chapters.asks import Also, Asks, as_rows, phrase_rivals, semflow_rival
-from rlfseg.chapters.method import Variants, having
+from rlfseg.chapters.method import TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, DataConfig
 from rlfseg.experiment import ClosedSet, Curve, Run, Scoring, learned, loaded_tiny_decoder
 from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage
@@ -31,18 +31,35 @@ class PhraseCounts:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Shorter:
+    """Shorter runs, with each seed: what `train` changes of the run, and of those in `also` too.
+
+    Discriminative `heads` (by name) are drawn beside them.
+    """
+
+    train: TrainChanges
+    also: Variants
+    heads: Baselines
+
+    def variants(self) -> Variants:
+        """Return what each changes, by name."""
+        every: Variants = {OURS: {}, **self.also}
+        return {name: {**each, **self.train} for name, each in every.items()}
+
+
+@dataclass(frozen=True, config=STRICT)
 class PhraseCut:
     """Table 1: the run on the whole test split, beside `baselines` (by the paper's row), other
     words and `variants`; what is expected `at_least`, in [0, 1].
 
-    Of these, each with every seed, and of `learned` runs that differ as `variants` do, the learning
-    curves are drawn, where their settings ask for one (`curve`).
+    Of these, and of `shorter` runs, if given, the learning curves are drawn, where their settings
+    ask for one (`curve`).
     """
 
     run: Run
     phrases: PhraseCounts
     variants: Variants
-    learned: Variants
+    shorter: Shorter | None
     at_least: Annotated[
         dict[str, float],
         having("miou", "best", "above_other", "above_none", "above_ones"),
@@ -62,20 +79,25 @@ class PhraseCut:
 
     @property
     def learning(self) -> dict[str, list[Run]]:
-        """The runs whose learning curves are drawn, by name, for each seed."""
-        many = self.run.seeded({OURS: {}, **self.variants})
-        runs = {
-            name: [run for (of, _), run in many.items() if of == name]
-            for name in (OURS, *self.variants)
-        } | {name: [run] for name, run in self.run.variants(self.learned).items()}
+        """The runs whose learning curves are drawn, by name, the shorter ones for each seed."""
+        runs = {OURS: [self.run]}
+        runs |= {name: [run] for name, run in self.run.variants(self.variants).items()}
+        many = self.run.seeded(self.shorter.variants() if self.shorter else {})
+        for (name, _), run in many.items():
+            runs.setdefault(f"{name}, shorter", []).append(run)
         return {name: each for name, each in runs.items() if each[0].train.curve}
+
+    @property
+    def learners(self) -> Baselines:
+        """The baselines and heads, by name."""
+        return self.baselines | (self.shorter.heads if self.shorter else {})
 
     def curves(self) -> dict[str, list[Curve]]:
         """Return the learning curves, one for each seed, by the name of the run or baseline."""
         ours = {name: [learned(run) for run in each] for name, each in self.learning.items()}
         theirs = {
             name: [phrases.learned(self.run, each)]
-            for name, each in self.baselines.items()
+            for name, each in self.learners.items()
             if each.curve
         }
         return ours | theirs
@@ -86,7 +108,7 @@ class PhraseCut:
             runs=(self.run, *self.run.variants(self.variants).values()),
             scored=as_rows([(self.run, self.scoring)]),
             learned=tuple(run for each in self.learning.values() for run in each),
-            rivals=phrase_rivals(self.run, self.baselines, self.baselines_on),
+            rivals=phrase_rivals(self.run, self.learners, self.baselines_on),
             segmented=self.phrases.compared * (2 + 2 * len(self.variants)),
         )
 

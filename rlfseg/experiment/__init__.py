@@ -11,6 +11,7 @@ from rlfseg.experiment.curves import POINTS, Curve, Learning, curve_stage, kept_
 from rlfseg.experiment.packing import (
     class_names,
     fill_latents,
+    labels,
     latent_cache,
     left_out,
     native_masks,

@@ -23,6 +23,7 @@ from rlfseg.training.steps import Step
 _FILE = "curve.json"
 _COLUMNS = ("samples", "phrase", "another")
 _DOUBLED = 6  # times
+_PACED = 4  # points that tell how fast it goes on
 POINTS = 2 * (_DOUBLED + 1)
 """Each phrase of a curve is segmented so many times: as it is and by another, at each length."""
 Scores = Callable[[Sequence[int], Sequence[str]], Counts]
@@ -44,6 +45,18 @@ class Curve:
     samples: np.ndarray
     phrase: np.ndarray
     another: np.ndarray
+
+    def after(self, times: float) -> float:
+        """Guess the phrase's score in [0, 1] after so many times the samples.
+
+        The least-squares line through the last four points, over the logarithm of samples, goes on;
+        a guess on the high side, since paces fall.
+        """
+        few = slice(-_PACED, None)
+        if len(self.samples[few]) < 2:
+            return float(self.phrase[-1])
+        pace, _ = np.polyfit(np.log(self.samples[few]), self.phrase[few], 1)
+        return float(np.clip(self.phrase[-1] + pace * np.log(times), 0, 1))
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:

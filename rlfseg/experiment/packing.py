@@ -24,7 +24,7 @@ from rlfseg.data.packed.schema import index_path
 from rlfseg.data.packed.write import make_shards, write_pack
 from rlfseg.data.phrasecut import image_ids, size_mismatches
 from rlfseg.data.sample import by_image
-from rlfseg.experiment.relabelling import relabel
+from rlfseg.experiment.relabelling import keep_labels, relabel
 from rlfseg.experiment.run import Run
 from rlfseg.experiment.weights import codec, predictor
 from rlfseg.models.latent_cache import LatentCache
@@ -32,6 +32,7 @@ from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.processes import by_first, meet, together
 from rlfseg.stage import found, made_at, read_record, replaced, repository
 
+_LABELS = "labels.npz"
 _WORKERS = 8  # at most, of each process
 _NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a packed item keeps
 
@@ -186,7 +187,8 @@ def class_names(run: Run) -> list[str]:
 def refined(run: Run, split: str) -> Path:
     """Return a folder: the split's packed file with refined masks beside the annotations.
 
-    In `relabel/` lie the records and the report of `rlfseg.experiment.relabelling`.
+    In `relabel/` lie the records and the report of `rlfseg.experiment.relabelling`. Where the masks
+    are kept as labels, SAM isn't asked.
 
     Raises:
         FileNotFoundError: if the photographs that SAM is to be shown are no longer there.
@@ -198,11 +200,29 @@ def refined(run: Run, split: str) -> Path:
         with replaced(index_path(target)) as draft:
             shutil.copy(index_path(annotated.path), draft)
         out = folder / "relabel"
-        sam, shown = predictor(run), photographs(run, split)
-        made = relabel(annotated.path, sam, run.refine, out, target=target, photographs=shown)
+        kept = found(run.labels_stage(split), profile=run.profile)
+        made = relabel(
+            annotated.path,
+            predictor(run),
+            run.refine,
+            out,
+            target=target,
+            photographs=photographs(run, split),
+            known=kept / _LABELS if kept else None,
+        )
         return asdict(made)
 
     return together(run.refined_stage(split), refine, profile=run.profile)
+
+
+def labels(run: Run, split: str) -> Path:
+    """Return a folder: a split's refined masks alone, small enough to ship."""
+
+    def keep(folder: Path) -> None:
+        there = refined(run, split)
+        keep_labels(there / f"{split}.h5", there / "relabel", folder / _LABELS)
+
+    return by_first(run.labels_stage(split), keep, profile=run.profile)
 
 
 def photographs(run: Run, split: str) -> dict[str, Path] | None:

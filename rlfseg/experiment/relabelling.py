@@ -23,122 +23,16 @@ from rlfseg.config import RefineConfig
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.refined import add_refined, refined_by
 from rlfseg.evaluation.label_quality import refine_items
-from rlfseg.method.refinement import Predictor, Refined
+from rlfseg.experiment.mask_records import (
+    MaskRecord,
+    RelabelReport,
+    read_records,
+    record_of,
+    report_of,
+)
+from rlfseg.method.refinement import Predictor
 from rlfseg.processes import cut, in_parts, until
 from rlfseg.stage import readable, replaced, sweep
-
-_WORST = 12
-_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-@dataclass(frozen=True)
-class MaskRecord:
-    """How one mask was refined.
-
-    Attributes:
-        item: its number in the packed file.
-        pixels: foreground pixels of the annotation.
-        anchors: number of anchors, at most N.
-        iterations: how often SAM was asked.
-        converged: whether IoU(M_t, M_{t-1}) reached tau.
-        iou_previous: IoU of the last two masks; None if SAM wasn't asked.
-        iou_original: IoU of what is stored as refined with the annotation.
-        score: SAM's own estimate of its last mask's IoU.
-        reason: why the annotation was kept (see `algorithm.Reason`); None if it wasn't.
-    """
-
-    item: int
-    image_id: str
-    caption: str
-    pixels: int
-    anchors: int
-    iterations: int
-    converged: bool
-    iou_previous: float | None
-    iou_original: float
-    score: float | None
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class RelabelReport:
-    """What refinement did to a packed file.
-
-    Attributes:
-        made_of: identifies the packed file's content, SAM's weights and the configuration.
-        masks: how many there are.
-        kept: how many annotations were kept, by reason; the others were refined.
-        converged: how many masks converged.
-        iterations: how many masks took how many iterations.
-        iou_previous: 5%, 25%, 50%, 75% and 95% quantiles over the refined masks, as the next two.
-        iou_original: with the annotation.
-        score: SAM's own estimate.
-        worst: the items whose refined masks differ most from their annotations, worst first.
-    """
-
-    made_of: str
-    masks: int
-    kept: dict[str, int]
-    converged: int
-    iterations: dict[str, int]
-    iou_previous: dict[str, float]
-    iou_original: dict[str, float]
-    score: dict[str, float]
-    worst: tuple[int, ...]
-
-
-def read_records(out: Path | str) -> list[MaskRecord]:
-    """Return the records that `relabel` wrote, in the items' order."""
-    path = Path(out) / "records.jsonl"
-    with readable(path):
-        return [MaskRecord(**json.loads(line)) for line in path.read_text().splitlines()]
-
-
-def record_of(pack: Pack, item: int, mask: np.ndarray, result: Refined) -> MaskRecord:
-    """Record what became of an item's annotation."""
-    return MaskRecord(
-        item=item,
-        image_id=pack.image_ids[pack.item_image[item]],
-        caption=pack.caption(item),
-        pixels=int(mask.sum()),
-        anchors=len(result.anchors),
-        iterations=result.iterations,
-        converged=result.converged,
-        iou_previous=result.ious[-1] if result.ious else None,
-        iou_original=result.iou_original,
-        score=result.score,
-        reason=result.reason,
-    )
-
-
-def report_of(records: Sequence[MaskRecord], made_of: str) -> RelabelReport:
-    """Sum the records up."""
-    refined = [record for record in records if record.reason is None]
-    worst = sorted(refined, key=lambda record: (record.iou_original, record.item))
-    return RelabelReport(
-        made_of=made_of,
-        masks=len(records),
-        kept=_counts([record.reason for record in records if record.reason is not None]),
-        converged=sum(record.converged for record in records),
-        iterations=_counts([str(record.iterations) for record in records]),
-        iou_previous=_quantiles([record.iou_previous for record in refined]),
-        iou_original=_quantiles([record.iou_original for record in refined]),
-        score=_quantiles([record.score for record in refined]),
-        worst=tuple(record.item for record in worst[:_WORST]),
-    )
-
-
-def _counts(values: Sequence[str]) -> dict[str, int]:
-    return {value: values.count(value) for value in sorted(set(values))}
-
-
-def _quantiles(values: Sequence[float | None]) -> dict[str, float]:
-    known = [value for value in values if value is not None]
-    if not known:
-        return {}
-    found = np.quantile(known, _SHARES).tolist()
-    return {str(share): value for share, value in zip(_SHARES, found, strict=True)}
-
 
 VERSION = 1
 CHUNK = 16  # images
@@ -184,6 +78,7 @@ def relabel(
     *,
     target: Path | None = None,
     photographs: Mapping[str, Path] | None = None,
+    known: Path | None = None,
 ) -> RelabelReport:
     """Refine every mask of a packed file and store the result as `mask_refined`.
 
@@ -198,6 +93,8 @@ def relabel(
         target: the packed file with refined masks, a copy; None for the packed file itself.
         photographs: the image files by image id, which SAM is shown at their own size; None shows
             it the packed images.
+        known: a file that `keep_labels` wrote; if its masks were made in just this way they are
+            taken, and SAM isn't asked.
 
     Returns:
         The report. If the file has just these refined masks already, nothing is done.
@@ -205,31 +102,61 @@ def relabel(
     Raises:
         FileNotFoundError: if there is no packed file.
         PackError: if it, or a photograph, can't be read, or its copy not be written.
+        ValueError: if the file of known masks is damaged.
     """
     pack = Pack(path)
     made_of = _hash(pack.content_hash, predictor.identity, config, photographs is not None)
     job = _Job(pack, config, photographs, made_of, Path(out), target or pack.path)
     if job.finished() is None:
-        work = partial(_arrays, job, predictor)
-        in_parts(job.parts, job.chunks, work, title="refining", unit="img")
+        parts = [known] if known is not None and _made_of(known) == made_of else job.parts
+        if parts == job.parts:
+            work = partial(_arrays, job, predictor)
+            in_parts(parts, job.chunks, work, title="refining", unit="img")
         if PartialState().is_main_process:
-            _put_together(job)
+            _put_together(job, parts)
     return until(job.finished)
+
+
+def keep_labels(path: Path, out: Path, to: Path) -> None:
+    """Write the refined masks of a packed file, and what was told of them, into one small file.
+
+    Args:
+        path: the packed file with refined masks.
+        out: the folder that `relabel` left.
+        to: an .npz; masks are kept as bits.
+    """
+    pack, records = Pack(path), read_records(out)
+    masks = [pack.masks(record.item)[2] for record in records]
+    arrays = _as_arrays(records, [mask for mask in masks if mask is not None])
+    arrays["made_of"] = np.frombuffer((refined_by(path) or "").encode(), np.uint8)
+    with replaced(to) as draft, draft.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _made_of(known: Path) -> str:
+    with readable(known), np.load(known) as arrays:
+        return str(arrays["made_of"].tobytes().decode())
 
 
 def _arrays(job: _Job, predictor: Predictor, images: Sequence[int]) -> dict[str, np.ndarray]:
     """What is kept of some images until all are there."""
-    records, bits, shapes = [], [], []
+    records, masks = [], []
     for image in images:
         items = np.flatnonzero(job.pack.item_image == image).tolist()
         results = refine_items(job.pack, items, predictor, job.config, job.photographs)
         for item, result in zip(items, results, strict=True):
-            mask = job.pack.masks(item)[0]
-            records.append(asdict(record_of(job.pack, item, mask, result)))
-            bits.append(np.packbits(result.mask))
-            shapes.append(mask.shape)
-    text = np.frombuffer(json.dumps(records).encode(), np.uint8)
-    return {"records": text, "bits": np.concatenate(bits), "shapes": np.array(shapes)}
+            records.append(record_of(job.pack, item, job.pack.masks(item)[0], result))
+            masks.append(result.mask)
+    return _as_arrays(records, masks)
+
+
+def _as_arrays(records: Sequence[MaskRecord], masks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    text = json.dumps([asdict(record) for record in records])
+    return {
+        "records": np.frombuffer(text.encode(), np.uint8),
+        "bits": np.concatenate([np.packbits(mask) for mask in masks]),
+        "shapes": np.array([mask.shape for mask in masks]),
+    }
 
 
 def _records(part: Path) -> list[MaskRecord]:
@@ -248,12 +175,13 @@ def _masks(part: Path) -> Iterator[np.ndarray]:
         start = end
 
 
-def _put_together(job: _Job) -> None:
+def _put_together(job: _Job, parts: Sequence[Path]) -> None:
     """Write masks, records and report, in this order, each whole or not at all."""
+    job.out.mkdir(parents=True, exist_ok=True)
     if not job.target.is_file() or refined_by(job.target) != job.made_of:
-        masks = (mask for part in job.parts for mask in _masks(part))
+        masks = (mask for part in parts for mask in _masks(part))
         add_refined(job.pack, masks, made_of=job.made_of, target=job.target)
-    records = [record for part in job.parts for record in _records(part)]
+    records = [record for part in parts for record in _records(part)]
     lines = "".join(json.dumps(asdict(record)) + "\n" for record in records)
     _write(job.out / "records.jsonl", lines)
     report = report_of(records, job.made_of)

@@ -264,6 +264,10 @@ class Run:
         version = RELABEL_VERSION + (self.data.source != "mini")
         return Stage.of(f"refined-{split}", version, self.refine, inputs)
 
+    def labels_stage(self, split: str) -> Stage:
+        """Identify a split's refined masks alone."""
+        return Stage(f"labels-{split}", 1, {}, {"refined": self.refined_stage(split)})
+
     @cached_property
     def train_stage(self) -> Stage:
         """Identify what training ends in, or the weights that are given in its place."""

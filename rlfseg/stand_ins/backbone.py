@@ -31,17 +31,13 @@ from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch
 from rlfseg.stand_ins.corpus import draw_corpus
 from rlfseg.stand_ins.mini_clip import ClipConfig, clip_gallery, clip_stage, trained_clip
 from rlfseg.stand_ins.text_to_image import (
-    EncodedCorpus,
     EncodedGallery,
     Noised,
     TextToImageObjective,
     described_batch,
     noise_schedule,
     save_tokenizer,
-    small_text_encoder,
-    small_tokenizer,
     small_unet,
-    text_to_image_batch,
 )
 from rlfseg.training.loop import fit_in_stage
 
@@ -60,16 +56,16 @@ class BackboneConfig:
         name: `mini`, `random-sd15`, a folder in the diffusers layout (absolute or from the
             repository's root), or a hub id. The other settings are of `mini` alone.
         pixels: side of the drawn scenes.
-        scenes: how many are drawn for pretraining.
+        scenes: how many are drawn for the autoencoder.
         seed: of drawing, of the initial weights, and of every batch.
-        clip: the mini CLIP whose text encoder it takes, frozen, and whose scenes it is pretrained
-            on; without, one is trained along, on `scenes`.
+        clip: the mini CLIP whose text encoder it takes, frozen, and on whose scenes the UNet is
+            pretrained.
         channels: of the UNet's three levels.
         heads: of the attention at each.
         layers: of each level, on the way down.
     """
 
-    UNHASHED: ClassVar = ("name", "clip", "channels", "heads", "layers")
+    UNHASHED: ClassVar = ("name",)
 
     name: Annotated[str, Field(min_length=1)] = "mini"
     pixels: Annotated[int, Field(gt=0, le=8192)] = 128
@@ -79,13 +75,13 @@ class BackboneConfig:
     vae_batch: Count = 16
     vae_lr: Positive = 1.2e-3
     kl_weight: Annotated[float, Field(ge=0)] = 3e-4
-    unet_steps: Count = 4600
-    unet_batch: Count = 16
+    unet_steps: Count = 6500
+    unet_batch: Count = 64
     unet_lr: Positive = 1e-3
-    clip: ClipConfig | None = None
-    channels: Annotated[tuple[Width, Width, Width], Field(strict=False)] = (64, 128, 128)
-    heads: Annotated[tuple[Count, Count, Count], Field(strict=False)] = (4, 4, 4)
-    layers: Count = 2
+    clip: ClipConfig = ClipConfig()
+    channels: Annotated[tuple[Width, Width, Width], Field(strict=False)] = (48, 96, 128)
+    heads: Annotated[tuple[Count, Count, Count], Field(strict=False)] = (1, 2, 4)
+    layers: Count = 1
 
     def __post_init__(self) -> None:
         if self.name != "mini" and replace(self, name="mini") != BackboneConfig():
@@ -93,7 +89,7 @@ class BackboneConfig:
 
     def autoencoder(self) -> dict[str, Any]:
         """Return the part of the settings that determines the autoencoder."""
-        other = ("unet_", *self.UNHASHED)
+        other = ("unet_", "clip", "channels", "heads", "layers")
         return {k: v for k, v in hashed(self).items() if not k.startswith(other)}
 
 
@@ -104,9 +100,7 @@ def autoencoder_stage(config: BackboneConfig) -> Stage:
 
 def backbone_stage(config: BackboneConfig) -> Stage:
     """Return the stage that ends in the backbone's folder."""
-    inputs = {"autoencoder": autoencoder_stage(config)}
-    if config.clip is not None:
-        inputs["clip"] = clip_stage(config.clip)
+    inputs = {"autoencoder": autoencoder_stage(config), "clip": clip_stage(config.clip)}
     return Stage.of("backbone", 3, config, inputs)
 
 
@@ -149,8 +143,7 @@ def autoencoder(config: BackboneConfig, *, profile: str) -> Path:
 def backbone_parts(config: BackboneConfig, *, profile: str) -> None:
     """Find or train what the backbone is made of by one process: autoencoder and CLIP."""
     autoencoder(config, profile=profile)
-    if config.clip is not None:
-        trained_clip(config.clip, profile=profile)
+    trained_clip(config.clip, profile=profile)
 
 
 def backbone(config: BackboneConfig, *, profile: str) -> Path:
@@ -163,8 +156,7 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
         first = autoencoder(config, profile=profile)
         shutil.copy(first / "steps.jsonl", folder / "autoencoder_steps.jsonl")
         vae = _load_autoencoder(first / "vae")
-        learned = _with_clip if config.clip is not None else _alone
-        tokenizer, text_encoder, batches = learned(config, vae, folder, profile)
+        tokenizer, text_encoder, batches = _told(config, vae, folder, profile)
         side = config.pixels // 2 ** (len(vae.config.block_out_channels) - 1)
         shape = (config.channels, config.heads, config.layers)
         unet = seeded(config.seed + 2, lambda: small_unet(side, *shape))
@@ -185,12 +177,10 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
     return together(backbone_stage(config), make, profile=profile)
 
 
-_Learned = tuple[CLIPTokenizer, CLIPTextModel, Callable[[int], Noised]]
-
-
-def _with_clip(config: BackboneConfig, vae: AutoencoderKL, folder: Path, profile: str) -> _Learned:
+def _told(
+    config: BackboneConfig, vae: AutoencoderKL, folder: Path, profile: str
+) -> tuple[CLIPTokenizer, CLIPTextModel, Callable[[int], Noised]]:
     """Take CLIP's tokenizer and text encoder, frozen; captions are made for each batch."""
-    assert config.clip is not None
     clip = trained_clip(config.clip, profile=profile)
     state, parts = PartialState(), folder / PARTS
     if not state.is_main_process:
@@ -213,22 +203,6 @@ def _with_clip(config: BackboneConfig, vae: AutoencoderKL, folder: Path, profile
         share=(state.process_index, state.num_processes),
     )
     return encoded.tokenizer, text_encoder.requires_grad_(False), batches
-
-
-def _alone(config: BackboneConfig, vae: AutoencoderKL, folder: Path, _: str) -> _Learned:
-    """Make a tokenizer, and a text encoder that is trained along; a scene has one caption."""
-    corpus = draw_corpus(seed=config.seed, count=config.scenes, pixels=config.pixels)
-    tokenizer = small_tokenizer(corpus.captions)
-    latents = _encode(vae, torch.from_numpy(corpus.images), kept=folder / PARTS / "latents.npy")
-    padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    encoded = EncodedCorpus(
-        latents * vae.config.scaling_factor,
-        tokenizer(list(corpus.captions), **padded).input_ids,
-        tokenizer("", **padded).input_ids[0],
-    )
-    text_encoder = seeded(config.seed + 1, lambda: small_text_encoder(tokenizer))
-    batches = partial(text_to_image_batch, encoded, size=config.unet_batch, seed=config.seed)
-    return tokenizer, text_encoder, batches
 
 
 def save_backbone(

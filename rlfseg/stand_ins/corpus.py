@@ -1,4 +1,4 @@
-"""The pictures, masks and captions that the mini backbone is pretrained on."""
+"""The pictures and masks that the mini autoencoder is trained on."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from rlfseg.data.drawn.phrases import caption, phrases, truth
+from rlfseg.data.drawn.phrases import phrases, truth
 from rlfseg.data.drawn.scene import draw_scene
 from rlfseg.data.packed.workers import begin
 
@@ -16,17 +16,16 @@ _STREAM = 7  # keeps these scenes apart from those of the data splits
 
 @dataclass(frozen=True)
 class Corpus:
-    """Scenes without any held-out pair: images uint8 [n, p, p, 3], masks bool [n, p, p], words."""
+    """Scenes without any held-out pair: images uint8 [n, p, p, 3], masks bool [n, p, p]."""
 
     images: np.ndarray
     masks: np.ndarray
-    captions: tuple[str, ...]
 
 
 def draw_corpus(
     *, seed: int, count: int, pixels: int, far: bool = False, workers: int = 2
 ) -> Corpus:
-    """Draw `count` scenes, each with one caption and the exact mask of one phrase.
+    """Draw `count` scenes, each with the exact mask of one phrase.
 
     With `far`, there are more things, a third smaller than the data sets draw them: an
     autoencoder that carries those carries the others.
@@ -39,13 +38,12 @@ def draw_corpus(
     return Corpus(
         np.concatenate([part[0] for part in parts]),
         np.concatenate([part[1] for part in parts]),
-        tuple(text for part in parts for text in part[2]),
     )
 
 
-def _draw(chunk: tuple[int, int, int, int, bool]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _draw(chunk: tuple[int, int, int, int, bool]) -> tuple[np.ndarray, np.ndarray]:
     seed, first, last, pixels, far = chunk
-    images, masks, texts = [], [], []
+    images, masks = [], []
     for number in range(first, last):
         rng = np.random.default_rng([seed, _STREAM, number])
         if far:
@@ -54,5 +52,4 @@ def _draw(chunk: tuple[int, int, int, int, bool]) -> tuple[np.ndarray, np.ndarra
             scene = draw_scene(rng, pixels=pixels, held_out=False)
         images.append(scene.image)
         masks.append(truth(scene, phrases(rng, scene, most=1)[0]))
-        texts.append(caption(rng, scene))
-    return np.stack(images), np.stack(masks), texts
+    return np.stack(images), np.stack(masks)

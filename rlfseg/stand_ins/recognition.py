@@ -62,14 +62,13 @@ def recognition(
 
     Args:
         config: how it is asked.
-        of: the backbone, with a CLIP of its own.
+        of: the backbone, of ours.
         profile: of both.
 
     Returns:
         For pictures `drawn by the backbone`, one thing asked for in each, and for `true pictures`
         of one thing.
     """
-    assert of.clip is not None
     asked, device, kept = of.clip, PartialState().device, "recognised.json"
 
     def fill(folder: Path) -> dict[str, float]:

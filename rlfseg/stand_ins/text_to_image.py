@@ -1,7 +1,6 @@
 """The mini backbone's second stage: text-to-image by noise prediction, with SD1.5's schedule.
 
-With a mini CLIP its text encoder is taken, frozen, as Stable Diffusion takes CLIP's.
-Deviation: without one, a text encoder is trained together with the UNet.
+The mini CLIP's text encoder is taken, frozen, as Stable Diffusion takes CLIP's.
 """
 
 import json
@@ -95,9 +94,9 @@ def small_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def small_unet(
     side: int,
-    channels: tuple[int, ...] = (64, 128, 128),
-    heads: tuple[int, ...] = (4, 4, 4),
-    layers: int = 2,
+    channels: tuple[int, ...] = (48, 96, 128),
+    heads: tuple[int, ...] = (1, 2, 4),
+    layers: int = 1,
 ) -> UNet2DConditionModel:
     """Make an untrained UNet2DConditionModel of SD1.5's blocks, for latents [4, side, side].
 
@@ -139,15 +138,6 @@ class Noised(NamedTuple):
     latents: Tensor
     tokens: Tensor
     seed: int
-
-
-@dataclass(frozen=True)
-class EncodedCorpus:
-    """Latents [n, 4, h, w] in scaled units, token numbers [n, k], and the empty caption's."""
-
-    latents: Tensor
-    tokens: Tensor
-    empty: Tensor
 
 
 def mixed_noise(latents: Tensor, generator: torch.Generator, *, pictures: float = 0.5) -> Tensor:
@@ -232,14 +222,3 @@ def described_batch(
     ]
     ids = gallery.tokenizer(told, padding="max_length", truncation=True, return_tensors="pt")
     return Noised(gallery.latents[chosen], ids.input_ids, int(rng.integers(2**31)))
-
-
-def text_to_image_batch(
-    corpus: EncodedCorpus, step: int, *, size: int, seed: int, drop: float = 0.1
-) -> Noised:
-    """Make a batch without replacement within an epoch; a tenth of the captions are emptied."""
-    chosen = torch.from_numpy(batch_items(len(corpus.latents), size, seed=seed, step=step))
-    rng = np.random.default_rng([seed, 1, step])
-    tokens = corpus.tokens[chosen].clone()
-    tokens[torch.from_numpy(rng.random(size) < drop)] = corpus.empty
-    return Noised(corpus.latents[chosen], tokens, int(rng.integers(2**31)))

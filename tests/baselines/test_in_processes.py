@@ -26,6 +26,8 @@ from rlfseg.experiment import Run, first_steps, source_folder
 from rlfseg.stage import Stage, found, made_at
 from rlfseg.training.steps import Step, read_steps
 
+pytestmark = pytest.mark.integration
+
 KINDS = (*CHOICES, "semflow", "first steps")
 PARTS = MachineConfig(accumulate=2)
 

@@ -160,6 +160,7 @@ def test_a_batch_is_pictures_and_their_painted_maps(stuff: Run) -> None:
     assert ((batch.t >= 0) & (batch.t <= 1)).all() and len(set(batch.t.tolist())) == 3
 
 
+@pytest.mark.integration
 def test_it_is_scored_on_the_pictures_that_ours_is_and_found_again(stuff: Run) -> None:
     found = named(stuff, CHOICE, NAMES, images=2)
     again = named(stuff, CHOICE, NAMES, images=2)

@@ -73,6 +73,7 @@ def test_semflows_cell_is_pooled_and_ours() -> None:
     assert cell.low < cell.value < cell.high
 
 
+@pytest.mark.integration
 def test_a_runs_cells_are_read_at_the_threshold_that_is_best_on_its_own_val(run: Run) -> None:
     chosen = replace(run, choose=4)
     way = Scoring("test", sampler=SamplerConfig("one"))

@@ -219,6 +219,7 @@ def test_a_sweep_shows_both_scores_and_the_work() -> None:
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0.8\n(1.0x)", "0.9\n(2.5x)"]
 
 
+@pytest.mark.integration
 def test_a_notebook_shows_figures_under_any_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jupyter's own takes no part where `MPLBACKEND` names another."""
     monkeypatch.setenv("MPLBACKEND", "agg")

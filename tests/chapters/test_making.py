@@ -20,6 +20,7 @@ from rlfseg.stage import found
 WAYS = [Scoring("val", sampler=SamplerConfig(name)) for name in ("one", "aos")]
 
 
+@pytest.mark.integration
 def test_one_launch_makes_what_is_missing_and_none_what_is_there(
     repo: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,10 +30,10 @@ def test_a_notebooks_variables_become_checked_parameters(repo: Path) -> None:
     profile, shown, other = "mini", 3, object()  # what else a notebook holds is passed over
     here = chapter("01_data", vars())
     assert here.shown == 3 and here.run.profile == "mini"
-    assert here.run.train.steps == 6000  # of params/mini/run.yml
+    assert here.run.train.steps == 4000  # of params/mini/run.yml
     changes = {"train": {"steps": 7}}
     here = chapter("01_data", {"profile": "mini", "changes": changes, "shown": 1})
-    assert here.run.train.steps == 7 and here.run.train.batch == 8
+    assert here.run.train.steps == 7 and here.run.train.batch == 64
     with pytest.raises(ValueError, match=r"^chapter 01_data: shown is 0: .*greater than 0$"):
         chapter("01_data", {"profile": "mini", "shown": 0})
     assert profile and shown and other

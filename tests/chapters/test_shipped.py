@@ -45,15 +45,15 @@ class Old(Stage):
 
 
 def test_all_chapters_of_a_profile_ask_for_the_same_artefacts(checkout: Path) -> None:
-    shared = ("autoencoder", "backbone", "sam", "lora64-attention-uniform")
+    shared = ("autoencoder", "backbone", "sam", "lora64-attention-uniform-exact")
     for profile in ("smoke", "mini", "preflight"):
         names = [stage.name for stage in wanted(profile).values()]
         for name in shared[:3]:  # none of these is asked for in two ways
             assert names.count(name) <= 1, (profile, name)
     every = {stage.name for stage in wanted("mini").values()}
-    assert {"full-one", *shared} <= every
+    assert {"full-one-exact", *shared} <= every
     assert {f"lora4-everything-one-exact-seed{seed}" for seed in range(3)} <= every
-    assert {"scores-lora256-attention-one", "scores-full-one"} <= every
+    assert {"scores-lora256-attention-one-exact", "scores-full-one-exact"} <= every
 
 
 def test_a_current_artefact_passes(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_an_artefact_that_nothing_is_named_like_is_stale_too(checkout: Path) -> 
 
 def test_changed_parameters_make_it_stale(checkout: Path) -> None:
     every = wanted("mini").values()
-    runs = [stage for stage in every if stage.name == "lora64-attention-uniform"]
+    runs = [stage for stage in every if stage.name == "lora64-attention-uniform-exact"]
     for stage in [*runs, *(stage for stage in every if stage.name == "backbone")]:
         ship(checkout, stage)
     assert stale("mini") == []
@@ -98,6 +98,7 @@ def test_what_ships_is_what_the_chapters_ask_for(monkeypatch: pytest.MonkeyPatch
     assert stale("mini") == [] and shipped_folders("mini")
 
 
+@pytest.mark.integration
 def test_all_that_ships_is_made_and_what_nothing_asks_for_goes(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -702,6 +702,7 @@ def test_the_command_says_by_its_status_how_it_went(
         assert error.startswith("python -m rlfseg")
 
 
+@pytest.mark.integration
 def test_the_command_prints_json(cut: Path) -> None:
     (cut / "mini_truth.json").write_text("{}")
     (cut / "images" / "5.jpg").unlink()

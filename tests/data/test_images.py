@@ -173,6 +173,7 @@ def test_a_picture_that_claims_more_than_its_file_holds_gets_no_memory(
         as_stored(path)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("mode", "name", "how"),
     [

@@ -91,6 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PackReport]:
     return folder / "a.h5", write_pack(examples(folder / "log"), folder / "a.h5", size=None)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", range(RENAMES + 1))
 def test_killed_at_any_step_then_resumed(
     tmp_path: Path, whole: tuple[Path, PackReport], number: int

@@ -88,6 +88,15 @@ def test_what_a_killed_run_measured_later_goes(tmp_path: Path, cache: LatentCach
     assert curve.phrase[0] > 0.7 and (curve.phrase[1:] < 0.4).all()
 
 
+def test_a_steady_pace_goes_on() -> None:
+    samples = np.array([10, 20, 40, 80, 160, 320])
+    phrase = np.array([0.05, 0.1, 0.2, 0.25, 0.3, 0.35])  # 5 points a doubling at the end
+    curve = Curve(samples, phrase, np.zeros(6))
+    assert curve.after(1) == pytest.approx(0.35) and curve.after(4) == pytest.approx(0.45)
+    assert curve.after(2**40) == 1  # no score is above that
+    assert Curve(samples[:1], phrase[:1], phrase[:1]).after(10) == 0.05
+
+
 def test_a_damaged_curve_is_named(tmp_path: Path) -> None:
     assert Curve.load(tmp_path) is None
     (tmp_path / "curve.json").write_text('[{"samples": 3}]')
@@ -95,6 +104,7 @@ def test_a_damaged_curve_is_named(tmp_path: Path) -> None:
         Curve.load(tmp_path)
 
 
+@pytest.mark.integration
 def test_a_run_and_a_baseline_keep_theirs(repo: Path, cache: LatentCache) -> None:
     """The last point is the finished run, scored as any is."""
     run: Run = given_run(data=DATA, train={**TRAIN, "curve": 9})

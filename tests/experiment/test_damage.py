@@ -15,10 +15,12 @@ from rlfseg.baselines import phrases
 from rlfseg.baselines.ldznet import LdznetConfig
 from rlfseg.evaluation.confusion import Confusion, load_confusions, save_confusions
 from rlfseg.experiment import Run, Scoring, scored, trained, trained_unet
+from rlfseg.experiment.mask_records import read_records
 from rlfseg.experiment.previews import read_previews
-from rlfseg.experiment.relabelling import read_records
 from rlfseg.flowseg.recipe import Curves
 from rlfseg.stage import made_at
+
+pytestmark = pytest.mark.integration
 
 WAY = Scoring("val", boundary=True)
 BASELINE = LdznetConfig(steps=1, batch=4, width=8)

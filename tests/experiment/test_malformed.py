@@ -71,6 +71,7 @@ def refer_files(root: Path, *bad: Any) -> None:
         Image.new("RGB", (20, 12)).save(folder / image(image_id)["file_name"])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", SEGMENTATIONS)
 def test_a_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     segmentation, said = SEGMENTATIONS[kind]

@@ -37,7 +37,7 @@ from rlfseg.experiment import (
     source_folder,
     untrained,
 )
-from rlfseg.experiment.relabelling import read_records
+from rlfseg.experiment.mask_records import read_records
 from rlfseg.models.unet import as_velocity
 from rlfseg.stage import read_record
 from rlfseg.stand_ins.backbone import BackboneConfig
@@ -119,6 +119,7 @@ def test_phrasecuts_own_folder_has_no_exact_masks(run: Run) -> None:
     assert scores.truth is None and len(scores.annotation) == len(pack)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("dataset", ["refcoco", "refcoco+", "refcocog", "cocostuff"])
 def test_every_data_set_is_packed_and_trained_on(run: Run, dataset: str) -> None:
     other = run.on(replace(run.data, dataset=dataset, test=12))
@@ -212,6 +213,7 @@ def test_labels_are_scored_against_the_truth(run: Run) -> None:
     assert np.array_equal(scores.worse, scores.iou[:, 1] < scores.iou[:, 0])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("dataset", ["phrasecut", "refcoco", "cocostuff"])
 def test_an_annotation_is_drawn_again_at_the_photographs_size(run: Run, dataset: str) -> None:
     drawn = run.on(replace(run.data, dataset=dataset))

@@ -19,6 +19,8 @@ from rlfseg.data.packed.read import Pack
 from rlfseg.experiment import Run, packed, packing
 from rlfseg.stage import draft_of
 
+pytestmark = pytest.mark.integration
+
 DATA = {"source": "mini", "pixels": 16, "train": 7, "val": 5, "test": 1, "seed": 5}
 CHUNK = 2  # images of a shard
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from accelerate.state import AcceleratorState
 from conftest import ROOT
 
 from rlfseg.chapters import CHAPTERS, chapter
@@ -72,6 +73,7 @@ def test_good_files_are_read(profile: str) -> None:
 
 
 def test_a_notebook_s_variables_are_read_as_the_file_is() -> None:
+    AcceleratorState._reset_state(True)  # other tests made one without mixed precision
     file = Path("params/mini/05_phrasecut.yml")
     variables = yaml.safe_load(file.read_text()) | {"np": math, "here": None, "_": 3}
     assert chapter("05_phrasecut", variables) == chapter_file(file)
@@ -158,6 +160,7 @@ def judged(file: Path, path: Place, how: Any) -> str:
     return ""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_a_spoilt_file_is_read_or_told_in_one_line(checkout: Path, chunk: int) -> None:
     wrong = []

@@ -15,7 +15,7 @@ from tiny_run import with_sam
 
 from rlfseg.data.packed.read import Pack
 from rlfseg.experiment import Run, packed, photographs, predictor, refined, source_folder
-from rlfseg.experiment.relabelling import read_records
+from rlfseg.experiment.mask_records import read_records
 from rlfseg.method.refinement import refine_shown
 
 SIZES = {5: (60, 25), 11: (20, 44)}

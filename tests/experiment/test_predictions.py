@@ -31,6 +31,8 @@ from rlfseg.experiment import (
     write_items,
 )
 
+pytestmark = pytest.mark.integration
+
 ONE = SamplerConfig("one")
 
 

@@ -22,7 +22,8 @@ from rlfseg.data.packed.refined import add_refined, refined_by
 from rlfseg.data.packed.schema import PackError
 from rlfseg.data.packed.write import write_pack
 from rlfseg.experiment import relabelling as stage
-from rlfseg.experiment.relabelling import read_records, relabel
+from rlfseg.experiment.mask_records import read_records
+from rlfseg.experiment.relabelling import keep_labels, relabel
 from rlfseg.method.refinement import Predicted
 from rlfseg.models.sam import PromptedSam, mini_sam
 
@@ -149,6 +150,7 @@ def test_the_report_sums_the_records_up(whole: Path) -> None:
     assert refined_by(path) == report.made_of
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", range(RENAMES + 1))
 def test_killed_at_any_step_then_resumed(tmp_path: Path, whole: Path, number: int) -> None:
     path, log, out = write(tmp_path / "a.h5"), tmp_path / "log", tmp_path / "out"
@@ -206,6 +208,19 @@ def test_a_spoiled_part_is_made_again(tmp_path: Path, whole: Path) -> None:
     work()
     assert log.stat().st_size == IMAGES - CHUNK
     assert results(tmp_path) == results(whole)
+
+
+def test_masks_that_were_kept_are_not_refined_again(tmp_path: Path, whole: Path) -> None:
+    kept, log = tmp_path / "labels.npz", tmp_path / "log"
+    keep_labels(whole / "a.h5", whole / "out", kept)
+    path, out = write(tmp_path / "a.h5"), tmp_path / "out"
+    relabel(path, Grows(log), CONFIG, out, known=kept)
+    assert not log.exists() and results(tmp_path) == results(whole)
+    relabel(path, Grows(log, "another"), CONFIG, out, known=kept)  # made in another way
+    assert log.stat().st_size == IMAGES
+    kept.write_bytes(kept.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"labels\.npz can't be read"):
+        relabel(write(path), Grows(log), CONFIG, tmp_path / "new", known=kept)
 
 
 def test_sam_refines_a_packed_file(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from rlfseg.stage import made_at, read_record
 AOS = SamplerConfig("aos", tol=0.2)
 
 
+@pytest.mark.integration
 def test_scores_are_kept_and_found_without_the_weights(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_the_pipeline_segments_as_the_run_does(run: Run) -> None:
         assert np.array_equal(found.masks[0], found.scores[0] > 0.35)
 
 
+@pytest.mark.integration
 def test_real_pictures_are_counted_at_their_own_size_too(run: Run) -> None:
     """PhraseCut's own reading: polygons drawn in the photograph, one prediction for each."""
     root = source_folder(replace(run, data=replace(run.data, pixels=24)))

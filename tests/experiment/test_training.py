@@ -52,6 +52,7 @@ def losses(run: Run, until: int) -> list[float]:
 # --- what it ends in ----------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_training_ends_in_an_adapter_and_its_record(run: Run) -> None:
     folder = trained(run)
     names = {"pytorch_lora_weights.safetensors", "steps.jsonl", "previews.npz", "stage.json"}
@@ -114,6 +115,7 @@ def test_previews_show_what_the_unet_draws_at_that_step(run: Run) -> None:
     assert read_previews(packed(run, "val").path.parent) is None
 
 
+@pytest.mark.integration
 def test_an_interrupted_training_is_taken_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that dies after its last step, before saving, only has to save."""
     other = run.variant({"seed": 8})
@@ -189,6 +191,7 @@ def test_a_run_from_scratch_is_the_same_network_that_has_seen_nothing(run: Run) 
         TrainConfig(steps=1, rank=4, weights="random")
 
 
+@pytest.mark.integration
 def test_a_run_goes_on_from_where_another_ended(run: Run) -> None:
     second = given_run(start={**TRAIN, "rank": 0, "seed": 3}, sampler={"name": "aos", "tol": 0.2})
     first = second.first()
@@ -207,6 +210,7 @@ def test_a_run_goes_on_from_where_another_ended(run: Run) -> None:
     assert all(".lora" in name for name in adapter)  # only what was added is kept
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("selection", ["exact", "probe", "refined"])
 def test_training_takes_the_labels_that_it_is_told_to(run: Run, selection: str) -> None:
     other = with_sam(selection=selection)

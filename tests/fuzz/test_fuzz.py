@@ -168,6 +168,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(spoilt)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_read_or_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     path, read = KINDS[kind](tmp_path)

@@ -512,6 +512,7 @@ def test_the_objective_answers_each_prompt_about_its_own_image(corpus: PromptCor
             torch.testing.assert_close(alone.loss, both.loss[part], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_the_recipe_overfits_two_scenes(corpus: PromptCorpus) -> None:
     sam = mini_sam(pixels=64)
     config = OptimiserConfig(steps=40, lr=2e-3, beta2=0.99)

@@ -45,6 +45,7 @@ def allocated(unet: UNet2DConditionModel) -> int:
     return most
 
 
+@pytest.mark.integration
 def test_what_a_step_holds_is_what_torch_allocates() -> None:
     with init_empty_weights():
         unet = adapted()
@@ -93,6 +94,7 @@ def test_both_labels_are_scored_before_one_is_trained_and_parts_one_after_anothe
     assert one - memory.needed(parts, gpu=True) == 10**6 * 8 * (8 - 2 - 1)
 
 
+@pytest.mark.integration
 def test_scoring_two_labels_holds_less_than_training_one() -> None:
     """Without gradients nothing is kept from layer to layer."""
     needs = []

@@ -17,6 +17,8 @@ from rlfseg.data.masks import rasterise
 from rlfseg.data.phrasecut import size_mismatches
 from rlfseg.data.sample import by_image
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

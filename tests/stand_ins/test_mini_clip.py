@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from rlfseg.config import OptimiserConfig
-from rlfseg.data.drawn.scene import HELD_OUT
+from rlfseg.data.drawn.scene import COLOURS, HELD_OUT, SHAPES
 from rlfseg.data.drawn.sentences import PARTS, Layout, Sentences, describe, true_of
 from rlfseg.data.images import to_unit
 from rlfseg.stand_ins import clip_batches as drawing
@@ -26,6 +26,7 @@ from rlfseg.stand_ins.clip_batches import (
     clip_batch,
     draw_gallery,
     tokens,
+    vocabulary,
 )
 from rlfseg.stand_ins.clip_scores import Quiz, Right, clip_scores, draw_quiz
 from rlfseg.stand_ins.mini_clip import (
@@ -190,6 +191,13 @@ def test_padding_changes_no_sentence(tokenizer: CLIPTokenizer) -> None:
 # --- batches --------------------------------------------------------------------------------
 
 
+def test_the_worlds_words_are_one_token_each() -> None:
+    layout = draw_gallery(seed=1, count=128, pixels=16, workers=1).layout
+    tokenizer = small_tokenizer(vocabulary(layout, seed=0))
+    for word in (*SHAPES, *COLOURS):
+        assert len(tokenizer(word).input_ids) == 3  # between the two special tokens
+
+
 def test_a_longer_gallery_begins_with_the_shorter_one(gallery: Gallery) -> None:
     less = draw_gallery(seed=1, count=5, pixels=32, workers=1)
     assert np.array_equal(less.images, gallery.images[:5])
@@ -301,6 +309,7 @@ def test_no_sentence_names_a_pair_that_is_held_out(
 # --- training -------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_the_recipe_overfits_a_few_scenes(gallery: Gallery, tokenizer: CLIPTokenizer) -> None:
     config = OptimiserConfig(steps=110, lr=3e-3, beta2=0.99)
     objective = ClipObjective(tiny_clip(tokenizer))

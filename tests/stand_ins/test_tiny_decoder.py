@@ -28,6 +28,8 @@ from rlfseg.stand_ins.tiny_decoder import (
 )
 from rlfseg.training.steps import read_steps
 
+pytestmark = pytest.mark.integration
+
 RECIPE = BackboneConfig(pixels=32)
 CONFIG = TinyConfig(scenes=24, steps=60, batch=8)
 

@@ -152,11 +152,12 @@ def learning_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(6.8, 4.0), layout="constrained")
     for number, (name, seeds) in enumerate(curves.items()):
-        colour = COLOURS[number % len(COLOURS)]
+        again, place = divmod(number, len(COLOURS))
+        colour, marker = COLOURS[place], "osD^"[again % 4]
         for k, curve in enumerate(seeds):
             label = name if k == 0 else None
             axis.plot(
-                curve.samples, 100 * curve.phrase, color=colour, label=label, marker="o", ms=3
+                curve.samples, 100 * curve.phrase, color=colour, label=label, marker=marker, ms=3
             )
             axis.plot(curve.samples, 100 * curve.another, color=colour, ls="--", lw=1, alpha=0.7)
     axis.set(xscale="log", xlabel="samples seen", ylabel="best mIoU, %")

@@ -60,20 +60,6 @@ def truth(scene: Scene, phrase: Phrase) -> np.ndarray:
     return np.any([scene.things[i].mask for i in phrase.targets], axis=0)
 
 
-def caption(rng: np.random.Generator, scene: Scene) -> str:
-    """Caption a scene as the web might: some or all of the things, in any order."""
-    order = rng.permutation(len(scene.things))
-    if rng.random() < 0.25:
-        order = order[: int(rng.integers(1, len(order) + 1))]
-    said = [_mention(rng, scene.things[i]) for i in order]
-    if len(order) >= 2 and rng.random() < 0.3:
-        relation = _relation(rng, scene.things[order[0]], scene.things[order[1]])
-        if relation is not None:
-            said[:2] = [f"{said[0]} {relation} the {said[1]}"]
-    ground = f" on {scene.ground}" if rng.random() < 0.5 else ""
-    return ", ".join(said) + ground
-
-
 def _words(thing: Thing, kind: str) -> tuple[str, ...] | None:
     """Return the attributes a kind of phrase gives a thing, or None where it has no such word."""
     parts = {"size": thing.size, "colour": thing.colour, "texture": thing.texture}

@@ -1,0 +1,31 @@
+"""What README says of the mini world is what ships."""
+
+from __future__ import annotations
+
+import numpy as np
+from conftest import ROOT
+
+from rlfseg.chapters.reading import chapter_file
+from rlfseg.experiment.curves import curve_stage
+from rlfseg.stage import found
+
+README = (ROOT / "README.md").read_text().splitlines()
+
+
+def test_its_table_is_of_the_curves_that_ship() -> None:
+    here = chapter_file(ROOT / "params" / "mini" / "05_phrasecut.yml")
+    asks = here.asks()
+    curves = [curve_stage(run.train_stage) for run in asks.learned]
+    curves += [rival.curve for rival in asks.rivals if rival.curve]
+    missing = [stage.folder for stage in curves if found(stage, profile="mini") is None]
+    assert not missing, "make artefacts"
+    rows = []
+    for name, seeds in here.curves().items():
+        phrase, another = (
+            100 * np.mean([getattr(curve, column)[-1] for curve in seeds])
+            for column in ("phrase", "another")
+        )
+        samples = f"{seeds[0].samples[-1]:,}"
+        rows.append(f"| {name} | {samples} | {len(seeds)} | {phrase:.1f} | {another:.1f} |")
+    head = README.index("| trained | samples | seeds | the phrase | another phrase |")
+    assert README[head + 2 : head + 2 + len(rows)] == rows, "\n".join(rows)

@@ -31,7 +31,7 @@ def segment(
         phrases: what is asked of each.
         out: the overlay's file, a PNG; its mask is named `<stem>_mask.png`. Where there are several
             answers, theirs are numbered from 1, phrase by phrase of each picture.
-        model: a saved pipeline's folder, or a file of parameters; None is the `mini` profile's best,
+        model: a saved pipeline's folder, or a file of parameters; None is the mini world's best,
             the one that the page to ask has.
         sampler: `aos`, `one`, `hss`, `steps` or `aos_signed`.
         threshold: of the scores; None is the pipeline's own.

@@ -10,6 +10,8 @@ import pytest
 from bs4 import BeautifulSoup
 from chromium import chromium, served
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[1]
 SITES = sorted(path.parent for path in ROOT.glob("runs/*/site/.complete"))
 LIMIT = 2_000_000  # bytes of a page, without its pictures

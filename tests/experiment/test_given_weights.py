@@ -22,10 +22,11 @@ from rlfseg.experiment import Run, Scoring, scored, trained, with_weights
 from rlfseg.models.unet import load_trained, load_unet
 from rlfseg.stage import found, made_at, read_record
 
+pytestmark = pytest.mark.integration
+
 WAY = Scoring("test", 3, sampler=SamplerConfig("one"))
 
 
-@pytest.mark.integration
 def test_a_runs_own_adapter_given_has_its_scores_in_a_place_of_its_own(
     run: Run, tmp_path: Path
 ) -> None:

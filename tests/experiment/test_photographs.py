@@ -18,6 +18,8 @@ from rlfseg.experiment import Run, packed, photographs, predictor, refined, sour
 from rlfseg.experiment.mask_records import read_records
 from rlfseg.method.refinement import refine_shown
 
+pytestmark = pytest.mark.integration
+
 SIZES = {5: (60, 25), 11: (20, 44)}
 SQUARE = [[4.0, 4.0], [15.0, 4.0], [15.0, 18.0], [4.0, 18.0]]
 ROTATED = 6  # EXIF's orientation of a picture that lies on its side

@@ -39,6 +39,7 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.integration
 def test_a_part_that_is_cut_or_fails_keeps_what_it_told(check: ModuleType, tmp_path: Path) -> None:
     codes = {"slow": SLOW, "broken": BROKEN, "fine": FINE}
     commands = {name: [sys.executable, "-c", code] for name, code in codes.items()}

@@ -154,6 +154,7 @@ def test_pictures_are_scaled_as_they_are_packed(pipe: RLFSegPipeline, tmp_path: 
     np.testing.assert_allclose(own, wanted.numpy(), atol=1e-5)
 
 
+@pytest.mark.integration
 def test_fast_is_half_precision_channels_last_and_compiled(backbone: Path, trained: Path) -> None:
     quick = RLFSegPipeline.from_backbone(backbone, trained, fast=True)
     for part in (quick.unet, quick.vae, quick.text_encoder):

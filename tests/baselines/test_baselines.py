@@ -128,6 +128,7 @@ def test_the_yardstick_is_the_unet_at_the_picture_with_another_last_layer() -> N
         assert torch.allclose(logits[:, k // 2 :: 2, k % 2 :: 2], channels[:, k], atol=1e-5)
 
 
+@pytest.mark.integration
 def test_the_yardstick_trains_its_adapter_and_last_layer_alone() -> None:
     model = small_unethead(tiny_unet().requires_grad_(False))
     mask = torch.zeros(4, 16, 16, dtype=torch.bool)

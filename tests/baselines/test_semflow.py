@@ -47,6 +47,7 @@ def plain(change: object = None) -> SimpleNamespace:
     )
 
 
+@pytest.mark.integration
 @given(st.integers(2, 171), st.integers(0, 2**16))
 def test_exact_colours_give_the_exact_classes(count: int, seed: int) -> None:
     colours = spread(plain(), count + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from sphinx.application import Sphinx
 
@@ -17,6 +18,7 @@ Say why.
 """
 
 
+@pytest.mark.integration
 def test_folded_cells_and_exercises_stand_on_one_page(tmp_path: Path) -> None:
     said = new_output("stream", text="42 is said")
     folded = new_code_cell("print(42)", outputs=[said], metadata={"tags": ["hide-input"]})

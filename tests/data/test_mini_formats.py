@@ -163,6 +163,7 @@ def content(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
+@pytest.mark.integration
 def test_refers_files_depend_on_the_seed_alone(folder: Path, tmp_path: Path) -> None:
     write_refer(tmp_path, seed=SEED, counts=COUNTS, pixels=PIXELS, workers=1)
     assert content(tmp_path) == content(folder)

@@ -131,6 +131,7 @@ def test_a_run_and_a_baseline_keep_theirs(repo: Path, cache: LatentCache) -> Non
     assert phrases.learned(run, ldznet).phrase.tolist() == curve.phrase.tolist()
 
 
+@pytest.mark.integration
 def test_a_curve_is_kept_without_the_weights(repo: Path) -> None:
     run = given_run(data=DATA, train={**TRAIN, "curve": 8})
     weights = trained(run)

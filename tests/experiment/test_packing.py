@@ -82,6 +82,7 @@ def test_a_folder_of_weights_stands_for_its_hub_id(repo: Path, run: Run) -> None
 # --- packed files -------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_packed_items_are_the_scenes_tasks(run: Run) -> None:
     root = source_folder(run)
     exact = read_truth(root)
@@ -143,6 +144,7 @@ def test_every_data_set_is_packed_and_trained_on(run: Run, dataset: str) -> None
 # --- latents ------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_latents_can_be_encoded_before_training(run: Run) -> None:
     other = run.on(replace(run.data, seed=6))
     packs = [packed(other, split) for split in ("train", "val")]
@@ -170,6 +172,7 @@ def test_refined_labels_lie_beside_the_annotations_of_a_copy(run: Run) -> None:
     assert read_record(folder)["figures"]["masks"] == len(plain)
 
 
+@pytest.mark.integration
 def test_the_refined_file_is_written_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refined masks go into the one copy that is made; at 340,000 phrases it is 150 GB."""
     other = with_sam().on(DataConfig(pixels=256, train=1, val=6, test=1))

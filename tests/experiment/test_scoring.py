@@ -67,6 +67,7 @@ def test_scores_are_kept_and_found_without_the_weights(
         assert np.array_equal(again.truth.histogram, fresh.truth.histogram)
 
 
+@pytest.mark.integration
 def test_the_record_says_how_it_was_scored(run: Run) -> None:
     way = Scoring("val", 2, sampler=SamplerConfig("one"))
     scored(run, way)
@@ -92,6 +93,7 @@ def test_a_run_is_scored_on_other_data_than_its_own(run: Run) -> None:
     assert np.array_equal(scored(run, way).annotation.histogram, fresh.histogram)
 
 
+@pytest.mark.integration
 def test_a_closed_set_is_counted_and_found_without_the_weights(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

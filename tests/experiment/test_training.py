@@ -172,6 +172,7 @@ def test_each_objective_is_another_loss(run: Run) -> None:
     assert len(set(first.values())) == 3, first
 
 
+@pytest.mark.integration
 def test_a_run_from_scratch_is_the_same_network_that_has_seen_nothing(run: Run) -> None:
     full = run.variant({"rank": 0, "time": "one"})
     scratch = full.variant({"weights": "random"})
@@ -249,6 +250,7 @@ def test_two_processes_train_and_score_what_one_does(run: Run) -> None:
         trained(broken)
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call")
 @pytest.mark.parametrize(
     "machine",

@@ -43,6 +43,7 @@ def test_colour_and_shape_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.both.asked == 3
 
 
+@pytest.mark.integration
 def test_pictures_are_drawn_by_their_texts_and_the_seed(tmp_path: Path) -> None:
     folder = tiny_backbone(tmp_path)
     how = {"pixels": 16, "device": torch.device("cpu"), "steps": 2, "batch": 2}

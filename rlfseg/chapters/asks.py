@@ -134,11 +134,13 @@ class Asks:
     def ships(self) -> dict[str, Stage]:
         """Return the stages that spare the chapter all that takes long, by folder.
 
-        Those are the weights that the page reads and the numbers that it shows: not what these are
-        made of, such as packed files, latents, and runs that are read by their scores alone.
+        Those are the weights that the page reads, those that they stand on, and the numbers that it
+        shows: not what these are made of, such as packed files, latents, and runs that are read by
+        their scores alone.
         """
         found = [run.backbone_stage for run in self.packed if run.backbone.name == "mini"]
         found += [run.train_stage for run in self.runs]
+        found += [first.train_stage for run in self.runs if (first := run.first()) is not None]
         found += [run.scores_stage(scoring) for run, scoring in self.scored]
         found += [run.closed_stage(closed) for run, closed in self.closed]
         found += [curve_stage(run.train_stage) for run in self.learned]

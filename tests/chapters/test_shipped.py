@@ -16,6 +16,7 @@ from tiny_run import TRAIN, given_run
 from rlfseg.__main__ import main
 from rlfseg.chapters import shipped
 from rlfseg.chapters.asks import Also, Asks
+from rlfseg.chapters.reading import chapters_of
 from rlfseg.chapters.shipped import make_artefacts, shipped_folders, stale, wanted
 from rlfseg.config import SamplerConfig
 from rlfseg.experiment import Scoring
@@ -135,3 +136,10 @@ def test_all_that_ships_is_made_and_what_nothing_asks_for_goes(
     assert not [line for line in make_artefacts("smoke") if "NOT" in line or "ships" in line]
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
     assert not (repo / "runs" / "smoke" / "stages" / trained).exists()
+
+
+def test_the_weights_that_a_shipped_adapter_stands_on_ship_too() -> None:
+    every = [given.asks() for given in chapters_of("mini").values()]
+    stand_on = [(run.first(), asks.ships()) for asks in every for run in asks.runs]
+    there = [first.train_stage.folder in ships for first, ships in stand_on if first is not None]
+    assert there and all(there)

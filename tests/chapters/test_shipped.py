@@ -138,7 +138,10 @@ def test_all_that_ships_is_made_and_what_nothing_asks_for_goes(
     assert not (repo / "runs" / "smoke" / "stages" / trained).exists()
 
 
-def test_the_weights_that_a_shipped_adapter_stands_on_ship_too() -> None:
+def test_the_weights_that_a_shipped_adapter_stands_on_ship_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
     every = [given.asks() for given in chapters_of("mini").values()]
     stand_on = [(run.first(), asks.ships()) for asks in every for run in asks.runs]
     there = [first.train_stage.folder in ships for first, ships in stand_on if first is not None]

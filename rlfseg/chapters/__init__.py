@@ -60,7 +60,7 @@ CHAPTERS = {
     "10_protocols": Chapter("ablations.Protocols", 1.4),
     "11_flowseg": Chapter("ablations.FlowSeg", 0.9, needs=()),
     "11b_objectives": Chapter("ablations.Objectives", 0.5),
-    "A1_backbone": Chapter("method.Backbone", 1.2, needs=("02_refine",)),
+    "A1_backbone": Chapter("stand_ins.Backbone", 1.2, needs=("02_refine",)),
 }
 
 

@@ -8,8 +8,8 @@ from pydantic.dataclasses import dataclass
 
 from rlfseg.baselines.phrases import PhraseSet
 from rlfseg.chapters.asks import Also, Asks, as_rows, phrase_rivals
-from rlfseg.chapters.method import Samplers, TrainChanges, Variants, having
 from rlfseg.chapters.results import Baselines
+from rlfseg.chapters.values import Samplers, TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, Positive
 from rlfseg.experiment import Run, Scoring
 from rlfseg.flowseg.recipe import FieldConfig, arm, arm_stage

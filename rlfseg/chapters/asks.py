@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 from rlfseg.baselines import phrases, semflow
-from rlfseg.experiment import ClosedSet, Run, Scoring, class_names, curve_stage
+from rlfseg.experiment import ClosedSet, Run, Scoring, class_names, curve_stage, predictor
 from rlfseg.stage import Stage
 
 
@@ -54,6 +55,11 @@ class Also:
     stage: Stage
     make: Callable[[], object]
     ships: bool = True
+
+    @classmethod
+    def refiner(cls, run: Run) -> Self:
+        """Return a run's SAM."""
+        return cls(run.sam_stage, partial(predictor, run))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rlfseg.baselines import phrases
 from rlfseg.baselines.phrases import Baseline, PhraseSet
 from rlfseg.baselines.semflow import SemflowConfig
 from rlfseg.chapters.asks import Also, Asks, as_rows, phrase_rivals, semflow_rival
-from rlfseg.chapters.method import TrainChanges, Variants, having
+from rlfseg.chapters.values import TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, DataConfig
 from rlfseg.experiment import ClosedSet, Curve, Run, Scoring, learned, loaded_tiny_decoder
 from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage

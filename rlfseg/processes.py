@@ -198,7 +198,7 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
             logs_specs=DefaultLogsSpecs(folder, redirects=Std.ALL),  # until they have their own
         )
         try:
-            with _own_handlers(), _shown(*next(iter(files.items()))):
+            with _own_handlers(), _script_unread(), _shown(*next(iter(files.items()))):
                 elastic_launch(config, _joined_call)(verb, arguments, logs, Path(folder))
         except (ChildFailedError, SignalException) as error:
             if isinstance(error, SignalException):
@@ -287,6 +287,23 @@ def _own_handlers() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _script_unread() -> Iterator[None]:
+    """Keep the processes from reading the script that launches them, which would launch again.
+
+    What they call is of a module, and imported by its name.
+    """
+    main = sys.modules["__main__"]
+    script, spec = vars(main).pop("__file__", None), main.__spec__
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__spec__ = spec
+        if script is not None:
+            main.__file__ = script
 
 
 def _joined_call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -287,6 +288,21 @@ def test_a_launch_calls_a_function_with_its_arguments(
     assert shown.startswith(f"the output of all processes is in {logs}\n")
     assert f"process 0 says {arguments!r}\na child of process 0 says more\n" in shown
     assert "process 1" not in shown and "before" not in shown
+
+
+def test_a_script_of_a_few_lines_may_launch(tmp_path: Path) -> None:
+    """Without `if __name__ == "__main__"`: its processes don't read it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from together import sign\nfrom rlfseg.processes import launch\n"
+        "here = Path(__file__).parent\n(here / 'out').mkdir()\n"
+        "launch(sign, here / 'out', processes=2, logs=here)\nprint('once', __file__)\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, f"once {script}\n"), ended.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_what_fails_in_a_launch_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

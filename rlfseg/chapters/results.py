@@ -52,13 +52,14 @@ class PhraseCut:
     """Table 1: the run on the whole test split, beside `baselines` (by the paper's row), other
     words and `variants`; what is expected `at_least`, in [0, 1].
 
-    Of these, and of `shorter` runs, if given, the learning curves are drawn, where their settings
-    ask for one (`curve`).
+    Of these, of `longer` runs with one seed and, if given, of `shorter` ones, the learning curves
+    are drawn, where their settings ask for one (`curve`).
     """
 
     run: Run
     phrases: PhraseCounts
     variants: Variants
+    longer: Variants
     shorter: Shorter | None
     at_least: Annotated[
         dict[str, float],
@@ -81,7 +82,8 @@ class PhraseCut:
     def learning(self) -> dict[str, list[Run]]:
         """The runs whose learning curves are drawn, by name, the shorter ones for each seed."""
         runs = {OURS: [self.run]}
-        runs |= {name: [run] for name, run in self.run.variants(self.variants).items()}
+        alone = self.run.variants({**self.variants, **self.longer})
+        runs |= {name: [run] for name, run in alone.items()}
         many = self.run.seeded(self.shorter.variants() if self.shorter else {})
         for (name, _), run in many.items():
             runs.setdefault(f"{name}, shorter", []).append(run)

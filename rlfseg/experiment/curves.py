@@ -7,7 +7,7 @@ things scores both alike; whoever listens scores the second low.
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -57,6 +57,13 @@ class Curve:
             return float(self.phrase[-1])
         pace, _ = np.polyfit(np.log(self.samples[few]), self.phrase[few], 1)
         return float(np.clip(self.phrase[-1] + pace * np.log(times), 0, 1))
+
+    def until(self, samples: int) -> Self:
+        """Return the curve up to so many samples."""
+        kept = self.samples <= samples
+        return replace(
+            self, samples=self.samples[kept], phrase=self.phrase[kept], another=self.another[kept]
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:

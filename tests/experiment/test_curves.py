@@ -97,6 +97,14 @@ def test_a_steady_pace_goes_on() -> None:
     assert Curve(samples[:1], phrase[:1], phrase[:1]).after(10) == 0.05
 
 
+def test_a_curve_is_looked_at_up_to_a_length() -> None:
+    curve = Curve(np.array([10, 20, 40]), np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.2, 0.1]))
+    early = curve.until(39)
+    assert early.samples.tolist() == [10, 20]
+    assert early.phrase.tolist() == [0.1, 0.2] and early.another.tolist() == [0.3, 0.2]
+    assert curve.until(40).samples[-1] == 40 and not len(curve.until(9).samples)
+
+
 def test_a_damaged_curve_is_named(tmp_path: Path) -> None:
     assert Curve.load(tmp_path) is None
     (tmp_path / "curve.json").write_text('[{"samples": 3}]')

@@ -2,7 +2,7 @@
 
 import json
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
@@ -33,12 +33,16 @@ _FLOAT = 4
 
 
 class Held(TorchDispatchMode):
-    """Counts the bytes of what is made under it for as long as it lives; `most` is their peak."""
+    """Counts the bytes of what is made under it for as long as it lives; `most` is their peak.
 
-    def __init__(self) -> None:
+    What is `there` already is not counted, nor views of it.
+    """
+
+    def __init__(self, there: Iterable[Tensor]) -> None:
         super().__init__()
         self.now = self.most = 0
-        self._known: set[int] = set()
+        self._there = [tensor.untyped_storage() for tensor in there]
+        self._known = {id(storage) for storage in self._there}
 
     def __torch_dispatch__(
         self,
@@ -144,7 +148,7 @@ def held(
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 return unet(z, torch.ones(count), c).sample.float()
 
-        with Held() as counted:
+        with Held(unet.parameters()) as counted:
             if both:
                 with torch.no_grad():
                     predicted(2 * samples)

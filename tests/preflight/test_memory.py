@@ -29,10 +29,10 @@ def adapted() -> UNet2DConditionModel:
     return unet.train()
 
 
-def allocated(unet: UNet2DConditionModel) -> int:
+def allocated(unet: UNet2DConditionModel, dtype: torch.dtype) -> int:
     """The most bytes at once of a step, as torch's profiler counts them."""
     z, c = torch.randn(SAMPLES, 4, SIDE, SIDE), torch.randn(SAMPLES, 77, WIDTH)
-    half = quick_dtype("cpu") == torch.bfloat16
+    half = dtype == torch.bfloat16
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             v = unet(z, torch.ones(SAMPLES), c).sample
@@ -46,11 +46,15 @@ def allocated(unet: UNet2DConditionModel) -> int:
 
 
 @pytest.mark.integration
-def test_what_a_step_holds_is_what_torch_allocates() -> None:
+@pytest.mark.parametrize("dtype", sorted({torch.float32, quick_dtype("cpu")}, key=str), ids=str)
+def test_what_a_step_holds_is_what_torch_allocates(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(memory, "quick_dtype", lambda device: dtype)
     with init_empty_weights():
         unet = adapted()
     counted = memory.held(unet, samples=SAMPLES, side=SIDE, gpu=False)
-    assert counted == pytest.approx(allocated(adapted()), rel=0.03)
+    assert counted == pytest.approx(allocated(adapted(), dtype), rel=0.03)
 
 
 def counted(unet: object, *, samples: int, side: int, gpu: bool, both: bool) -> int:

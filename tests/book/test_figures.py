@@ -18,6 +18,7 @@ from rlfseg.book.figures import (
     before_after,
     class_maps,
     histograms,
+    learning_curves,
     lines,
     miou_bars,
     paired_bars,
@@ -31,6 +32,7 @@ from rlfseg.book.figures import (
 )
 from rlfseg.data.packed.read import Item
 from rlfseg.evaluation.counting import count
+from rlfseg.experiment import Curve
 from rlfseg.method.refinement import Refined
 
 
@@ -229,3 +231,13 @@ def test_a_notebook_shows_figures_under_any_backend(monkeypatch: pytest.MonkeyPa
     outputs = notebook.cells[0].outputs
     shown = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(shown) == 1 and len(shown[0].data["image/png"]) > 1000
+
+
+def test_what_is_learned_again_is_thin_and_of_the_same_colour() -> None:
+    curve = Curve(np.array([10, 20]), np.array([0.1, 0.2]), np.array([0.1, 0.1]))
+    figure = learning_curves({"a": [curve], "b": [curve], "a, short": [curve] * 2}, again=", short")
+    told = {line.get_label(): line for line in figure.axes[0].lines if line.get_linestyle() == "-"}
+    long, other, again = (told[name] for name in ("a", "b", "a, short"))
+    assert long.get_color() == again.get_color() != other.get_color()
+    assert again.get_linewidth() < long.get_linewidth() == other.get_linewidth()
+    assert long.get_ydata().tolist() == pytest.approx([10, 20])

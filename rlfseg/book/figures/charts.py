@@ -144,22 +144,30 @@ def miou_bars(counts: Mapping[str, Counts]) -> Figure:
     )
 
 
-def learning_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
+def learning_curves(curves: Mapping[str, Sequence[Curve]], *, again: str = "") -> Figure:
     """Draw the best mIoU against samples, of the phrase and, dashed, of another of its picture.
 
     Args:
         curves: one of each seed, by what is trained.
+        again: what the names end in that are thin lines in the colour of the name before it.
     """
     figure, axis = plt.subplots(figsize=(6.8, 4.0), layout="constrained")
-    for number, (name, seeds) in enumerate(curves.items()):
-        again, place = divmod(number, len(COLOURS))
-        colour, marker = COLOURS[place], "osD^"[again % 4]
+    ways = list(dict.fromkeys(name.removesuffix(again) for name in curves))
+    for name, seeds in curves.items():
+        repeated, place = divmod(ways.index(name.removesuffix(again)), len(COLOURS))
+        thin = bool(again) and name.endswith(again)
+        colour, marker = COLOURS[place], "" if thin else "osD^"[repeated % 4]
         for k, curve in enumerate(seeds):
-            label = name if k == 0 else None
             axis.plot(
-                curve.samples, 100 * curve.phrase, color=colour, label=label, marker=marker, ms=3
+                curve.samples,
+                100 * curve.phrase,
+                color=colour,
+                label=name if k == 0 else None,
+                lw=0.9 if thin else 1.8,
+                marker=marker,
+                ms=3,
             )
-            axis.plot(curve.samples, 100 * curve.another, color=colour, ls="--", lw=1, alpha=0.7)
+            axis.plot(curve.samples, 100 * curve.another, color=colour, ls="--", lw=0.8, alpha=0.7)
     axis.set(xscale="log", xlabel="samples seen", ylabel="best mIoU, %")
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)

@@ -18,6 +18,8 @@ from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage
 
 Baselines = dict[str, Baseline]
 OURS = "the paper's way"
+#: What the names of shorter runs end in.
+SHORTER = ", shorter"
 _ALL = 10**9  # more phrases than any split has
 
 
@@ -86,7 +88,7 @@ class PhraseCut:
         runs |= {name: [run] for name, run in alone.items()}
         many = self.run.seeded(self.shorter.variants() if self.shorter else {})
         for (name, _), run in many.items():
-            runs.setdefault(f"{name}, shorter", []).append(run)
+            runs.setdefault(name + SHORTER, []).append(run)
         return {name: each for name, each in runs.items() if each[0].train.curve}
 
     @property

@@ -12,12 +12,10 @@ from rlfseg.book.paper.results import (
     Missing,
     Result,
     Results,
-    Saved,
     difference,
-    load_results,
     measured,
-    save_results,
 )
+from rlfseg.book.paper.saved import Saved, load_results, save_results
 from rlfseg.book.paper.tables import (
     Cell,
     Column,

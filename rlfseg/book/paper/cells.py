@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from rlfseg.baselines.phrases import Baseline
-from rlfseg.book.paper.results import Result, Results, measured, save_results
+from rlfseg.book.paper.results import Result, Results, measured
+from rlfseg.book.paper.saved import save_results
 from rlfseg.evaluation.confusion import Confusion, miou_interval, pooled
 from rlfseg.evaluation.counts import Counts
 from rlfseg.experiment import Run, Scoring, left_out, scored

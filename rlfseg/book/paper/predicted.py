@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from rlfseg.book.paper.results import Result, load_results, measured, save_results
+from rlfseg.book.paper.results import Result, measured
+from rlfseg.book.paper.saved import load_results, save_results
 from rlfseg.book.paper.tables import paper_table
 from rlfseg.data.catalogue import DATASETS, REFERRING
 from rlfseg.data.packed.schema import key_of

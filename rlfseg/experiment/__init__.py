@@ -7,7 +7,7 @@ trained(run)                                            the adapter or UNet
 scored(run, Scoring(split="test", phrases=100))         its counts
 """
 
-from rlfseg.experiment.curves import POINTS, Curve, Learning, curve_stage, kept_curve
+from rlfseg.experiment.curves import POINTS, Curve, Learning, curve_stage, further, kept_curve
 from rlfseg.experiment.packing import (
     class_names,
     fill_latents,

@@ -49,14 +49,9 @@ class Curve:
     def after(self, times: float) -> float:
         """Guess the phrase's score in [0, 1] after so many times the samples.
 
-        The least-squares line through the last four points, over the logarithm of samples, goes on;
-        a guess on the high side, since paces fall.
+        See `further`.
         """
-        few = slice(-_PACED, None)
-        if len(self.samples[few]) < 2:
-            return float(self.phrase[-1])
-        pace, _ = np.polyfit(np.log(self.samples[few]), self.phrase[few], 1)
-        return float(np.clip(self.phrase[-1] + pace * np.log(times), 0, 1))
+        return further(self.samples.tolist(), self.phrase.tolist(), times)
 
     def until(self, samples: int) -> Self:
         """Return the curve up to so many samples."""
@@ -78,6 +73,26 @@ class Curve:
         with readable(path):
             rows = json.loads(path.read_text())
             return cls(*(np.array([row[name] for row in rows]) for name in _COLUMNS))
+
+
+def further(
+    samples: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray, times: float
+) -> float:
+    """Guess a score in [0, 1] after so many times the samples.
+
+    The least-squares line through the last four points, over the logarithm of samples, goes on; a
+    guess on the high side, since paces fall.
+
+    Args:
+        samples: increasing, at least one.
+        scores: after so many samples.
+        times: the last of them.
+    """
+    last = scores[-_PACED:]
+    if len(last) < 2:
+        return float(last[-1])
+    pace, _ = np.polyfit(np.log(samples[-_PACED:]), last, 1)
+    return float(np.clip(last[-1] + pace * np.log(times), 0, 1))
 
 
 def curve_stage(training: Stage) -> Stage:

@@ -31,6 +31,10 @@ from rlfseg.stand_ins.mini_clip import heard, load_clip, seen, trained_clip
 PAIRS = tuple((c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT)
 
 
+#: What pictures of a backbone's are called among what is recognised.
+DRAWN = "drawn by the backbone"
+
+
 @dataclass(frozen=True)
 class Recognised:
     """How often a CLIP finds the colour, the shape and both, of all pairs, in a picture."""
@@ -86,7 +90,7 @@ def recognition(
         )
         scenes, shown = true_pictures(config.pictures, pixels=of.pixels, seed=config.seed)
         found = {
-            "drawn by the backbone": recognised(clip, tokenizer, drawn, wanted),
+            DRAWN: recognised(clip, tokenizer, drawn, wanted),
             "true pictures": recognised(clip, tokenizer, scenes, shown),
         }
         counted = {name: asdict(each) for name, each in found.items()}

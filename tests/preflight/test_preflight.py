@@ -44,6 +44,7 @@ QUIET = {
     "browser": None,
     "shorter": None,
     "worth": None,
+    "parts": [],
     "longer": {},
     "once": {},
     "supervised": {},

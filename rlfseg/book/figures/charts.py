@@ -24,7 +24,7 @@ def lines(
     *,
     x: str,
     y: str,
-    log: Literal["", "y", "xy"] = "",
+    log: Literal["", "x", "y", "xy"] = "",
     markers: bool = False,
 ) -> Figure:
     """Draw curves with a legend; `series` maps a name to its x and y values, `log` names axes."""

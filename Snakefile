@@ -127,9 +127,8 @@ for chapter in CHAPTERS:
                 echo "== FAILED: {params.title}; see {params.unfinished}" >&2
                 exit 1
             }}
-            {params.turn} papermill {input.notebook} {params.unfinished} -f {input.parameters} \
-                --log-level WARNING || failed
-            python -m rlfseg.book.executed {params.unfinished} || failed
+            {params.turn} python -m rlfseg.book.execute {input.notebook} {params.unfinished} \
+                {input.parameters} || failed
             mv {params.unfinished} {output}
             """
 

@@ -1,11 +1,7 @@
-"""What an executed chapter says of itself: that it came to its end, how long it took, its numbers.
-
-python -m rlfseg.book.executed NOTEBOOK    fails if it did not; else writes times below its title
-"""
+"""What an executed chapter says of itself: its end, how long it took, its numbers."""
 
 import ast
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -54,10 +50,3 @@ def told(paths: Iterable[Path]) -> dict[str, str]:
                     text = "".join(output["data"][_RECORD])
                     found[name.replace("-", "_")] = str(ast.literal_eval(text))
     return found
-
-
-if __name__ == "__main__":
-    try:
-        finish(Path(sys.argv[1]))
-    except ValueError as error:
-        sys.exit(str(error))

@@ -75,9 +75,7 @@ class Curve:
             return cls(*(np.array([row[name] for row in rows]) for name in _COLUMNS))
 
 
-def further(
-    samples: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray, times: float
-) -> float:
+def further(samples: Sequence[int], scores: Sequence[float], times: float) -> float:
     """Guess a score in [0, 1] after so many times the samples.
 
     The least-squares line through the last four points, over the logarithm of samples, goes on; a

@@ -33,13 +33,24 @@ for chapter in CHAPTERS:
 #: two that want the same run, one waits for the other (rlfseg.stage). Large models take turns.
 AT_ONCE = 2 if PROFILE in ("smoke", "mini") else 1
 
+#: Where what 03 trains ships, the chapters that read it need not wait for its page.
+SHIPS = Path(f"artefacts/{PROFILE}").is_dir()
+
 
 def needed(name):
     """The chapters before which one can't be executed."""
     chapter = CHAPTERS[name]
     if chapter.alone and AT_ONCE > 1:
         return [other for other in CHAPTERS if other != name and (CHAPTERS[other].tables or not MINIMAL)]
+    if SHIPS and chapter.needs == ("03_train",):
+        return CHAPTERS["03_train"].needs
     return chapter.needs
+
+
+def to_the_end(name):
+    """Minutes from a chapter's beginning until those that wait for it are done: longest goes first."""
+    waiting = [other for other in CHAPTERS if name in needed(other) and not CHAPTERS[other].alone]
+    return CHAPTERS[name].minutes + max(map(to_the_end, waiting), default=0)
 
 
 SHARED = files(
@@ -118,7 +129,7 @@ for chapter in CHAPTERS:
             unfinished=f"{RUN}/unfinished/{chapter}.ipynb",
             turn=f"flock runs/{PROFILE}/.turn" if AT_ONCE == 1 else "",
         threads: workflow.cores if CHAPTERS[chapter].alone else max(1, workflow.cores // AT_ONCE)
-        priority: sum(chapter in other.needs for other in CHAPTERS.values())  # others wait for it
+        priority: round(10 * to_the_end(chapter))
         shell:
             """
             echo "== {params.title}"

@@ -27,6 +27,14 @@ def ran(*command: str, where: Path = ROOT) -> str:
     return done.stdout + done.stderr
 
 
+def copied(where: Path) -> None:
+    """What a plan is made of."""
+    for name in ("Snakefile", "_config.yml"):
+        shutil.copy(ROOT / name, where)
+    for name in ("book", "params"):
+        shutil.copytree(ROOT / name, where / name)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_chapter_and_the_book_on_paper_are_planned(machine: str) -> None:
@@ -58,10 +66,7 @@ def test_a_minimal_pass_makes_the_tables_apart_with_parameters_of_its_own() -> N
 @pytest.mark.integration
 def test_a_chapter_that_is_gone_is_executed_again_whatever_was_rendered(tmp_path: Path) -> None:
     """Snakemake takes a failed chapter away; a page that was made before must not hide that."""
-    for name in ("Snakefile", "_config.yml"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("book", "params"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+    copied(tmp_path)
     made = tmp_path / "runs/smoke"
     for folder in ("book", "site"):
         (made / folder).mkdir(parents=True)
@@ -77,6 +82,18 @@ def test_a_chapter_that_is_gone_is_executed_again_whatever_was_rendered(tmp_path
     (made / "book/04_sampling.ipynb").unlink()
     said = ran(*plan, where=tmp_path)
     assert "rule chapter_04_sampling:" in said and "rule chapter_05_phrasecut:" not in said
+
+
+@pytest.mark.integration
+def test_only_what_does_not_ship_is_waited_for(tmp_path: Path) -> None:
+    copied(tmp_path)
+    plan = ["snakemake", "--cores", "1", "--config", "profile=mini", "--dry-run"]
+    plan += ["--", "runs/mini/book/04_sampling.ipynb"]
+    before = set(re.findall(r"chapter_(\w+)", ran(*plan, where=tmp_path)))
+    (tmp_path / "artefacts/mini").mkdir(parents=True)
+    shipped = set(re.findall(r"chapter_(\w+)", ran(*plan, where=tmp_path)))
+    assert before == {"01_data", "03_train", "04_sampling"}
+    assert shipped == {"01_data", "04_sampling"}
 
 
 @pytest.mark.parametrize("target", ["preflight", "tables", "table"])

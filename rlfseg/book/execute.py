@@ -6,6 +6,7 @@ For one chapter at a time `papermill NOTEBOOK EXECUTED -f PARAMETERS` does. Of s
 begin at once, two may choose the same TCP port; one dies of it, and papermill waits for ever.
 """
 
+import logging
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,8 @@ def execute(notebook: Path, executed: Path, parameters: Path) -> None:
     Raises:
         papermill.PapermillExecutionError: if a cell fails; what was executed is kept.
     """
+    # it warns of values that it can't read; names are checked by the chapter itself
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     with TemporaryDirectory() as folder:
         sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}  # a file's name, for the latter
         papermill.execute_notebook(

@@ -20,7 +20,7 @@ class Chapter:
     Attributes:
         kind: the class of its parameters, as `module.Class` of this package; its `asks()` says
             which runs, scorings and baselines the chapter asks for.
-        minutes: that it takes at most (`mini`, two CPU cores, measured beside other work).
+        minutes: that it takes, about (`mini`, beside another chapter on two cores of a Zen 3).
         tables: the paper's tables that it fills.
         figures: the paper's figures that it has a counterpart of.
         needs: the chapters that make what it reads.
@@ -44,23 +44,23 @@ class Chapter:
 
 
 CHAPTERS = {
-    "00_idea": Chapter("method.Idea", 0.3, needs=()),
-    "01_data": Chapter("method.Data", 2.4, needs=()),
-    "01b_datasets": Chapter("method.Datasets", 1.3, needs=()),
-    "02_refine": Chapter("method.Refinement", 1.4, figures=("2a",), needs=("01_data",)),
-    "03_train": Chapter("method.Training", 1.7, (8,), needs=("01_data",)),
-    "03b_labels": Chapter("method.Labels", 1.8, (5,), ("5", "7"), spared=("variants.refined",)),
-    "04_sampling": Chapter("method.Sampling", 1.7, (7, 9), ("3", "6")),
-    "05_phrasecut": Chapter("results.PhraseCut", 2.9, (1,), ("4",)),
-    "05b_ask": Chapter("results.Ask", 0.7, needs=("05_phrasecut",)),
-    "06_refcoco": Chapter("results.Referring", 0.8, (2,)),
-    "07_cocostuff": Chapter("results.CocoStuff", 1.4, (3,)),
-    "08_speed": Chapter("results.Speed", 4.5, (4,), alone=True),
-    "09_ranks": Chapter("ablations.Ranks", 1.3, (6,), spared=("longer",)),
-    "10_protocols": Chapter("ablations.Protocols", 1.4),
-    "11_flowseg": Chapter("ablations.FlowSeg", 0.9, needs=()),
+    "00_idea": Chapter("method.Idea", 0.5, needs=()),
+    "01_data": Chapter("method.Data", 3.2, needs=()),
+    "01b_datasets": Chapter("method.Datasets", 1.2, needs=()),
+    "02_refine": Chapter("method.Refinement", 1.3, figures=("2a",), needs=("01_data",)),
+    "03_train": Chapter("method.Training", 2.5, (8,), needs=("01_data",)),
+    "03b_labels": Chapter("method.Labels", 1.0, (5,), ("5", "7"), spared=("variants.refined",)),
+    "04_sampling": Chapter("method.Sampling", 1.2, (7, 9), ("3", "6")),
+    "05_phrasecut": Chapter("results.PhraseCut", 3.3, (1,), ("4",)),
+    "05b_ask": Chapter("results.Ask", 1.2, needs=("05_phrasecut",)),
+    "06_refcoco": Chapter("results.Referring", 0.9, (2,)),
+    "07_cocostuff": Chapter("results.CocoStuff", 0.9, (3,)),
+    "08_speed": Chapter("results.Speed", 0.8, (4,), alone=True),
+    "09_ranks": Chapter("ablations.Ranks", 0.8, (6,), spared=("longer",)),
+    "10_protocols": Chapter("ablations.Protocols", 1.6),
+    "11_flowseg": Chapter("ablations.FlowSeg", 0.8, needs=()),
     "11b_objectives": Chapter("ablations.Objectives", 0.5),
-    "A1_backbone": Chapter("stand_ins.Backbone", 1.2, needs=("02_refine",)),
+    "A1_backbone": Chapter("stand_ins.Backbone", 1.1, needs=("02_refine",)),
 }
 
 

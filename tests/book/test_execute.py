@@ -10,6 +10,9 @@ from papermill import PapermillExecutionError
 
 from rlfseg.book.execute import execute
 
+GIVEN = """count = 1
+runs = {"t = 1": {}}
+"""
 PAGE = """
 import json
 from ipykernel import get_connection_info
@@ -28,7 +31,7 @@ def page(folder: Path) -> Path:
             "outputs": [],
             "execution_count": None,
         }
-        for name, tags, source in (("given", ["parameters"], "count = 1"), ("told", [], PAGE))
+        for name, tags, source in (("given", ["parameters"], GIVEN), ("told", [], PAGE))
     ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
     path = folder / "page.ipynb"
@@ -39,10 +42,13 @@ def page(folder: Path) -> Path:
 
 
 @pytest.mark.integration
-def test_a_kernel_has_the_parameters_and_no_port(tmp_path: Path) -> None:
+def test_a_kernel_has_the_parameters_and_no_port(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     given, done = tmp_path / "given.yml", tmp_path / "done.ipynb"
-    given.write_text("count: 2\n")
+    given.write_text("count: 2\nruns: {}\n")
     execute(page(tmp_path), done, given)
+    assert not caplog.records  # papermill can't read every value, and warns of it
     (printed,) = json.loads(done.read_text())["cells"][-1]["outputs"]
     assert "".join(printed["text"]) == "2 ipc\n"
     given.write_text("count: 3\n")

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlfseg.data.masks import rasterise
@@ -28,7 +29,7 @@ def lines(
     markers: bool = False,
 ) -> Figure:
     """Draw curves with a legend; `series` maps a name to its x and y values, `log` names axes."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.8, 3.2), layout="constrained")
     marker = "o" if markers else ""
     for number, (name, (across, up)) in enumerate(series.items()):
         axis.plot(
@@ -40,7 +41,7 @@ def lines(
     axis.spines[["top", "right"]].set_visible(False)
     axis.set(**{f"{which}scale": "log" for which in log})
     if len(series) > 1:
-        axis.legend(frameon=False)
+        _legend_beside(axis)
     return finished(figure)
 
 
@@ -171,8 +172,12 @@ def learning_curves(curves: Mapping[str, Sequence[Curve]], *, again: str = "") -
     axis.set(xscale="log", xlabel="samples seen", ylabel="best mIoU, %")
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _legend_beside(axis)
     return finished(figure)
+
+
+def _legend_beside(axis: Axes) -> None:
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def smoothed(values: Sequence[float], width: int = 25) -> list[float]:

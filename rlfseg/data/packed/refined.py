@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5g, h5o
 
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.schema import (
@@ -18,7 +19,7 @@ from rlfseg.data.packed.schema import (
     keys_of,
     text_of,
 )
-from rlfseg.data.packed.store import compress, created, put_text, sign, writing
+from rlfseg.data.packed.store import created, put_group, put_mask, put_text, sign, writing
 
 _MADE_OF = "refined_by"
 
@@ -51,17 +52,18 @@ def add_refined(
         put_text(file.id, _MADE_OF, made_of)
         for number, image_id in enumerate(pack.image_ids):
             with writing(draft):
-                group = _copied(source, file, image_id)
+                place, shape = _copied(source, file, image_id)
             captions = pack.captions(image_id)
             for key, caption in zip(keys_of(captions), captions, strict=True):
                 mask = next(coming, None)
-                if mask is None or mask.shape != group[IMAGE].shape[:2]:
+                if mask is None or mask.shape != shape:
                     raise PackError(
                         f"{pack.path}: image {number} ({image_id!r}), caption {caption!r:.80} has "
                         f"no refined mask of its size: got {None if mask is None else mask.shape}"
                     )
+                bits = np.ascontiguousarray(mask, np.bool_).view(np.uint8)
                 with writing(draft):
-                    _store(group[REFINED], key, caption, mask)
+                    put_mask(place, key, caption, bits)
         if next(coming, None) is not None:
             raise PackError(f"{pack.path} has {len(pack)} items, and there are more refined masks")
     with writing(target):
@@ -83,21 +85,18 @@ def refined_by(path: Path) -> str | None:
         raise PackError(f"{path} can't be read ({error}): copy it again, or pack again") from error
 
 
-def _copied(source: h5py.File, file: h5py.File, image_id: str) -> h5py.Group:
-    """Copy an image's group without refined masks, compressed as it is."""
+def _copied(
+    source: h5py.File, file: h5py.File, image_id: str
+) -> tuple[h5g.GroupID, tuple[int, ...]]:
+    """Copy an image's group without refined masks, compressed as it is.
+
+    Returns:
+        The group that refined masks go to, and their shape.
+    """
     key = key_of(image_id, what="image id")
-    group = file.create_group(key)
-    put_text(group.id, "image_id", image_id)
+    group, whole = put_group(file.id, key), source[key]
+    put_text(group, "image_id", image_id)
     for name in (IMAGE, MASK, TRUTH):
-        if name in source[key]:
-            source.copy(source[key][name], group, name)
-    group.create_group(REFINED)
-    return group
-
-
-def _store(group: h5py.Group, key: str, caption: str, mask: np.ndarray) -> None:
-    form = {"chunks": mask.shape, "compression": "gzip", "compression_opts": 1}
-    dataset = group.create_dataset(key, mask.shape, np.uint8, **form)
-    bits = np.ascontiguousarray(mask, np.bool_).view(np.uint8)
-    dataset.id.write_direct_chunk((0, 0), compress(bits))
-    put_text(dataset.id, "caption", caption)
+        if name in whole:
+            h5o.copy(whole.id, name.encode(), group, name.encode())
+    return put_group(group, REFINED), whole[IMAGE].shape[:2]

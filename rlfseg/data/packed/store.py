@@ -64,21 +64,26 @@ def created(path: Path) -> Iterator[h5py.File]:
 
 def store(file: h5py.File, ready: Ready) -> None:
     """Write one image's group: see the package's docstring for its form."""
-    group = _group(file.id, key_of(ready.image_id, what="image id"))
+    group = put_group(file.id, key_of(ready.image_id, what="image id"))
     put_text(group, "image_id", ready.image_id)
     _dataset(group, IMAGE, ready.image.shape, None).write(h5s.ALL, h5s.ALL, ready.image)
     has_truth = any(phrase.truth is not None for phrase in ready.phrases)
-    masks = _group(group, MASK)
-    truths = _group(group, TRUTH) if has_truth else None
+    masks = put_group(group, MASK)
+    truths = put_group(group, TRUTH) if has_truth else None
     keys = keys_of(phrase.caption for phrase in ready.phrases)
     for key, phrase in zip(keys, ready.phrases, strict=True):
         for place, mask in ((masks, phrase.mask), (truths, phrase.truth)):
             if place is None or mask is None:
                 continue
-            dataset = _dataset(place, key, mask.shape, mask.shape)
-            dataset.write_direct_chunk((0, 0), compress(mask))
-            put_text(dataset, "caption", phrase.caption)
-            _put_texts(dataset, "ids", phrase.ids)
+            _put_texts(put_mask(place, key, phrase.caption, mask), "ids", phrase.ids)
+
+
+def put_mask(place: h5g.GroupID, key: str, caption: str, mask: np.ndarray) -> h5d.DatasetID:
+    """Write a mask, uint8 [H, W] and contiguous, in one gzipped piece, with its caption."""
+    dataset = _dataset(place, key, mask.shape, mask.shape)
+    dataset.write_direct_chunk((0, 0), compress(mask))
+    put_text(dataset, "caption", caption)
+    return dataset
 
 
 def sign(file: h5py.File, content: str) -> None:
@@ -130,7 +135,8 @@ def _deflate() -> "zlib._Compress":
     return zlib.compressobj(_GZIP, zlib.DEFLATED, -zlib.MAX_WBITS)
 
 
-def _group(parent: h5g.GroupID, key: str) -> h5g.GroupID:
+def put_group(parent: h5g.GroupID, key: str) -> h5g.GroupID:
+    """Make a group."""
     return h5g.create(parent, key.encode(), gcpl=_group_form())
 
 

@@ -6,6 +6,8 @@ For one chapter at a time `papermill NOTEBOOK EXECUTED -f PARAMETERS` does. Of s
 begin at once, two may choose the same TCP port; one dies of it, and papermill waits for ever.
 """
 
+import ast
+import json
 import logging
 import sys
 from pathlib import Path
@@ -22,21 +24,40 @@ def execute(notebook: Path, executed: Path, parameters: Path) -> None:
     """Execute a notebook with the parameters of a YAML file; write it, cell by cell, to `executed`.
 
     Raises:
+        ValueError: if the notebook has no parameter of a name; nothing is executed.
         papermill.PapermillExecutionError: if a cell fails; what was executed is kept.
     """
-    # it warns of values that it can't read; names are checked by the chapter itself
+    given, known = read_yaml_file(str(parameters)), _known(notebook)
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(
+            f"{parameters}: {', '.join(unknown)}: {notebook} has no such parameter; "
+            f"it has {', '.join(known)}"
+        )
+    # of what it can't read of a parameters cell it says that it is unknown
     logging.getLogger("papermill").setLevel(logging.ERROR)
     with TemporaryDirectory() as folder:
         sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}  # a file's name, for the latter
         papermill.execute_notebook(
             notebook,
             executed,
-            read_yaml_file(str(parameters)),
+            given,
             config=Config({"KernelManager": sockets}),
         )
 
 
+def _known(notebook: Path) -> list[str]:
+    """Return the names that the cell of the parameters sets."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    given = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    body = [line for cell in given for line in ast.parse("".join(cell["source"])).body]
+    targets = [target for line in body if isinstance(line, ast.Assign) for target in line.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
 if __name__ == "__main__":
     _, done, _ = places = [Path(each) for each in sys.argv[1:]]
-    execute(*places)
+    try:
+        execute(*places)
+    except ValueError as error:
+        sys.exit(str(error))
     finish(done)

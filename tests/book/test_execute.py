@@ -55,3 +55,11 @@ def test_a_kernel_has_the_parameters_and_no_port(
     with pytest.raises(PapermillExecutionError, match="too many"):
         execute(page(tmp_path), done, given)
     assert "too many" in done.read_text()
+
+
+def test_a_name_that_the_notebook_does_not_have_is_an_error(tmp_path: Path) -> None:
+    given, done = tmp_path / "given.yml", tmp_path / "done.ipynb"
+    given.write_text("count: 2\ncuont: 3\n")
+    with pytest.raises(ValueError, match=r"given\.yml: cuont: .*no such parameter; .*count, runs"):
+        execute(page(tmp_path), done, given)
+    assert not done.exists()

@@ -54,12 +54,23 @@ def annotate(rng: np.random.Generator, mask: np.ndarray) -> list[list[list[float
     Returns:
         One polygon [[x, y], ...] a part, in pixels.
     """
-    side = mask.shape[0]
-    contours = find_contours(np.pad(mask, 1).astype(float), 0.5)
-    contours = sorted((c for c in contours if len(c) >= _MIN_CONTOUR), key=len, reverse=True)
+    return _clicked(rng, _contours(mask), mask.shape[0])
+
+
+def _contours(mask: np.ndarray) -> list[np.ndarray]:
+    """Follow the edges of a mask's parts, the longest first: [n, 2] each, (x, y) in pixels."""
+    found = find_contours(np.pad(mask, 1).astype(float), 0.5)
+    parts = sorted((c for c in found if len(c) >= _MIN_CONTOUR), key=len, reverse=True)
+    # a contour repeats its first point
+    return [contour[:-1, ::-1] - 1 for contour in parts or found[:1]]
+
+
+def _clicked(
+    rng: np.random.Generator, contours: list[np.ndarray], side: int
+) -> list[list[list[float]]]:
+    """Click around the contours: see `annotate`."""
     polygons = []
-    for contour in contours or find_contours(np.pad(mask, 1).astype(float), 0.5)[:1]:
-        points = contour[:-1, ::-1] - 1  # (x, y); the contour repeats its first point
+    for points in contours:
         along = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
         vertices = int(rng.integers(9, 13)) if len(points) > 40 else 6
         at = (np.arange(vertices) + rng.random()) / vertices * along[-1]
@@ -118,8 +129,9 @@ def _write(chunk: Chunk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     known: dict[str, Any] = {}
     for picture, scene, rng in chunk.scenes():
         save_jpeg(scene, chunk.root / "images" / f"{picture}.jpg")
+        contours = [_contours(thing.mask) for thing in scene.things]  # several phrases are of one
         for place, phrase in enumerate(phrases(rng, scene)):
-            task = _task(rng, scene, phrase, picture, place)
+            task = _task(rng, scene, contours, phrase, picture, place)
             tasks.append(task)
             known[task["task_id"]] = {
                 "rle": encode(truth(scene, phrase)),
@@ -130,16 +142,22 @@ def _write(chunk: Chunk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _task(
-    rng: np.random.Generator, scene: Scene, phrase: Phrase, picture: int, place: int
+    rng: np.random.Generator,
+    scene: Scene,
+    contours: list[list[np.ndarray]],
+    phrase: Phrase,
+    picture: int,
+    place: int,
 ) -> dict[str, Any]:
     """Make one entry of `refer_*.json`."""
+    side = scene.image.shape[0]
     relation = [list(phrase.relation)] if phrase.relation else []
     return {
         "task_id": f"{picture}__{place}",
         "image_id": picture,
         "ann_ids": [picture * 10 + number for number in phrase.targets],
         "instance_boxes": [box(scene.things[number].mask) for number in phrase.targets],
-        "Polygons": [annotate(rng, scene.things[number].mask) for number in phrase.targets],
+        "Polygons": [_clicked(rng, contours[number], side) for number in phrase.targets],
         "phrase": phrase.text,
         "phrase_structure": {
             "name": phrase.name,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from rlfseg.book.kernels import begin
 from rlfseg.chapters import CHAPTERS
 from rlfseg.stage import kept
 
@@ -32,6 +33,12 @@ for chapter in CHAPTERS:
 #: Small models don't fill a machine: much of a chapter's time is Python's, so two run at once; of
 #: two that want the same run, one waits for the other (rlfseg.stage). Large models take turns.
 AT_ONCE = 2 if PROFILE in ("smoke", "mini") else 1
+
+# Seventeen kernels that import what they need spend minutes on it.
+onstart:
+    if AT_ONCE > 1:
+        begin()
+
 
 #: Where what 03 trains ships, the chapters that read it need not wait for its page.
 SHIPS = Path(f"artefacts/{PROFILE}").is_dir()

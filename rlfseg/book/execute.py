@@ -9,15 +9,28 @@ begin at once, two may choose the same TCP port; one dies of it, and papermill w
 import ast
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from papermill.iorw import read_yaml_file
 from traitlets.config import Config
 
 from rlfseg.book.executed import finish
+from rlfseg.book.kernels import KERNELS, PROGRAM
+
+
+class _KernelManager(AsyncKernelManager):
+    """Has kernels forked, where `rlfseg.book.kernels` serves them."""
+
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        command = super().format_kernel_cmd(extra_arguments)
+        if KERNELS not in os.environ:
+            return command
+        return [*PROGRAM, os.environ[KERNELS], *command[command.index("-f") :]]
 
 
 def execute(notebook: Path, executed: Path, parameters: Path) -> None:
@@ -42,6 +55,7 @@ def execute(notebook: Path, executed: Path, parameters: Path) -> None:
             executed,
             given,
             config=Config({"KernelManager": sockets}),
+            kernel_manager_class=_KernelManager,
         )
 
 

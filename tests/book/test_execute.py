@@ -1,8 +1,14 @@
-"""Chapters that are executed at once can't take each other's ports: they have none."""
+"""Chapters that are executed at once can't take each other's ports, and needn't import anew."""
 
 from __future__ import annotations
 
 import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +27,29 @@ print(count, json.loads(get_connection_info())["transport"])
 """
 
 
-def page(folder: Path) -> Path:
+FORKED = """
+import os, sys, matplotlib
+before = "rlfseg.experiment" in sys.modules
+import time, torch
+os.system("echo said below")
+print(before, os.getcwd(), os.environ["SAID"], torch.get_num_threads(), matplotlib.get_backend())
+open("number", "w").write(f"{os.getpid()};")
+while count == 2:
+    time.sleep(0.1)
+"""
+# What an executing process is, with a server of its own: it says where that is, and executes.
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from rlfseg.book.kernels import KERNELS, begin
+begin()
+print(os.environ[KERNELS], flush=True)
+from rlfseg.book.execute import execute
+execute(*map(Path, sys.argv[1:]))
+"""
+
+
+def page(folder: Path, told: str = PAGE) -> Path:
     cells = [
         {
             "cell_type": "code",
@@ -31,7 +59,7 @@ def page(folder: Path) -> Path:
             "outputs": [],
             "execution_count": None,
         }
-        for name, tags, source in (("given", ["parameters"], GIVEN), ("told", [], PAGE))
+        for name, tags, source in (("given", ["parameters"], GIVEN), ("told", [], told))
     ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
     path = folder / "page.ipynb"
@@ -63,3 +91,69 @@ def test_a_name_that_the_notebook_does_not_have_is_an_error(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"given\.yml: cuont: .*no such parameter; .*count, runs"):
         execute(page(tmp_path), done, given)
     assert not done.exists()
+
+
+def begun(folder: Path, count: int) -> subprocess.Popen[str]:
+    """Begin to execute the page above by a forked kernel."""
+    given = folder / "given.yml"
+    given.write_text(f"count: {count}\n")
+    files = map(str, (page(folder, FORKED), folder / "done.ipynb", given))
+    environ = {**os.environ, "SAID": "elsewhere", "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", PROGRAM, *files]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environ, stdout=pipe, stderr=pipe, text=True)
+
+
+def by(limit: float, met: Callable[[], bool]) -> bool:
+    """Wait until something is so, at most some seconds."""
+    end = time.monotonic() + limit
+    while not met() and time.monotonic() < end:
+        time.sleep(0.05)
+    return met()
+
+
+def gone(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def said(executed: Path) -> str:
+    outputs = json.loads(executed.read_text())["cells"][-1]["outputs"]
+    return "".join("".join(each["text"]) for each in outputs if each["output_type"] == "stream")
+
+
+@pytest.mark.integration
+def test_a_forked_kernel_is_as_one_that_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with begun(tmp_path, count=1) as process:
+        assert process.stdout is not None
+        place = Path(process.stdout.readline().strip())
+        assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+        _, complaints = process.communicate()
+    assert process.returncode == 0
+    assert "Traceback" not in complaints  # Jupyter interrupts a kernel before it is shut down
+    forked = said(tmp_path / "done.ipynb")
+    assert forked.startswith("True ")  # what chapters import was there
+    assert by(10, lambda: not place.parent.exists())
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAID", "elsewhere")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    execute(tmp_path / "page.ipynb", tmp_path / "started.ipynb", tmp_path / "given.yml")
+    assert said(tmp_path / "started.ipynb") == forked.replace("True", "False", 1)
+
+
+@pytest.mark.integration
+def test_a_forked_kernel_ends_with_whoever_executes(tmp_path: Path) -> None:
+    with begun(tmp_path, count=2) as process:
+        assert process.stdout is not None
+        place, number = Path(process.stdout.readline().strip()), tmp_path / "number"
+        assert by(120, lambda: number.exists() and number.read_text().endswith(";"))
+        kernel = int(number.read_text().rstrip(";"))
+        assert not gone(kernel)
+        process.kill()
+        assert by(10, lambda: gone(kernel) and not place.parent.exists())

@@ -1,9 +1,9 @@
 """The appendix on what stands in for the great models: its parameters, and what it asks for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 from rlfseg.chapters.asks import Also, Asks
 from rlfseg.chapters.values import TrainChanges, having
 from rlfseg.config import STRICT, Count
-from rlfseg.experiment import Run, Scoring, backbone_folder
+from rlfseg.experiment import Run, Scoring, backbone_folder, learned
+from rlfseg.experiment.curves import Curve
 from rlfseg.stage import Stage, found
 from rlfseg.stand_ins.clip_scores import Right
 from rlfseg.stand_ins.lengths import (
@@ -30,27 +31,35 @@ from rlfseg.stand_ins.recognition import (
     recognition_stage,
 )
 
+_STARTS = {"pretrained": "pretrained", "random weights": "random"}
+
 
 @dataclass(frozen=True, config=STRICT)
 class Worth:
     """Runs of all parameters of so many `steps`, from the backbone and from random weights.
 
-    `train` says what else is changed of the run, and `scoring` how they are scored.
+    `train` says what else is changed of the run, and `scoring` how they are scored. What is changed
+    of a `longer` run from each, of which the learning curves are shown, stands by itself.
     """
 
     train: TrainChanges
     steps: Annotated[list[Count], Field(min_length=1)]
     scoring: Scoring
+    longer: TrainChanges
 
     def runs(self, run: Run) -> dict[str, list[Run]]:
         """Return the runs by what they start from, one for each number of steps."""
-        starts = {"pretrained": "pretrained", "random weights": "random"}
+        each = [self._from_both(run, {**self.train, "steps": steps}) for steps in self.steps]
+        return {name: [both[name] for both in each] for name in _STARTS}
+
+    def longer_runs(self, run: Run) -> dict[str, Run]:
+        """Return the longer runs by what they start from."""
+        return self._from_both(run, self.longer)
+
+    def _from_both(self, run: Run, changes: Mapping[str, Any]) -> dict[str, Run]:
         return {
-            name: [
-                run.variant({**self.train, "rank": 0, "steps": steps, "weights": weights})
-                for steps in self.steps
-            ]
-            for name, weights in starts.items()
+            name: run.variant({**changes, "rank": 0, "weights": weights})
+            for name, weights in _STARTS.items()
         }
 
 
@@ -79,6 +88,14 @@ class Backbone:
     def worth_runs(self) -> dict[str, list[Run]]:
         """The runs that tell what pretraining is worth, by what they start from."""
         return self.worth.runs(self.run) if self.worth else {}
+
+    @property
+    def _longer(self) -> dict[str, Run]:
+        return self.worth.longer_runs(self.run) if self.worth else {}
+
+    def longer(self) -> dict[str, Curve]:
+        """Return the learning curves of the longer runs, by what they start from."""
+        return {name: learned(run) for name, run in self._longer.items()}
 
     def recognition(self) -> dict[str, Recognised]:
         """Return what is recognised; nothing of a backbone that isn't ours."""
@@ -141,7 +158,8 @@ class Backbone:
         also += [Also(stage, ask) for _, stage, ask in self._lengths()]
         runs = [run for each in self.worth_runs.values() for run in each]
         scored = tuple((run, self.worth.scoring) for run in runs if self.worth)
-        return Asks(scored=scored, data=(self.run,), also=tuple(also))
+        curves = tuple(self._longer.values())
+        return Asks(scored=scored, learned=curves, data=(self.run,), also=tuple(also))
 
 
 def _picked(quiz: QuizConfig, clip: ClipConfig, profile: str) -> dict[str, Right]:

@@ -29,3 +29,12 @@ def test_its_table_is_of_the_curves_that_ship() -> None:
         rows.append(f"| {name} | {samples} | {len(seeds)} | {phrase:.1f} | {another:.1f} |")
     head = README.index("| trained | samples | seeds | the phrase | another phrase |")
     assert README[head + 2 : head + 2 + len(rows)] == rows, "\n".join(rows)
+
+
+def test_random_weights_end_ahead() -> None:
+    here = chapter_file(ROOT / "params" / "mini" / "A1_backbone.yml")
+    pretrained, random = here.longer().values()
+    ahead = pretrained.phrase - random.phrase
+    assert ahead[0] > 0 > ahead[-1]
+    said = "behind at first and, in a longer schedule for both, ahead in the end"
+    assert said in " ".join(README)

@@ -90,6 +90,16 @@ def test_curves_are_the_values() -> None:
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two"]
 
 
+def test_a_logarithmic_axis_of_few_decades_is_numbered_plainly() -> None:
+    figure = lines({"": ([6e4, 4e5], [1.0, 1000.0])}, x="pictures", y="", log="xy")
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    across = [text.get_text() for text in axis.get_xticklabels()]
+    assert {"100,000", "200,000"} <= set(across)
+    assert not any(text.get_text() for text in axis.get_xticklabels(minor=True))
+    assert "200" not in [text.get_text() for text in axis.get_yticklabels()]  # powers of ten
+
+
 def test_bars_show_value_and_interval() -> None:
     values = {"first": (40.0, (35.0, 47.0)), "second": (12.5, (12.0, 13.0))}
     (axis,) = bars(values, x="mIoU").axes

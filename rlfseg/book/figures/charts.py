@@ -10,6 +10,7 @@ from IPython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rlfseg.data.masks import rasterise
 from rlfseg.data.sample import Sample
@@ -39,10 +40,22 @@ def lines(
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set(**{f"{which}scale": "log" for which in log})
+    for which in log:
+        _logarithmic(axis, which)
     if len(series) > 1:
         _legend_beside(axis)
     return finished(figure)
+
+
+def _logarithmic(axis: Axes, which: str) -> None:
+    """Make an axis logarithmic, with numbers as one writes them where it has few decades."""
+    axis.set(**{f"{which}scale": "log"})
+    side = {"x": axis.xaxis, "y": axis.yaxis}[which]
+    low, high = side.get_view_interval()
+    if high < 100 * low:
+        side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        side.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        side.set_minor_formatter(NullFormatter())
 
 
 def histograms(values: Mapping[str, Sequence[float]], *, y: str, bins: int = 20) -> Figure:

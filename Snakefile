@@ -34,7 +34,7 @@ for chapter in CHAPTERS:
 #: two that want the same run, one waits for the other (rlfseg.stage). Large models take turns.
 AT_ONCE = 2 if PROFILE in ("smoke", "mini") else 1
 
-# Seventeen kernels that import what they need spend minutes on it.
+# Small models are quicker than the imports of a kernel: it is forked from a process that has done them.
 onstart:
     if AT_ONCE > 1:
         begin()

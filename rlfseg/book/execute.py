@@ -28,9 +28,10 @@ class _KernelManager(AsyncKernelManager):
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
         command = super().format_kernel_cmd(extra_arguments)
-        if KERNELS not in os.environ:
+        place = os.environ.get(KERNELS, "")
+        if not Path(place).is_socket():  # of a chain that has ended, or on another node
             return command
-        return [*PROGRAM, os.environ[KERNELS], *command[command.index("-f") :]]
+        return [*PROGRAM, place, *command[command.index("-f") :]]
 
 
 def execute(notebook: Path, executed: Path, parameters: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from papermill import PapermillExecutionError
 
 from rlfseg.book.execute import execute
+from rlfseg.book.kernels import KERNELS
 
 GIVEN = """count = 1
 runs = {"t = 1": {}}
@@ -45,6 +46,7 @@ from rlfseg.book.kernels import KERNELS, begin
 begin()
 print(os.environ[KERNELS], flush=True)
 from rlfseg.book.execute import execute
+from rlfseg.book.kernels import KERNELS
 execute(*map(Path, sys.argv[1:]))
 """
 
@@ -141,6 +143,7 @@ def test_a_forked_kernel_is_as_one_that_was_started(
     assert by(10, lambda: not place.parent.exists())
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(KERNELS, str(place))
     monkeypatch.setenv("SAID", "elsewhere")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     execute(tmp_path / "page.ipynb", tmp_path / "started.ipynb", tmp_path / "given.yml")

@@ -46,7 +46,6 @@ from rlfseg.book.kernels import KERNELS, begin
 begin()
 print(os.environ[KERNELS], flush=True)
 from rlfseg.book.execute import execute
-from rlfseg.book.kernels import KERNELS
 execute(*map(Path, sys.argv[1:]))
 """
 

@@ -5,37 +5,54 @@ The two are built for different devices: torchvision then fails at import becaus
 them. Where torch and torchvision agree, this module does nothing.
 """
 
-import importlib.util
-
-import torch
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
+from typing import Any
 
 _SIGNATURES = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_declared: list[torch.library.Library] = []
+_declared: list[Any] = []
 
 
-def declare_torchvision_operators() -> bool:
-    """Declare torchvision's `nms` and `qnms` if, and only if, torchvision cannot be imported.
+class _Torchvision(SourceFileLoader):
+    """Declares the operators if, and only if, torchvision can't be imported without them."""
 
-    Returns:
-        True if the operators were declared now, False if there was no need.
-    """
-    if torch.version.cuda is not None or importlib.util.find_spec("torchvision") is None:
-        return False
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    else:
-        return False
+    def exec_module(self, module: ModuleType) -> None:
+        try:
+            super().exec_module(module)
+        except RuntimeError as error:
+            if "torchvision::" not in str(error):
+                raise
+            _declare()
+            super().exec_module(module)
+
+
+class _Finder(MetaPathFinder):
+    """Finds torchvision as ever, when somebody imports it, and has it loaded as above."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "torchvision":
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Torchvision(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def _declare() -> None:
+    import torch  # torchvision has imported it
+
     library = torch.library.Library("torchvision", "DEF")
     for signature in _SIGNATURES:
         library.define(signature)
     _declared.append(library)  # the operators live as long as the library object
-    return True
 
 
-declare_torchvision_operators()
+sys.meta_path.insert(0, _Finder())

@@ -124,6 +124,22 @@ def tally(
     return _summed(against, pack)
 
 
+def flawless(pack: Pack, items: Sequence[int]) -> Counts:
+    """Count the exact masks against the annotations: what a mask without a fault scores.
+
+    Raises:
+        ValueError: if an exact mask is not known.
+    """
+    every = []
+    for item in items:
+        annotation, exact, _ = pack.masks(item)
+        if exact is None:
+            raise ValueError(f"{pack.path}: the exact mask of item {item} is not known")
+        score, mask = (torch.from_numpy(each)[None] for each in (exact, annotation))
+        every.append(count(score.float(), mask, [pack.image_ids[pack.item_image[item]]]))
+    return Counts.concatenate(every)
+
+
 def _summed(parts: Mapping[str, Sequence[Counts]], pack: Pack) -> Evaluation:
     counts = {name: Counts.concatenate(each) for name, each in parts.items() if each}
     if "annotation" not in counts:

@@ -17,7 +17,7 @@ from rlfseg.data.catalogue import read
 from rlfseg.data.masks import rasterise
 from rlfseg.evaluation.closed_set import confusions, given_classes
 from rlfseg.evaluation.predict import predict, spaced
-from rlfseg.evaluation.score import boundaries, evaluate
+from rlfseg.evaluation.score import boundaries, evaluate, flawless
 from rlfseg.experiment import (
     ClosedSet,
     Run,
@@ -67,6 +67,18 @@ def test_scores_are_kept_and_found_without_the_weights(
         assert np.array_equal(again.truth.histogram, fresh.truth.histogram)
 
 
+def test_a_mask_without_a_fault_scores_what_the_annotation_shares_with_it(run: Run) -> None:
+    pack = packed(run, "test")
+    items, overlaps = spaced(len(pack), 4), []
+    for annotation, exact, _ in map(pack.masks, items):
+        assert exact is not None
+        overlaps.append((annotation & exact).sum() / (1 + (annotation | exact).sum()))  # CLIPSeg's
+    found = flawless(pack, items)
+    assert found.miou().value == pytest.approx(np.mean(overlaps))
+    assert 0.3 < found.miou().value < 0.99
+    assert list(found.image_id) == [pack.image_ids[pack.item_image[i]] for i in items]
+
+
 @pytest.mark.integration
 def test_the_record_says_how_it_was_scored(run: Run) -> None:
     way = Scoring("val", 2, sampler=SamplerConfig("one"))
@@ -82,6 +94,8 @@ def test_where_the_truth_is_not_known_it_cannot_be_asked_for(run: Run) -> None:
     outside = replace(run.data, source=str(source_folder(run)))
     with pytest.raises(ValueError, match="no exact masks: leave truth away"):
         scored(run, Scoring("test", 3, truth=True, on=outside, sampler=SamplerConfig("one")))
+    with pytest.raises(ValueError, match="the exact mask of item 0 is not known"):
+        flawless(packed(run.on(outside), "test"), [0])
 
 
 def test_a_run_is_scored_on_other_data_than_its_own(run: Run) -> None:

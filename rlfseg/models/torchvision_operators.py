@@ -26,9 +26,14 @@ class _Torchvision(SourceFileLoader):
         try:
             super().exec_module(module)
         except RuntimeError as error:
-            if "torchvision::" not in str(error):
+            import torch  # torchvision has imported it
+
+            if torch.version.cuda is not None or "torchvision::" not in str(error):
                 raise
-            _declare()
+            library = torch.library.Library("torchvision", "DEF")
+            for signature in _SIGNATURES:
+                library.define(signature)
+            _declared.append(library)  # the operators live as long as the library object
             super().exec_module(module)
 
 
@@ -44,15 +49,6 @@ class _Finder(MetaPathFinder):
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Torchvision(spec.loader.name, spec.loader.path)
         return spec
-
-
-def _declare() -> None:
-    import torch  # torchvision has imported it
-
-    library = torch.library.Library("torchvision", "DEF")
-    for signature in _SIGNATURES:
-        library.define(signature)
-    _declared.append(library)  # the operators live as long as the library object
 
 
 sys.meta_path.insert(0, _Finder())

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 _TORCH = """
+import os
 made = {}
+class version:
+    cuda = os.environ.get("CUDA_OF_TORCH")
 class library:
     class Library:
         def __init__(self, name, kind): self.name = name
@@ -44,6 +47,11 @@ def test_declares_what_torchvision_misses(tmp_path: Path, first: str) -> None:
 def test_leaves_other_errors_alone(tmp_path: Path) -> None:
     done = _imported(tmp_path, "no such device", "import rlfseg, torchvision")
     assert "RuntimeError: no such device" in done.stderr
+
+
+def test_leaves_a_torch_for_gpus_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_OF_TORCH", "12.8")  # there the two are to match
+    assert _SAID in _imported(tmp_path, _SAID, "import rlfseg, torchvision").stderr
 
 
 def test_the_package_alone_imports_no_torch(tmp_path: Path) -> None:

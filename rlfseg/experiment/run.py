@@ -177,11 +177,15 @@ class Run:
         return Scoring("val", self.choose, sampler=scoring.sampler)
 
     def method(self, sampler: SamplerConfig) -> str:
-        """Say which of the paper's parts a score has: RDS in its training, AOS in its sampling."""
+        """Say which of the paper's parts a score has: RDS in its training, AOS in its sampling.
+
+        And that its t was not the paper's, if so.
+        """
         labels = {"exact": "RDS", "original": "no RDS", "refined": "refined labels, no choice"}
         ways = {"aos": "AOS", "hss": "HSS", "aos_signed": "signed AOS"}
         how = labels.get(self.train.selection, "RDS by a probe")
-        return f"{how}, {ways.get(sampler.name, 'no AOS')}"
+        where = ", trained at t = 1" if self.train.time == "one" else ""
+        return f"{how}, {ways.get(sampler.name, 'no AOS')}{where}"
 
     @property
     def splits(self) -> dict[str, str]:

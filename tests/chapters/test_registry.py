@@ -85,12 +85,11 @@ def test_the_papers_method_is_the_headline(profile: str) -> None:
         assert {run.train.selection for run in own} == {"exact"}, name
     assert every["05_phrasecut"].run.method(every["05_phrasecut"].scoring.sampler) == "RDS, AOS"
     labels = every["03b_labels"]
-    said = {
-        run.method(way)
-        for (_, _), run in labels.run.seeded(labels.variants).items()
-        for way in labels.samplers.values()
-    }
-    assert {"RDS, AOS", "RDS, no AOS", "no RDS, AOS", "no RDS, no AOS"} <= said
+    runs = labels.run.seeded(labels.variants).values()
+    said = {run.method(way) for run in runs for way in labels.samplers.values()}
+    where = ", trained at t = 1" * (labels.run.train.time == "one")
+    parts = ("RDS, AOS", "RDS, no AOS", "no RDS, AOS", "no RDS, no AOS")
+    assert {part + where for part in parts} <= said
     steps = every["04_sampling"]
     assert {steps.run.method(steps.samplers[name]) for name in steps.stepped} == {"RDS, no AOS"}
 

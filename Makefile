@@ -54,11 +54,11 @@ book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on
 
 tables: PROFILE = a100
 tables: $(SETUP) places ## all tables that can be made: DATA=<folder> WEIGHTS=<folder>; the cheapest way: MINIMAL=1
-	@$(SNAKEMAKE) --keep-going $(FORCE) -- $(call CHAPTERS,each.tables); \
+	@$(SNAKEMAKE) --keep-going $(FORCE) -- $(call CHAPTERS,each.tables) || failed=1; \
 	cat $(PASS)/findings/*.txt 2> /dev/null; \
 	for n in 1 2 3 4 5 6 7 8 9; do test -f $(PASS)/results/table_$$n.json \
 	  || { echo "Table $$n is missing: make table N=$$n PROFILE=$(PROFILE)$(MINIMAL:%= MINIMAL=%)"; missing=1; }; done; \
-	echo "The tables are at $(CURDIR)/$(PASS)/results"; test -z "$$missing"
+	echo "The tables are at $(CURDIR)/$(PASS)/results"; test -z "$$missing$$failed"
 
 table: PROFILE = a100
 table: $(SETUP) places ## one table of the paper and what it needs: N=1 PROFILE=a100

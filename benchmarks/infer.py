@@ -60,10 +60,10 @@ def main() -> None:
     pipe.to(device, dtype)
     pipe.set_progress_bar_config(disable=True)
     roof = matrix_rate(device, dtype)
-    costs = costs_of(pipe, batch=given.batch, rounds=given.rounds)
+    costs, _ = costs_of(pipe, batch=given.batch, rounds=given.rounds)
     picture = torch.rand(3, pipe.side, pipe.side)
     phrases = ["small striped star", "red circle", "moon", "the left heart"]
-    ways = {
+    ways: dict[str, Sequence[str | list[str]]] = {
         "one phrase": [phrases[0]],
         "four phrases at once": [phrases],
         "four phrases in four calls": phrases,

@@ -66,16 +66,16 @@ def main() -> None:
         counts.append(count(torch.from_numpy(scores), torch.from_numpy(masks), ids))
         times.append(time.thread_time())
         for name, taken in zip(seconds, np.diff(times), strict=True):
-            seconds[name] += taken
+            seconds[name] += float(taken)
         if not np.array_equal(binned, counts[-1].histogram):
             raise SystemExit("the histograms do not agree")
     tp, fp, fn = np.moveaxis(np.concatenate(looped), -1, 0)
     plain = (tp / (1 + tp + fp + fn)).mean(0).max()
     both = Counts.concatenate(counts)
     print(f"{given.masks} masks at {given.pixels} x {given.pixels}, one thread")
-    for name, taken in seconds.items():
-        ratio = seconds["loop"] / taken
-        print(f"{name:10}{1e3 * taken / given.masks:9.2f} ms a mask, {ratio:5.1f} times the loop")
+    for name, spent in seconds.items():
+        ratio = seconds["loop"] / spent
+        print(f"{name:10}{1e3 * spent / given.masks:9.2f} ms a mask, {ratio:5.1f} times the loop")
     print(f"best mIoU {plain:.6f} and {both.miou().value:.6f}; AP {both.ap_mean():.4f}")
     if not np.isclose(plain, both.miou().value, atol=1e-9):
         raise SystemExit("they do not agree")

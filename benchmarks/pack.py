@@ -73,6 +73,12 @@ def decode(files: list[Path]) -> None:
             np.asarray(image)
 
 
+def drawn(example: Example) -> np.ndarray:
+    """Its mask, as bytes."""
+    assert callable(example.mask)
+    return np.ascontiguousarray(example.mask()).view(np.uint8)
+
+
 def make_shards(some: list[Chunk], folder: Path) -> list[Path]:
     """A worker's part, from nothing."""
     for earlier in folder.glob("*.h5"):
@@ -91,16 +97,17 @@ def least(some: list[Chunk], path: Path) -> None:
     """Decodes, draws, compresses, writes bytes; no names, no hashes, no HDF5, no checks."""
     with path.open("wb") as out:
         for _, group in (image for chunk in some for image in chunk.images):
+            assert isinstance(group[0].image, Path)
             with Image.open(group[0].image) as image:
                 out.write(np.asarray(image).data)
             for example in group:
-                out.write(compress(np.ascontiguousarray(example.mask()).view(np.uint8)))
+                out.write(compress(drawn(example)))
 
 
 def compressing(some: list[Chunk]) -> tuple[float, float]:
     """Milliseconds to compress a mask: our stream, put together, and zlib's own."""
     examples = [example for chunk in some for _, group in chunk.images for example in group]
-    masks = [np.ascontiguousarray(example.mask()).view(np.uint8) for example in examples]
+    masks = [drawn(example) for example in examples]
     ours = seconds(lambda: [compress(mask) for mask in masks])
     plain = seconds(lambda: [zlib.compress(mask.data, 1) for mask in masks])
     return ours / len(masks) * 1e3, plain / len(masks) * 1e3

@@ -241,8 +241,8 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 scores = self._scores(codec, sampled.z0, decoder)
                 for (number, _), small in zip(some, scores, strict=True):
                     size = pictures[number].shape[:2]
-                    full = F.interpolate(small[None, None], size, mode="bilinear")[0, 0]
-                    out.scores.append(full.cpu().numpy())
+                    full = F.interpolate(small[None, None], size, mode="bilinear", antialias=True)
+                    out.scores.append(full[0, 0].cpu().numpy())
                     out.masks.append(out.scores[-1] > level)
                 out.gamma += sampled.gamma.tolist()
                 bar.update(len(some))

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import traceback
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,14 +27,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tqdm.auto import tqdm
 
-from rlfseg.stage import Stage, draft_of, finished, found, locked, logs_of, made, replaced
+from rlfseg.stage import DAMAGE, Stage, draft_of, finished, found, locked, logs_of, made, replaced
 
 _LAST = 60  # lines of a process's output that an error repeats
 _POLL = 0.2  # seconds
 _FIRST = "first"  # the file that says which process of a launch failed first
 _PATIENCE = 900  # seconds in which the processes of a launch can write what they have and end
 _LAUNCHERS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 _T = TypeVar("_T")
 _launch = ["alone"]  # the name of the launch that this process has joined
 
@@ -316,7 +314,7 @@ def _joined_call(
         os.dup2(log.fileno(), stream.fileno())
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
+        torch.set_num_threads(own_cores())
     with joined():
         try:
             verb(*arguments)
@@ -373,6 +371,12 @@ def in_parts(
     state.wait_for_everyone()
 
 
+def own_cores() -> int:
+    """Return this process's share of the cores that its machine lets it use, at least 1."""
+    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (every or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def cut(total: int, size: int) -> list[range]:
     """Cut the numbers 0 to total - 1 into consecutive ranges of a size, the last one shorter."""
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
@@ -400,6 +404,6 @@ def _is_whole(path: Path) -> bool:
     try:
         with np.load(path) as arrays:
             return all(arrays[name] is not None for name in arrays.files)
-    except _BROKEN:
+    except DAMAGE:
         path.unlink(missing_ok=True)
         return False

@@ -12,6 +12,7 @@ from types import ModuleType
 import psutil
 import pytest
 from conftest import ROOT
+from tiny_run import given_run
 
 SLOW = """
 import subprocess, sys, time
@@ -60,3 +61,20 @@ def test_a_part_that_is_cut_or_fails_keeps_what_it_told(check: ModuleType, tmp_p
 
 def test_it_ends_within_ten_minutes(check: ModuleType) -> None:
     assert set(check.LIMITS) == set(check.PARTS) and sum(check.LIMITS.values()) <= 600
+
+
+@pytest.mark.integration
+def test_steps_and_whole_segmentations_say_numbers(
+    check: ModuleType, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "BATCHES", (1,))
+    monkeypatch.setattr(check, "ROUNDS", 1)
+    (row,) = check.pipeline(given_run())
+    assert sum(row["ms_by_part"].values()) == pytest.approx(row["ms_a_picture"])
+    assert row["ms_a_picture_called"] > 0
+    monkeypatch.setattr(check, "run_file", lambda path: given_run())
+    monkeypatch.setattr(check, "STEPS", 4)
+    monkeypatch.setattr(check, "TOLD", 2)
+    rows = list(check.steps(given_run()))
+    assert [row["steps"] for row in rows] == [2, 4]
+    assert all(row["not_finite"] == 0 and row["most_grad_norm"] > 0 for row in rows)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from test_closed_set import NAMES, plain_cache, plain_world
 from test_relabelling import CHUNK, IMAGES, Grows, results, write
 from test_relabelling import CONFIG as REFINE
 from test_train import bare, by_torch, run
-from together import CONFIG, Regression, batch, run_two, stumble, tell
+from together import CONFIG, Named, Pair, Regression, batch, run_two, stumble, tell
 from torch import Tensor
 
 from rlfseg.config import MachineConfig, SamplerConfig
@@ -38,7 +38,7 @@ from rlfseg.evaluation.score import (
 )
 from rlfseg.experiment import relabelling as stage
 from rlfseg.experiment.relabelling import relabel
-from rlfseg.processes import launch, launch_for, until
+from rlfseg.processes import launch, launch_for, own_cores, until
 from rlfseg.stage import Stage, made
 from rlfseg.training import loop
 from rlfseg.training.checkpoint import save_checkpoint
@@ -106,16 +106,18 @@ def test_two_processes_train_as_one(both: Path) -> None:
 
 def skip(folder: Path) -> None:
     """Trains on batches two of which hold a sample of the second process that is infinite."""
-    model, rank = Regression(), PartialState().process_index
+    model, rank = Pair(), PartialState().process_index
 
-    def share(step: int) -> tuple[Tensor, Tensor]:
+    def share(step: int) -> Named:
         x, y = batch(step)
         y[1] = torch.inf if step in (2, 5) else y[1]
-        return x[rank::2], y[rank::2]
+        return Named(x[rank::2], y[rank::2], tuple(f"image {k}" for k in range(6))[rank::2])
 
     steps = fit(model, share, CONFIG, accelerator=Accelerator(cpu=True))
-    told = [step.step for step in steps if step.skipped]
-    save_file({**model.state_dict(), "told": torch.tensor(told)}, folder / f"skipped{rank}")
+    told = {step.step: step.skipped for step in steps if step.skipped}
+    assert set(told.values()) == {"the loss is inf (image 1)"}  # in the first process too
+    state = {**model.state_dict(), "told": torch.tensor(list(told))}
+    save_file(state, folder / f"skipped{rank}")
 
 
 def test_a_sample_of_one_process_skips_the_step_in_both(both: Path) -> None:
@@ -225,7 +227,21 @@ def test_two_processes_score_as_one(both: Path, tmp_path: Path) -> None:
     assert min(map(len, images)) >= PICTURES // 3
 
 
-def test_scoring_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+def cut_short(content: bytes) -> bytes:
+    """The beginning of a file."""
+    return content[:200]
+
+
+def with_a_hole(content: bytes) -> bytes:
+    """A zip file whose first stream can't be decompressed."""
+    begin = content.index(b".npy") + 40
+    return content[:begin] + bytes([255] * 40) + content[begin + 40 :]
+
+
+@pytest.mark.parametrize("spoiled", [cut_short, with_a_hole])
+def test_scoring_goes_on_where_it_was_stopped(
+    tmp_path: Path, spoiled: Callable[[bytes], bytes]
+) -> None:
     cache, _ = plain_world(tmp_path, images=7)
     items = range(len(cache.pack))
     alone = evaluate(velocity, cache, items, ONE).annotation
@@ -243,7 +259,7 @@ def test_scoring_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             scored_in_parts(out, cache.pack, items, partial(until, 2), title="test")
         first = sorted(out.iterdir())[0]
-        first.write_bytes(first.read_bytes()[:200])  # as a power cut may leave it
+        first.write_bytes(spoiled(first.read_bytes()))  # as a power cut may leave it
         found = scored_in_parts(out, cache.pack, items, partial(until, -1), title="test")
     assert asked == [15, 15, 15, 5]  # the broken part again, and what was missing
     assert np.array_equal(found.annotation.histogram, alone.histogram)
@@ -251,6 +267,17 @@ def test_scoring_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
 
 # --- launches ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("processes", "share"), [("", 12), ("3", 4), ("8", 1), ("24", 1)])
+def test_a_process_has_its_share_of_the_cores_it_may_use(
+    monkeypatch: pytest.MonkeyPatch, processes: str, share: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert own_cores() == share
 
 
 def test_a_launch_calls_a_function_with_its_arguments(

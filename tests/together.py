@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -34,6 +35,21 @@ class Regression(nn.Module):
         x, y = batch
         error = (self.free(torch.tanh(self.fixed(x))) - y).square().mean(1)
         return Losses(error, {"error": error, "large": error > 1})
+
+
+class Named(NamedTuple):
+    """A batch whose samples have names."""
+
+    x: Tensor
+    y: Tensor
+    names: tuple[str, ...]
+
+
+class Pair(Regression):
+    """Takes a batch whose samples have names."""
+
+    def forward(self, batch: Named) -> Losses:  # type: ignore[override]
+        return super().forward((batch.x, batch.y))
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:

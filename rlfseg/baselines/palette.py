@@ -31,7 +31,13 @@ class Palette:
         return self.painted[torch.from_numpy(known)].permute(0, 3, 1, 2)
 
     def nearest(self, pictures: Image) -> np.ndarray:
-        """Return the class [b, H, W], int64, whose returned colour is nearest to each pixel."""
+        """Return the class [b, H, W], int64, whose returned colour is nearest to each pixel.
+
+        Raises:
+            ValueError: if a picture is not finite.
+        """
+        if not pictures.isfinite().all():
+            raise ValueError("a picture that was drawn is not finite; decode it in float32")
         marks, pixels = self.returned.to(pictures), pictures.permute(0, 2, 3, 1)
         # |p - m|^2 = |p|^2 - 2 p m + |m|^2, and the first is the same for all classes
         far = marks.square().sum(1) - 2 * pixels @ marks.T

@@ -119,6 +119,6 @@ def evaluate_segmenter(
     *,
     captions: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Score a segmenter as `rlfseg.evaluation.evaluate` scores a velocity field."""
+    """Score a segmenter as `rlfseg.evaluation.score.evaluate` scores a velocity field."""
     found = scores(segmenter, cache, items, captions=captions)
     return tally(found, cache.pack, total=len(items))

@@ -22,7 +22,15 @@ from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, SamplerConfi
 from rlfseg.evaluation.closed_set import confusions, true_classes
 from rlfseg.evaluation.confusion import Confusion
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment import Run, backbone_folder, codec, latent_cache, packed, ready
+from rlfseg.experiment import (
+    Run,
+    backbone_folder,
+    check_there,
+    codec,
+    latent_cache,
+    packed,
+    ready,
+)
 from rlfseg.method.sampling import sample
 from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
@@ -234,7 +242,10 @@ def named_if_there(
     run: Run, config: SemflowConfig, names: Sequence[str], *, images: int
 ) -> Named | None:
     """Score the baseline as `named` does; without the training split this is said, and None."""
+    stages = (scores_stage(run, config, images=images), train_stage(run, config))
     try:
+        if not any(found(stage, profile=run.profile) for stage in stages):
+            check_there(to_learn(run, config), "train")
         return named(run, config, names, images=images)
     except FileNotFoundError as error:
         print(f"SemFlow's idea is left out: {error}")

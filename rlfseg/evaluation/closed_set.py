@@ -58,17 +58,26 @@ def given_classes(
 
     Yields:
         For each picture, class numbers [H, W], int64.
+
+    Raises:
+        ValueError: if a score is not finite; picture and name are told.
     """
     codec, pack = cache.codec, cache.pack
     zb = codec.black(cache.pixels)
     spoken = torch.cat([codec.text(names[i : i + batch]) for i in range(0, len(names), batch)])
     for image_id in images:
         z1 = cache.z1([pack.find(image_id, pack.captions(image_id)[0])])
-        scores = [
+        parts = [
             codec.decode(sample(config, v, z1=z1.expand(len(c), -1, -1, -1), c=c, zb=zb).z0)
             for c in spoken.split(batch)
         ]
-        yield torch.cat(scores).argmax(0).cpu().numpy()
+        scores = torch.cat(parts)
+        if not (finite := scores.isfinite().flatten(1).all(1)).all():
+            broken = ", ".join(repr(names[k]) for k in torch.nonzero(~finite).flatten().tolist())
+            raise ValueError(
+                f"scores of image {image_id} for {broken} are not finite; decode them in float32"
+            )
+        yield scores.argmax(0).cpu().numpy()
 
 
 def confusions_in_parts(

@@ -28,7 +28,7 @@ class MaskRecord:
         iou_previous: IoU of the last two masks; None if SAM wasn't asked.
         iou_original: IoU of what is stored as refined with the annotation.
         score: SAM's own estimate of its last mask's IoU.
-        reason: why the annotation was kept (see `algorithm.Reason`); None if it wasn't.
+        reason: why the annotation was kept (see `method.refinement.Reason`); None if it wasn't.
     """
 
     item: int

@@ -1,6 +1,5 @@
 """The data of a run, found or made: files, packed splits, refined labels, latents."""
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -29,7 +28,7 @@ from rlfseg.experiment.run import Run
 from rlfseg.experiment.weights import codec, predictor
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
-from rlfseg.processes import by_first, meet, together
+from rlfseg.processes import by_first, meet, own_cores, together
 from rlfseg.stage import found, made_at, read_record, replaced, repository
 
 _LABELS = "labels.npz"
@@ -81,7 +80,7 @@ def packed(run: Run, split: str) -> Pack:
         # each time anew: what is read before packing forks its workers would be theirs too
         examples = partial(_examples, run, root, run.splits[split], passed_over)
         path, size = folder / f"{split}.h5", run.data.pixels
-        own = (os.cpu_count() or 1) // state.num_processes  # of the CPU's cores
+        own = own_cores()
         workers = min(_WORKERS, own) if own > 1 else 0
         if state.num_processes > 1:
             share = (state.process_index, state.num_processes)
@@ -93,6 +92,18 @@ def packed(run: Run, split: str) -> Pack:
         return {**asdict(report), "passed_over": passed_over}
 
     return Pack(together(run.packed_stage(split), pack, profile=run.profile) / f"{split}.h5")
+
+
+def check_there(run: Run, split: str) -> None:
+    """Read the beginning of a split that isn't packed yet: before processes are started for it.
+
+    What is missing is then this process's error, and not one of theirs.
+
+    Raises:
+        FileNotFoundError: if a file or folder of the split is missing.
+    """
+    if found(run.packed_stage(split), profile=run.profile) is None:
+        next(_examples(run, source_folder(run), run.splits[split], ()), None)
 
 
 def _examples(run: Run, root: Path, split: str, passed_over: Collection[str]) -> Iterator[Example]:

@@ -155,7 +155,7 @@ class Run:
 
     def first(self) -> Self | None:
         """Return the run that this one goes on from, if any, on the same backbone and data."""
-        return replace(self, train=self.start, start=None) if self.start else None
+        return replace(self, train=self.start, start=None, given=None) if self.start else None
 
     @property
     def photographed(self) -> bool:

@@ -50,10 +50,10 @@ def scored(run: Run, scoring: Scoring) -> Evaluation:
         v, cache = field_and_data(run, scoring.split, scoring.on)
         items, parts = spaced(len(cache.pack), scoring.phrases), folder / PARTS
         own = native_masks(on, scoring.split) if on.photographed else None
+        if scoring.truth and cache.pack.masks(0)[1] is None:
+            raise ValueError(f"{cache.pack.path} has no exact masks: leave truth away")
         work = partial(evaluate, v, cache, config=scoring.sampler, native=own)
         scores = scored_in_parts(parts, cache.pack, items, work, title=stage.name)
-        if scoring.truth and scores.truth is None:
-            raise ValueError(f"{cache.pack.path} has no exact masks: leave truth away")
         edges = None
         if scoring.boundary:
             level = scores.annotation.miou().threshold

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,10 +113,8 @@ def arm(config: FieldConfig, *, profile: str) -> Curves:
             _train(replace(config, seeds=(seed,)), train, test, one)
             kept[seed] = _rows(one / "curve.json")
         (folder / "curves.json").write_text(json.dumps(kept) + "\n")
-        for file in folder.glob("seed*/*"):
-            file.unlink()
-        for empty in folder.glob("seed*"):
-            empty.rmdir()
+        for one in folder.glob("seed*"):
+            shutil.rmtree(one)
         return {f"miou_{n}": [rows[-1][f"miou_{n}"] for rows in kept.values()] for n in STEPS}
 
     return Curves.load(made(arm_stage(config), make, profile=profile))

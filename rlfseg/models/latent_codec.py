@@ -30,7 +30,7 @@ class LatentCodec:
         decoding: the decoder's arithmetic; bfloat16 takes half the time of float32 where the device
             computes in it, and moves scores in [0, 1] by 0.001 on average, 0.02 at most (mini, real
             masks).
-            Encoding is always in float32.
+            Encoding is in the autoencoder's own precision.
         tiny: decodes in the place of `vae`, where given (TAESD).
         place: where it computes, if weights wait elsewhere until they are needed (offloading).
     """

@@ -41,7 +41,7 @@ def load_unet(backbone: str | Path) -> UNet2DConditionModel:
 
 
 def fresh_unet(unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
-    """Make the same network, float32, with the weights that its pretraining would begin with."""
+    """Make the same network, float32, with random weights, as pretraining begins with."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return with_fast_attention(UNet2DConditionModel.from_config(unet.config))

@@ -92,11 +92,8 @@ def _released(chapter: str, name: str) -> Line:
 
 def _folder(folder: Path, name: str) -> Line:
     """Whether a folder's parts are there and whole; its UNet's hash tells which it is."""
-    faults = []
-    for part, file in _PARTS.items():
-        path = folder / part / file
-        if part == "tokenizer" and not path.is_file():
-            path = folder / part / "tokenizer.json"
+    faults, paths = [], {part: _file(folder / part / file) for part, file in _PARTS.items()}
+    for path in paths.values():
         if not path.is_file():
             faults.append(f"{path} is not there")
         elif path.suffix == ".safetensors" and (fault := broken(path)):
@@ -104,9 +101,17 @@ def _folder(folder: Path, name: str) -> Line:
     if faults:
         advice = "Fetch these files again; they must be safetensors, in the diffusers layout."
         return Line("problem", "backbone", f"{len(faults)} faults", name, faults, advice)
-    return Line(
-        "ok", "backbone", f"{folder}, UNet {sha256(folder / 'unet' / _PARTS['unet'])}", name
-    )
+    return Line("ok", "backbone", f"{folder}, UNet {sha256(paths['unet'])}", name)
+
+
+def _file(path: Path) -> Path:
+    """Return the file that is loaded in its place, where it isn't there and another will do."""
+    others = {
+        "vocab.json": "tokenizer.json",
+        path.name: path.name.replace(".safetensors", ".fp16.safetensors"),
+    }
+    instead = path.with_name(others[path.name])
+    return instead if instead.is_file() and not path.is_file() else path
 
 
 def _sam(run: Run) -> Line:

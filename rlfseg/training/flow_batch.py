@@ -14,6 +14,7 @@ class FlowBatch(NamedTuple):
 
     `z0_refined` is the second label of Eq. 4, and `area` the annotations' share of the picture;
     both are None where there is one label alone. `names` tell the samples apart in an error.
+    `at_one` says that all t are 1, so that nobody need wait for the device to know.
     """
 
     z1: Latent
@@ -23,6 +24,7 @@ class FlowBatch(NamedTuple):
     z0_refined: Latent | None = None
     area: PerSample | None = None
     names: tuple[str, ...] = ()
+    at_one: bool = False
 
 
 def batch_items(
@@ -113,4 +115,5 @@ def flow_batch(
             f"image {cache.pack.image_ids[cache.pack.item_image[i]]}, {caption!r}"
             for i, caption in zip(items, captions, strict=True)
         ),
+        at_one=time == "one",
     )

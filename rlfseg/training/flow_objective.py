@@ -68,19 +68,21 @@ class RectifiedFlowObjective(nn.Module):
         """Return the per-sample losses of a batch."""
         if batch.z0_refined is None:
             return Losses(self._loss(batch.z0, batch.z1, batch.t, batch.c))
-        if self.selection == "exact" and bool((batch.t == 1).all()):
+        if self.selection == "exact" and batch.at_one:
             original, refined = self._both_at_one(batch)
             loss, picked = select(loss_original=original, loss_refined=refined)
         else:
             picked = self.chosen(batch)
             z0 = torch.where(picked[:, None, None, None], batch.z0, batch.z0_refined)
             loss = self._loss(z0, batch.z1, batch.t, batch.c)
-        values = {"picked_original": picked}
+        values, among = {"picked_original": picked}, {}
         if batch.area is not None:
-            size = torch.bucketize(batch.area, batch.area.new_tensor(SIZES), right=True)
-            for number, name in enumerate(("small", "medium", "large")):
-                values[f"picked_original_{name}"] = picked[size == number]
-        return Losses(loss, values)
+            least, most = SIZES
+            large, small = batch.area >= most, batch.area < least
+            sizes = {"small": small, "medium": ~(small | large), "large": large}
+            among = {f"picked_original_{name}": those for name, those in sizes.items()}
+            values |= dict.fromkeys(among, picked)
+        return Losses(loss, values, among)
 
     @torch.no_grad()
     def chosen(self, batch: FlowBatch) -> Chosen:

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import find_batch_size, recursively_apply, send_to_device
+from accelerate.utils import find_batch_size, gather_object, recursively_apply, send_to_device
 from torch import Tensor, nn
 
 from rlfseg.config import MachineConfig, OptimiserConfig
 from rlfseg.device import quick_accelerator
 from rlfseg.processes import signals
+from rlfseg.stage import PARTS
 from rlfseg.training.checkpoint import load_checkpoint, save_checkpoint
 from rlfseg.training.steps import Step, read_steps, recorded
 
@@ -34,12 +36,13 @@ _PATIENCE = 10  # steps in a row without a finite loss and gradient, before it g
 class Losses:
     """Per-sample losses to be averaged and stepped on, and named values to record.
 
-    Values are averaged too, over all samples or over those they are given for; one that is given
-    for none is left out of the record.
+    Values are averaged too, over all samples or over those that `among` marks, bool [b], by the
+    value's name; one of no sample is left out of the record.
     """
 
     loss: Tensor
     values: Mapping[str, Tensor] = field(default_factory=dict)
+    among: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -130,7 +133,7 @@ def fit(
             stop = means.pop("stop", 0.0) > 0
             loss = means.pop("loss")
             norm = float(accelerator.clip_grad_norm_(parameters, config.clip))
-            why = _not_finite(loss, norm, sums.broken(), getattr(batch, "names", ()))
+            why = _not_finite(loss, norm, partial(_broken, sums, getattr(batch, "names", ())))
             skipped = skipped + 1 if why else 0
             if skipped == _PATIENCE:
                 raise NonFiniteLossError(
@@ -164,12 +167,22 @@ def _thread(device: torch.device) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(here,))
 
 
-def _not_finite(loss: float, norm: float, broken: Sequence[int], names: Sequence[str]) -> str:
-    """Say what of a step is not finite, with the samples' names; nothing if all is."""
+def _not_finite(loss: float, norm: float, broken: Callable[[], list[str]]) -> str:
+    """Say what of a step is not finite, with the samples' names; nothing if all is.
+
+    `broken`, the names, is asked by all processes or by none: their loss is the same.
+    """
     if not math.isfinite(loss):
-        told = ", ".join(names[k] for k in broken if k < len(names))
+        told = ", ".join(broken())
         return f"the loss is {loss}{told and f' ({told})'}"
     return "" if math.isfinite(norm) else f"the gradient is {norm}"
+
+
+def _broken(sums: "_Sums", names: Sequence[str]) -> list[str]:
+    """Return the names of the samples of all processes whose loss is not finite."""
+    own = [names[k] for k in sums.broken() if k < len(names)]
+    every: list[str] = gather_object(own)
+    return every
 
 
 @dataclass
@@ -182,9 +195,13 @@ class _Sums:
     values: dict[str, Tensor] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
 
-    def add(self, name: str, values: Tensor) -> None:
-        count = values.new_tensor(values.numel(), dtype=torch.float64)
-        both = torch.stack([values.detach().double().sum(), count])
+    def add(self, name: str, values: Tensor, among: Tensor | None = None) -> None:
+        """Add a part's values, or some of them; nothing here waits for the device."""
+        each = values.detach().double()
+        if among is None:
+            both = torch.stack([each.sum(), each.new_full((), each.numel())])
+        else:
+            both = torch.stack([each.where(among, 0.0).sum(), among.sum(dtype=torch.float64)])
         self.values[name] = self.values[name] + both if name in self.values else both
 
     def broken(self) -> list[int]:
@@ -210,7 +227,7 @@ def _backward(model: nn.Module, batch: Any, count: int, accelerator: Accelerator
         sums.losses.append(losses.loss.detach())
         sums.add("loss", losses.loss)
         for name, values in losses.values.items():
-            sums.add(name, values)
+            sums.add(name, values, losses.among.get(name))
     return sums
 
 
@@ -255,9 +272,10 @@ def fit_in_stage(
         objective: as for `fit`.
         batches: as for `fit`.
         config: as for `fit`.
-        folder: keeps `checkpoint.safetensors` until the end, and the record `steps.jsonl`.
+        folder: keeps the record `steps.jsonl` and, among its parts, the checkpoint: until the stage
+            is finished, since an end between the last step and that would cost the whole training.
         title: of the progress bar.
-        save: writes the result; the checkpoint goes only when that is done.
+        save: writes the result.
         watch: called in the first process with every step that is done.
         machine: as for `fit`.
 
@@ -265,7 +283,8 @@ def fit_in_stage(
         `loss_last_100` and `<value>_last_100`: means over the last hundred steps that were not
         skipped, and `skipped_steps`, how many were.
     """
-    checkpoint, record = folder / "checkpoint.safetensors", folder / "steps.jsonl"
+    checkpoint, record = folder / PARTS / "checkpoint.safetensors", folder / "steps.jsonl"
+    checkpoint.parent.mkdir(exist_ok=True)
     accelerator = quick_accelerator()
     steps = fit(
         objective, batches, config, accelerator=accelerator, machine=machine, checkpoint=checkpoint
@@ -274,7 +293,6 @@ def fit_in_stage(
         for step in recorded(steps, record, total=config.steps, title=title):
             watch(step)
         save()
-        checkpoint.unlink()
     else:
         deque(steps, maxlen=0)
     accelerator.wait_for_everyone()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tiny_run import given_run
 from torch import Tensor
 
+from rlfseg.baselines import semflow
 from rlfseg.baselines.palette import Palette, calibrated, spread
 from rlfseg.baselines.semflow import (
     SemflowConfig,
@@ -181,9 +182,16 @@ def test_it_is_scored_on_the_pictures_that_ours_is_and_found_again(stuff: Run) -
     assert train_stage(stuff, longer).hash == train_stage(stuff, CHOICE).hash
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_without_train2017_its_row_alone_is_missing(
-    stuff: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stuff: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
 ) -> None:
+    stuff = replace(stuff, machine=replace(stuff.machine, processes=processes))
+    monkeypatch.setattr(semflow, "launch_for", None)  # nothing is started
     for name in ("stuffthingmaps", "images"):
         shutil.copytree(source_folder(stuff) / name / "val2017", tmp_path / name / "val2017")
     val_only = stuff.on(replace(stuff.data, source=str(tmp_path)))

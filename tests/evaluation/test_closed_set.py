@@ -142,6 +142,9 @@ def test_the_highest_score_names_the_pixel(world: tuple[LatentCache, np.ndarray]
     (alone,) = given_classes(v, cache, ["2"], NAMES, SamplerConfig("one"))
     assert np.array_equal(alone, wanted[2].argmax(0).numpy())
     assert not np.allclose(by_hand.iou(), 1)
+    wanted[1, 2, 0, 0] = torch.nan  # which argmax would take for the highest
+    with pytest.raises(ValueError, match=rf"scores of image 1 for '{NAMES[2]}' are not finite"):
+        list(given_classes(v, cache, ["0", "1"], NAMES, SamplerConfig("one")))
 
 
 def test_the_true_classes_come_back_and_strange_names_are_told(

@@ -54,6 +54,20 @@ def test_a_whole_unet_given_is_the_one_that_is_scored(repo: Path, tmp_path: Path
     assert np.array_equal(scored(given, WAY).annotation.histogram, own.histogram)
 
 
+def test_an_adapter_of_a_run_that_goes_on_from_another_stands_on_that(
+    repo: Path, tmp_path: Path
+) -> None:
+    going_on = given_run(start={**TRAIN, "rank": 0}, train={**TRAIN, "seed": 1})
+    own = scored(going_on, WAY).annotation
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    shutil.copy(trained(going_on) / "pytorch_lora_weights.safetensors", folder)
+    given = with_weights(going_on, folder)
+    assert np.array_equal(scored(given, WAY).annotation.histogram, own.histogram)
+    other = replace(given, start=replace(given.start, lr=0.5))
+    assert other.scores_stage(WAY).hash != given.scores_stage(WAY).hash
+
+
 def test_a_folder_of_pefts_is_an_adapter(repo: Path, tmp_path: Path) -> None:
     unet = load_unet("tiny")
     config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"])

@@ -30,6 +30,7 @@ from rlfseg.experiment import (
     packed,
     pipeline,
     scored,
+    scoring,
     source_folder,
     trained_unet,
 )
@@ -90,8 +91,11 @@ def test_the_record_says_how_it_was_scored(run: Run) -> None:
     assert told["sampler"] == {"name": "one", "steps": 5, "tol": 0.2}
 
 
-def test_where_the_truth_is_not_known_it_cannot_be_asked_for(run: Run) -> None:
+def test_where_the_truth_is_not_known_it_cannot_be_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outside = replace(run.data, source=str(source_folder(run)))
+    monkeypatch.setattr(scoring, "scored_in_parts", None)  # nothing is segmented first
     with pytest.raises(ValueError, match="no exact masks: leave truth away"):
         scored(run, Scoring("test", 3, truth=True, on=outside, sampler=SamplerConfig("one")))
     with pytest.raises(ValueError, match="the exact mask of item 0 is not known"):

@@ -196,6 +196,15 @@ def test_missing_weights(place: Path) -> None:
     assert "unet" in line.examples[0] and "not there" in line.examples[0]
 
 
+def test_weights_of_half_precision_alone_are_as_good(place: Path) -> None:
+    for path in (place / "backbone").rglob("*.safetensors"):
+        path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    assert preflight("tiny", seconds=0).ok
+    cut = place / "backbone/vae/diffusion_pytorch_model.fp16.safetensors"
+    os.truncate(cut, cut.stat().st_size - 1)
+    assert str(cut) in problem(preflight("tiny", seconds=0), "backbone").examples[0]
+
+
 def test_truncated_weights(place: Path) -> None:
     path = place / "backbone/vae/diffusion_pytorch_model.safetensors"
     os.truncate(path, path.stat().st_size - 1)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import latents, texts
-from together import CONFIG, Regression, batch
+from together import CONFIG, Named, Pair, Regression, batch
 from torch import Tensor, nn
 
 from rlfseg.config import MachineConfig, OptimiserConfig
@@ -310,19 +309,10 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     assert len(seen) == 6 and same(weights(second), weights(whole))
 
 
-class Named(NamedTuple):
-    """A batch whose samples have names; the second is broken."""
-
-    x: Tensor
-    y: Tensor
-    names: tuple[str, ...]
-
-
-class Pair(Regression):
-    """Takes a batch whose samples have names."""
-
-    def forward(self, batch: Named) -> Losses:  # type: ignore[override]
-        return super().forward((batch.x, batch.y))
+def large_in(named: Named) -> float:
+    """The share of a batch's samples whose error is large, before anything is learned."""
+    with torch.no_grad():
+        return float((Pair()(named).loss > 1).float().mean())
 
 
 def test_a_step_that_is_skipped_names_its_samples() -> None:
@@ -336,7 +326,8 @@ def test_a_step_that_is_skipped_names_its_samples() -> None:
         steps = list(fit(Pair(), named, CONFIG, accelerator=Accelerator(), machine=machine))
         told = [step.skipped for step in steps]
         assert told == ["", "the loss is nan (image 4)", *[""] * 9]
-        assert math.isnan(steps[1].loss) and steps[1].values == {"large": pytest.approx(0, abs=1)}
+        assert math.isnan(steps[1].loss)
+        assert steps[1].values == {"large": pytest.approx(large_in(named(2)))}  # nan is not large
 
 
 def test_only_what_requires_a_gradient_is_trained() -> None:
@@ -408,6 +399,29 @@ def test_the_report_counts_the_steps_that_were_skipped(
     assert figures["skipped_steps"] == 2 and len(steps) == 9
     assert figures["loss_last_100"] == pytest.approx(np.mean([step.loss for step in steps]))
     assert all(torch.isfinite(tensor).all() for tensor in kept[0])
+
+
+def test_an_end_before_the_stages_record_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlfseg.training.loop.quick_accelerator", Accelerator)
+    kept = []
+
+    def make(asked: list[int]) -> dict[str, float]:
+        model = Regression()
+
+        def batches(step: int) -> tuple[Tensor, Tensor]:
+            asked.append(step)
+            return batch(step)
+
+        return fit_in_stage(
+            model, batches, CONFIG, tmp_path, title="test", save=lambda: kept.append(weights(model))
+        )
+
+    first: list[int] = []
+    again: list[int] = []
+    assert make(first) == make(again)
+    assert len(first) == CONFIG.steps and not again and same(*kept)
 
 
 def test_ten_steps_in_a_row_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
@@ -551,7 +565,7 @@ def test_the_reshaped_objective_is_equation_2_and_a_pull_to_black_or_white() -> 
 
 
 def test_at_one_both_labels_are_measured_by_the_objective_that_is_asked_for() -> None:
-    batch = flow_batch(refined=True)._replace(t=torch.ones(5))
+    batch = flow_batch(refined=True)._replace(t=torch.ones(5), at_one=True)
     mu = torch.stack([latents(1, 7)[0], latents(1, 8)[0]])
     for name in ("plain", "l2", "reshaped"):
         objective = RectifiedFlowObjective(Field(), objective=name, mu=mu)
@@ -567,7 +581,7 @@ def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss(
     t: Tensor | None, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = flow_batch(refined=True)
-    batch = batch if t is None else batch._replace(t=t)
+    batch = batch if t is None else batch._replace(t=t, at_one=True)
     assert batch.z0_refined is not None
     objective = RectifiedFlowObjective(Field())
     calls, forward = [], objective.unet.forward
@@ -587,7 +601,7 @@ def test_with_refined_labels_each_sample_and_its_gradient_take_the_lower_loss(
 
 def test_the_probe_chooses_as_the_exact_way_does_at_t_1() -> None:
     batch = flow_batch(refined=True)
-    at_one = batch._replace(t=torch.ones(5))
+    at_one = batch._replace(t=torch.ones(5), at_one=True)
     probed = RectifiedFlowObjective(Field(), selection="probe")
     chosen = probed.chosen(batch)
     assert 0 < chosen.sum() < 5  # the case decides something
@@ -615,11 +629,12 @@ def test_the_probe_trains_its_winner_at_the_samples_own_t() -> None:
 def test_choices_are_recorded_by_the_masks_size(selection: str) -> None:
     area = torch.tensor([0.3, 0.01, 0.1, 0.5, 0.019])  # large, small, large, large, small
     batch = flow_batch(refined=True)._replace(area=area)
-    values = RectifiedFlowObjective(Field(), selection=selection)(batch).values
-    picked = values["picked_original"]
-    assert torch.equal(values["picked_original_small"], picked[[1, 4]])
-    assert torch.equal(values["picked_original_large"], picked[[0, 2, 3]])
-    assert values["picked_original_medium"].numel() == 0  # nothing to record
+    losses = RectifiedFlowObjective(Field(), selection=selection)(batch)
+    among = {"small": [1, 4], "large": [0, 2, 3], "medium": []}
+    for size, those in among.items():
+        name = f"picked_original_{size}"
+        assert torch.equal(losses.values[name], losses.values["picked_original"])
+        assert torch.nonzero(losses.among[name]).flatten().tolist() == those
 
 
 def test_a_value_that_is_given_for_no_sample_is_left_out_of_the_record() -> None:
@@ -629,10 +644,12 @@ def test_a_value_that_is_given_for_no_sample_is_left_out_of_the_record() -> None
             self.weight = nn.Parameter(torch.ones(()))
 
         def forward(self, step: int) -> Losses:
-            return Losses(self.weight.square()[None], {"even": torch.ones(1 - step % 2)})
+            values = {"even": torch.tensor([5.0, math.nan, 7.0])}  # of two of them, or of none
+            among = {"even": torch.tensor([step % 2 == 0, False, step % 2 == 0])}
+            return Losses(self.weight.square().expand(3), values, among)
 
     steps = fit(Once(), lambda n: n, OptimiserConfig(steps=3, lr=0.1), accelerator=Accelerator())
-    assert [dict(step.values) for step in steps] == [{}, {"even": 1.0}, {}]
+    assert [dict(step.values) for step in steps] == [{}, {"even": 6.0}, {}]
 
 
 @settings(max_examples=40, deadline=None)

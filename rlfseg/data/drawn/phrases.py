@@ -1,4 +1,4 @@
-"""Phrases of PhraseCut's kind about a drawn scene, and the captions the backbone learns from.
+"""Phrases of PhraseCut's kind about a drawn scene.
 
 A phrase has a name, attributes (colour, texture, size) and at most one relation ("left of the red
 star"); every thing it fits is its target, so several may match.
@@ -112,14 +112,3 @@ def _holds(thing: Thing, relation: str, anchor: Thing) -> bool:
 def _relation(rng: np.random.Generator, thing: Thing, anchor: Thing) -> str | None:
     true = [relation for relation in RELATIONS if _holds(thing, relation, anchor)]
     return str(rng.choice(true)) if true else None
-
-
-def _mention(rng: np.random.Generator, thing: Thing) -> str:
-    words = []
-    if thing.size != "medium" and rng.random() < 0.5:
-        words.append(thing.size)
-    if rng.random() < 0.85:
-        words.append(thing.colour)
-    if thing.texture != "plain" and rng.random() < 0.7:
-        words.append(thing.texture)
-    return " ".join((*words, thing.shape))

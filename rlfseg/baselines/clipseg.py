@@ -4,8 +4,9 @@ Source: T. Lüddecke and A. Ecker, "Image segmentation using text and image prom
 With a checkpoint such as `CIDAS/clipseg-rd64-refined` the model is the authors', used as it is.
 Otherwise it is a small one: on a mini CLIP, which is frozen as in the paper. Without one both
 towers are trained together with the decoder, and the words' tower begins as the backbone's text
-encoder. Left out in each case: prompts that are pictures, and prompt templates (the phrase is said
-as it is).
+encoder; its decoder has 64 dimensions, as the released one has, and not the 128 of the paper's own.
+Left out in each case: prompts that are pictures, and prompt templates (the phrase is said as it
+is).
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """A discriminative yardstick: the same UNet and adapter, asked to classify pixels, not to draw.
 
-Ours. Two things differ from a rectified-flow run at t = 1: the loss, binary cross-entropy by pixel,
-and the last convolution, which is new and gives one channel at the picture's size, so that nothing
-is decoded.
+Ours. What differs from a rectified-flow run at t = 1: the loss, binary cross-entropy by pixel; the
+last convolution, which is new and gives one channel at the picture's size, so that nothing is
+decoded; the labels, annotations alone, without dynamic selection; and the learning rate and the
+optimiser's betas, which suit a layer that begins at random.
 """
 
 from collections.abc import Sequence

@@ -224,7 +224,8 @@ def undecided(
         z0* = argmin_z E_y [|z - mu_y|^2 + 2 Phi_y(z)],    the second term only with `reshape`
 
     This is the loss at t = 1, by the identity in `reshaped`; without the second term its minimum
-    is the mean. With it, the minimum is found by descent from the mean.
+    is the mean. With it there are several minima: descent from the mean and from either class's
+    centroid ends in three places, of which the lowest is returned.
 
     Args:
         mu: centroids [k, c, 1, 1].
@@ -239,11 +240,17 @@ def undecided(
         pairs[:, 1:, None], len(mu)
     )
     mean = (y[:, :, None] * mu[None]).sum(1)
-    z = mean
-    for step in range(2000 if reshape else 0):
-        rate = 0.02 / (1 + step / 200)
-        z = z - rate * (z - mean + gradient(z, y=y, mu=mu))
-    return z
+    if not reshape:
+        return mean
+    ends, losses = [], []
+    for z in (mean, *mu[pairs].unbind(1)):
+        for step in range(2000):
+            rate = 0.02 / (1 + step / 200)
+            z = z - rate * (z - mean + gradient(z, y=y, mu=mu))
+        ends.append(z)
+        losses.append((z - mean).square().sum(1) + 2 * potential(z, y=y, mu=mu))
+    lowest = torch.stack(losses).argmin(0)[:, 0, 0]
+    return torch.stack(ends)[lowest, torch.arange(len(pairs))]
 
 
 def _distances(z0_hat: Latent, mu: Centroids) -> tuple[Float[Tensor, "b k c h w"], Shares]:

@@ -43,5 +43,5 @@ def test_random_weights_end_ahead() -> None:
     pretrained, random = here.longer().values()
     ahead = pretrained.phrase - random.phrase
     assert ahead[0] > 0 > ahead[-1]
-    said = "behind at first and, in a longer schedule for both, ahead in the end"
+    said = "starts behind and, in a longer schedule for both, ends ahead"
     assert said in " ".join(README)

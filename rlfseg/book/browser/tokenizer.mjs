@@ -34,7 +34,7 @@ export function tokenizer({ vocab, merges, start, end, length }) {
     const plain = text.normalize("NFC").replace(/\s+/gu, " ").toLowerCase();
     const special = { "<|startoftext|>": start, "<|endoftext|>": end };
     const said = (plain.match(WORDS) ?? []).flatMap((word) =>
-      word in special ? [special[word]] : split(word).map((piece) => vocab[piece] ?? end));
+      Object.hasOwn(special, word) ? [special[word]] : split(word).map((piece) => vocab[piece] ?? end));
     const kept = [start, ...said.slice(0, length - 2), end];
     return [...kept, ...new Array(length - kept.length).fill(end)];
   };

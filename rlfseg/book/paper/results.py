@@ -185,19 +185,22 @@ def measured(
     side = math.isqrt(int(counts.pixels[0]))
     percent = partial(
         Result.percent,
-        protocol=f"CLIPSeg / LD-ZNet, scored at {side} x {side}",
         comparable=comparable,
         data=data,
         readings=readings(counts, chosen=chosen, native=native),
     )
 
-    def cell(read: Callable[[Counts], float], **more: Any) -> Result:
+    def cell(read: Callable[[Counts], float], protocol: str, **more: Any) -> Result:
+        said = f"{protocol}, scored at {side} x {side}"
         span = counts.bootstrap(read, n=_RESAMPLES, seed=seed)
         seeds = [read(each) for each in (counts, *again)] if again else []
-        return percent(read(counts), span, seeds=seeds, **more)
+        return percent(read(counts), span, protocol=said, seeds=seeds, **more)
 
-    ap = "; ".join(filter(None, (method, "step-wise AP, mean over samples")))
-    return {
-        f"{before}mIoU": cell(lambda c: c.miou().value, threshold=best.threshold, note=method),
-        f"{before}AP": cell(lambda c: c.ap_mean(), note=ap),
-    }
+    top = cell(
+        lambda c: c.miou().value,
+        "best mIoU as CLIPSeg and LD-ZNet have it",
+        threshold=best.threshold,
+        note=method,
+    )
+    ap = cell(lambda c: c.ap_mean(), "step-wise AP, mean over samples", note=method)
+    return {f"{before}mIoU": top, f"{before}AP": ap}

@@ -197,32 +197,35 @@ def _segment(given: argparse.Namespace) -> int:
 
 def _refine(given: argparse.Namespace) -> int:
     from rlfseg.chapters.reading import run_file
-    from rlfseg.experiment import refined
+    from rlfseg.experiment import check_gpus, refined
     from rlfseg.processes import joined
 
     with joined():
-        print(refined(run_file(Path(given.parameters)), "train"))
+        check_gpus(run := run_file(Path(given.parameters)))
+        print(refined(run, "train"))
     return 0
 
 
 def _latents(given: argparse.Namespace) -> int:
     from rlfseg.chapters.reading import run_file
-    from rlfseg.experiment import fill_latents
+    from rlfseg.experiment import check_gpus, fill_latents
     from rlfseg.processes import joined
 
     with joined():
-        missing = fill_latents(run_file(Path(given.parameters)))
+        check_gpus(run := run_file(Path(given.parameters)))
+        missing = fill_latents(run)
         print(f"{missing} latents were missing here and are encoded")
     return 0
 
 
 def _train(given: argparse.Namespace) -> int:
     from rlfseg.chapters.reading import run_file
-    from rlfseg.experiment import trained
+    from rlfseg.experiment import check_gpus, trained
     from rlfseg.processes import joined
 
     with joined():
-        print(trained(run_file(Path(given.parameters))))
+        check_gpus(run := run_file(Path(given.parameters)))
+        print(trained(run))
     return 0
 
 
@@ -230,11 +233,13 @@ def _evaluate(given: argparse.Namespace) -> int:
     from rlfseg.chapters.given import scored_given
     from rlfseg.chapters.making import make
     from rlfseg.chapters.reading import chapter_file
+    from rlfseg.experiment import check_gpus
     from rlfseg.processes import joined
 
     with joined():
         file = Path(given.parameters)
         here = chapter_file(file)
+        check_gpus(here.run)
         if given.weights:
             print(scored_given(file.stem, here, Path(given.weights)))
         else:

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from rlfseg.stage import DAMAGE, Stage, draft_of, finished, found, locked, logs_
 _LAST = 60  # lines of a process's output that an error repeats
 _POLL = 0.2  # seconds
 _FIRST = "first"  # the file that says which process of a launch failed first
+_UNEQUAL = timedelta(hours=2)  # by which processes may come late to each other
 _PATIENCE = 900  # seconds in which the processes of a launch can write what they have and end
 _LAUNCHERS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _T = TypeVar("_T")
@@ -68,7 +70,7 @@ def joined() -> Iterator[None]:
     It must come before anything else asks Accelerate for the device: without a GPU, processes
     share their work only if they are told from the first that it is done on the CPU.
     """
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_UNEQUAL)
     name = [uuid4().hex]
     if state.num_processes > 1:
         broadcast_object_list(name)
@@ -313,8 +315,7 @@ def _joined_call(
         stream.flush()
         os.dup2(log.fileno(), stream.fileno())
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    if not torch.cuda.is_available():
-        torch.set_num_threads(own_cores())
+    torch.set_num_threads(own_cores())
     with joined():
         try:
             verb(*arguments)

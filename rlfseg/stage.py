@@ -49,7 +49,7 @@ DAMAGE = (
 )
 #: What the system says when nothing more fits, or nothing may be written at all.
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
-_LOCKLESS = {errno.ENOLCK, errno.EOPNOTSUPP}
+_LOCKLESS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
@@ -255,7 +255,7 @@ def alone(lock: Path) -> Iterator[None]:
         OSError: if the file system has no locks, saying what to do.
     """
     try:
-        held = FileLock(lock).acquire()
+        held = FileLock(lock, fallback_to_soft=False).acquire()  # no lock that a killed one leaves
     except OSError as error:
         if error.errno not in _LOCKLESS:
             raise

@@ -1,5 +1,6 @@
 """The phrase-by-phrase baselines as stages: identified, trained, scored, or found so."""
 
+import errno
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -181,6 +182,8 @@ def scored_if_there(run: Run, some: Mapping[str, Baseline], on: PhraseSet) -> di
             try:
                 trained(run, baseline)
             except OSError as error:  # in every process of a launch; one of scoring is raised
+                if error.errno not in (None, errno.ENOENT):  # there, and not to be read
+                    raise
                 print(f"{name} is left out: {' '.join(str(error).split())[:200]}")
                 continue
         counts[name] = scored(run, baseline, on)

@@ -243,10 +243,10 @@ def named_if_there(
 ) -> Named | None:
     """Score the baseline as `named` does; without the training split this is said, and None."""
     stages = (scores_stage(run, config, images=images), train_stage(run, config))
-    try:
-        if not any(found(stage, profile=run.profile) for stage in stages):
+    if not any(found(stage, profile=run.profile) for stage in stages):
+        try:
             check_there(to_learn(run, config), "train")
-        return named(run, config, names, images=images)
-    except FileNotFoundError as error:
-        print(f"SemFlow's idea is left out: {error}")
-        return None
+        except FileNotFoundError as error:
+            print(f"SemFlow's idea is left out: {error}")
+            return None
+    return named(run, config, names, images=images)

@@ -5,7 +5,17 @@ from dataclasses import replace
 from accelerate import PartialState
 
 from rlfseg.chapters.asks import Asks
-from rlfseg.experiment import Run, closed_set, curve_stage, learned, ready, refined, scored, trained
+from rlfseg.experiment import (
+    Run,
+    check_gpus,
+    closed_set,
+    curve_stage,
+    learned,
+    ready,
+    refined,
+    scored,
+    trained,
+)
 from rlfseg.processes import launch
 from rlfseg.stage import found, logs_of
 
@@ -45,6 +55,7 @@ def make_in_processes(run: Run, asks: Asks) -> None:
 
     Raises:
         RuntimeError: if the processes fail.
+        ValueError: as `check_gpus`.
     """
     stages = [each.train_stage for each in asks.runs]
     stages += [each.refined_stage(split) for each, split in asks.refined]
@@ -54,6 +65,8 @@ def make_in_processes(run: Run, asks: Asks) -> None:
     stages += [rival.scores for rival in asks.rivals]
     stages += [rival.curve for rival in asks.rivals if rival.curve]
     missing = [stage for stage in stages if found(stage, profile=run.profile) is None]
+    if missing:
+        check_gpus(run)
     if missing and run.machine.processes > 1:
         first = [*asks.trained, *(each for each, _ in asks.refined)]
         for each in (*first, *(rival.data[0] for rival in asks.rivals)):

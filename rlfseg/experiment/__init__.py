@@ -43,6 +43,7 @@ from rlfseg.experiment.training import (
 )
 from rlfseg.experiment.weights import (
     backbone_folder,
+    check_gpus,
     codec,
     loaded_tiny_decoder,
     located,

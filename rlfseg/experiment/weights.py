@@ -1,5 +1,6 @@
 """The models that a run starts from, found or made: backbone, SAM, tiny decoder."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from rlfseg.stand_ins.full_size import random_stable_diffusion
 from rlfseg.stand_ins.mini_sam import RANDOM as RANDOM_SAM
 from rlfseg.stand_ins.mini_sam import trained_sam
 from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_decoder
+
+_LARGE = 512  # pixels of a side, from which a CPU is too slow
 
 
 def located(name: str) -> Path | str:
@@ -50,6 +53,22 @@ def backbone_folder(run: Run) -> Path | str:
     if run.backbone.name == RANDOM:
         return random_stable_diffusion(profile=run.profile)
     return located(run.backbone.name)
+
+
+def check_gpus(run: Run) -> None:
+    """Refuse to spend hours of a CPU on what is meant for GPUs.
+
+    Raises:
+        ValueError: if data are outside ones of Stable Diffusion's size, and torch can use fewer
+            GPUs here than there are processes on this machine.
+    """
+    wanted = int(os.environ.get("LOCAL_WORLD_SIZE", run.machine.processes))
+    there = torch.cuda.device_count()
+    if run.photographed and run.data.pixels >= _LARGE and there < wanted:
+        raise ValueError(
+            f"{wanted} processes want a GPU each, and torch {torch.__version__} can use {there} "
+            "here: ask for more GPUs, mend the driver, or give fewer in machine: {processes: ...}"
+        )
 
 
 def ready(run: Run) -> None:

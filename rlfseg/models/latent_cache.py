@@ -46,7 +46,8 @@ class LatentCache:
 
         Raises:
             ValueError: if the latents there are of other data or another autoencoder.
-            OSError: if the disk has no room for all of them.
+            OSError: if the disk has no room for all images'; for masks' it is taken when the first
+                is asked for, since who scores needs none.
         """
         self.pack = pack
         self.codec = codec
@@ -57,7 +58,7 @@ class LatentCache:
         with alone(folder / ".lock"):  # of several processes one makes the files
             _tie(folder / "made_of.json", data=pack.content_hash, autoencoder=codec.identity)
             self._images = _Rows(folder, "image", (len(pack.image_ids), *shape))
-            self._masks = _Rows(folder, "mask", (len(pack), *shape))
+        self._shape = (len(pack), *shape)
         self._folder, self._areas = folder, np.full(len(pack), np.nan, np.float32)
 
     def z1(self, items: Sequence[int] | np.ndarray) -> Latent:
@@ -113,6 +114,11 @@ class LatentCache:
         return total
 
     @cached_property
+    def _masks(self) -> "_Rows":
+        with alone(self._folder / ".lock"):
+            return _Rows(self._folder, "mask", self._shape)
+
+    @cached_property
     def _refined(self) -> "_Rows":
         made_of = refined_by(self.pack.path)
         if made_of is None:
@@ -121,7 +127,7 @@ class LatentCache:
                 "selection 'original'"
             )
         with alone(self._folder / ".lock"):
-            return _Rows(self._folder, f"refined-{made_of}", self._masks.values.shape)
+            return _Rows(self._folder, f"refined-{made_of}", self._shape)
 
     def _filled(
         self, kept: "_Rows", rows: np.ndarray, encode: Callable[[np.ndarray], Latent]

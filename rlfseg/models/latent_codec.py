@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from rlfseg.method.types import Image, Latent, Mask, Score, Text
 from rlfseg.models.weights import backbone_location, load_part, weights_hash, whole
 
+_MOST = 32  # pictures that are coded together on any device: of more, a GPU's memory is too small
 _AT_ONCE = 4  # pictures that a CPU decodes together: of more, its caches hold too little
 
 
@@ -82,8 +83,11 @@ class LatentCodec:
         height, width = image.shape[-2:]
         if height % self.factor or width % self.factor:
             raise ValueError(f"sides must be multiples of {self.factor}, got {height} x {width}")
-        posterior = self.vae.encode(image.to(self.device, self.vae.dtype)).latent_dist
-        return posterior.mode().float() * self.vae.config.scaling_factor
+        parts = [
+            self.vae.encode(part.to(self.device, self.vae.dtype)).latent_dist.mode().float()
+            for part in image.split(_MOST)
+        ]
+        return torch.cat(parts) * self.vae.config.scaling_factor
 
     def encode_mask(self, mask: Mask) -> Latent:
         """Encode masks [b, H, W] as black and white pictures."""
@@ -98,10 +102,11 @@ class LatentCodec:
     def decode_image(self, z: Latent) -> Image:
         """Decode latents to pictures [b, 3, H, W], unclamped."""
         if self.tiny is not None:
-            return self.tiny.decode(z.to(self.tiny.dtype)).sample.float()
+            small = z.to(self.tiny.dtype).split(_MOST)
+            return torch.cat([self.tiny.decode(part).sample.float() for part in small])
         unscaled = z.to(self.vae.dtype) / self.vae.config.scaling_factor
         fast = self.decoding != torch.float32
-        some = _AT_ONCE if self.device.type == "cpu" else len(z)
+        some = _AT_ONCE if self.device.type == "cpu" else _MOST
         with torch.autocast(self.device.type, self.decoding if fast else None, enabled=fast):
             parts = [self.vae.decode(part).sample.float() for part in unscaled.split(some)]
         return torch.cat(parts)

@@ -41,7 +41,9 @@ class Written:
 
 def lines(plan: Plan) -> Iterator[Line]:
     """Say what each kind of stage keeps, and whether there is room for all and the drafts."""
-    free, need, kept = shutil.disk_usage(repository()).free, peak(plan), by_kind(plan)
+    runs = repository() / "runs"  # which may be a link to another disk
+    free = shutil.disk_usage(runs if runs.exists() else repository()).free
+    need, kept = peak(plan), by_kind(plan)
     for what, size in kept.items():
         yield Line("ok", f"disk: {what}", f"{size / _GB:.1f} GB")
     said, wanted = f"{free / _GB:.1f} GB free", f"{need / _GB:.1f} GB at the most, with drafts"

@@ -62,6 +62,20 @@ def opened(uri: str) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGBA"))
 
 
+def test_what_is_larger_than_is_shown_is_made_smaller() -> None:
+    """A page of photographs of 512 pixels would otherwise hold half a megabyte for each."""
+    wide = RNG.integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    half = np.zeros((512, 512), bool)
+    half[:, 256:] = True
+    page = explorer([Asked(wide, {"right": Answered(half, {"AOS": ~half})})])._repr_html_()
+    ((shown,),) = [data_of(page)["asked"]]
+    assert shown["picture"].startswith("data:image/jpeg;base64,")
+    (told,) = shown["phrases"]
+    assert told["iou"] == [0]
+    seen = opened(told["annotation"])[..., 3] > 0
+    assert seen.shape == (256, 256) and seen[:, 128:].all() and not seen[:, :128].any()
+
+
 def test_the_page_holds_pictures_masks_and_their_iou() -> None:
     given = [asked({"star": answered(), NASTY: answered()}), asked({"moon": answered()})]
     data = data_of(explorer(given)._repr_html_())

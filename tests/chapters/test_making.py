@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_run import given_run
 
 from rlfseg.baselines.ldznet import LdznetConfig
@@ -56,3 +57,29 @@ def test_one_process_starts_none(monkeypatch: pytest.MonkeyPatch, repo: object) 
     monkeypatch.setattr(making, "launch", lambda *_, **__: pytest.fail("launched"))
     run = given_run()
     making.make_in_processes(run, Asks(scored=((run, WAYS[0]),)))
+
+
+@pytest.mark.parametrize(
+    ("there", "changes", "refused"),
+    [
+        (0, {}, True),  # a driver that is too old, for one
+        (1, {"machine": {"processes": 2}}, True),
+        (2, {"machine": {"processes": 2}}, False),
+        (0, {"data": {"source": "photographs", "pixels": 64}}, False),
+        (0, {"data": {"source": "mini", "pixels": 512}}, False),
+    ],
+)
+def test_what_is_meant_for_gpus_is_not_begun_without(
+    monkeypatch: pytest.MonkeyPatch, there: int, changes: dict[str, object], refused: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(making, "launch", lambda *_, **__: None)
+    monkeypatch.setattr(making, "ready", lambda _: None)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    run = given_run(**{"data": {"source": "photographs", "pixels": 512}, **changes})
+    asks = Asks(scored=((run, WAYS[0]),))
+    if refused:
+        with pytest.raises(ValueError, match=rf"want a GPU each, and torch .* can use {there}"):
+            making.make_in_processes(run, asks)
+    else:
+        making.make_in_processes(run, asks)

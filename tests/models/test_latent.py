@@ -288,7 +288,10 @@ def test_a_row_that_was_changed_is_encoded_again(
 def test_the_space_of_all_latents_is_taken_first(
     pack: Pack, codec: LatentCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    LatentCache(tmp_path / "roomy", pack, codec)
+    cache = LatentCache(tmp_path / "roomy", pack, codec)
+    cache.z1([0])
+    assert not (tmp_path / "roomy" / "masks.npy").exists()  # who scores reads none
+    cache.z0([0])  # takes that of all masks
     for name in NAMES:
         there = (tmp_path / "roomy" / name).stat()
         assert there.st_blocks * 512 >= there.st_size
@@ -319,11 +322,11 @@ def test_files_of_a_cache_that_make_no_sense_are_named(
         whole = path.read_bytes()
         path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"{file} can't be read .*; delete {tmp_path} and"):
-            LatentCache(tmp_path, pack, codec)
+            LatentCache(tmp_path, pack, codec).z0([0])
         path.write_bytes(whole)
     np.save(tmp_path / "masks.npy", other)
     with pytest.raises(ValueError, match=r"masks\.npy holds float16 .*9, 9\), not float16 .*8, 8"):
-        LatentCache(tmp_path, pack, codec)
+        LatentCache(tmp_path, pack, codec).z0([0])
 
 
 def test_a_cache_of_other_data_is_refused(pack: Pack, codec: LatentCodec, tmp_path: Path) -> None:

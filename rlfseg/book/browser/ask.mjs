@@ -4,6 +4,12 @@ import * as ort from "./ort/ort.wasm.min.mjs";
 import { model } from "./model.mjs";
 import { TEXTURES, place } from "./scene.mjs";
 
+/** Where a thing is put without a pointer, in shares of the picture from its top left. */
+const PLACES = {
+  "in the middle": [0.5, 0.5], "on the left": [0.22, 0.5], "on the right": [0.78, 0.5],
+  "at the top": [0.5, 0.22], "at the bottom": [0.5, 0.78],
+};
+
 const here = (name) => new URL(name, import.meta.url).href;
 
 /** Bring the page's part `root` to life; rejects if the model can't be loaded. */
@@ -20,7 +26,7 @@ export async function live(root) {
   for (const canvas of [picture, answer]) canvas.width = canvas.height = pixels;
   const look = picture.getContext("2d", { willReadFrequently: true });
   const phrase = find(".phrase"), threshold = find(".threshold"), tol = find(".tol");
-  let scores = null, running = null;
+  let scores = null, told = "", running = null;
 
   const image = () => look.getImageData(0, 0, pixels, pixels);
   const show = () => {
@@ -28,23 +34,25 @@ export async function live(root) {
     find(".said-tol").textContent = +tol.value ? (+tol.value).toFixed(2) : "0, the plain step";
     if (!scores) return;
     const shown = image(), blue = [0, 114, 178];
+    let count = 0;
     for (let n = 0; n < scores.length; n++) {
       const grey = (shown.data[4 * n] + shown.data[4 * n + 1] + shown.data[4 * n + 2]) / 3;
       const inside = scores[n] > threshold.value;
+      count += inside;
       for (let c = 0; c < 3; c++)
         shown.data[4 * n + c] = inside ? 0.35 * grey + 0.65 * blue[c] : 60 + 0.75 * grey;
     }
     answer.getContext("2d").putImageData(shown, 0, 0);
+    said.textContent = `${(100 * count / scores.length).toFixed(1)} % of the picture, ${told}`;
   };
   const run = async () => {
     const started = performance.now();
     const found = await ask({ image: image(), phrase: phrase.value, tol: +tol.value });
     scores = found.scores;
+    told = `gamma ${found.gamma.toFixed(2)}, ${((performance.now() - started) / 1000).toFixed(1)} s`;
+    show();
     const share = scores.reduce((sum, each) => sum + (each > threshold.value), 0) / scores.length;
     root.dataset.done = `${phrase.value}|${found.gamma.toFixed(4)}|${share.toFixed(4)}`;
-    said.textContent = `gamma ${found.gamma.toFixed(2)}, ${(100 * share).toFixed(1)} % of the ` +
-      `picture, ${((performance.now() - started) / 1000).toFixed(1)} s`;
-    show();
   };
   // One answer at a time; what is asked meanwhile is asked once more at the end.
   let again = false;
@@ -69,6 +77,7 @@ export async function live(root) {
     const drawn = new Image();
     drawn.src = src;
     await drawn.decode();
+    scores = null; // they are of the picture before
     look.drawImage(drawn, 0, 0, pixels, pixels);
     options(find("datalist"), phrases);
     if (phrases.length) phrase.value = phrases[0];
@@ -87,17 +96,23 @@ export async function live(root) {
   options(find(".colour"), Object.keys(settings.colours));
   options(find(".texture"), TEXTURES);
   options(find(".size"), Object.keys(settings.radii));
-  picture.addEventListener("click", (event) => {
-    const box = picture.getBoundingClientRect(), [shape, colour, texture, size] =
+  options(find(".place"), Object.keys(PLACES));
+  const put = (across, down) => {
+    const [shape, colour, texture, size] =
       [".shape", ".colour", ".texture", ".size"].map((name) => find(name).value);
     place(picture, {
       outline: settings.outlines[shape], colour: settings.colours[colour], texture,
       radius: settings.radii[size], period: settings.period,
-      x: ((event.clientX - box.left) / box.width) * pixels,
-      y: ((event.clientY - box.top) / box.height) * pixels,
+      x: across * pixels, y: down * pixels,
     });
+    scores = null;
     soon();
+  };
+  picture.addEventListener("click", (event) => {
+    const box = picture.getBoundingClientRect();
+    put((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
   });
+  find(".put").addEventListener("click", () => put(...PLACES[find(".place").value]));
   phrase.addEventListener("change", soon);
   tol.addEventListener("input", () => { show(); soon(); });
   threshold.addEventListener("input", show);

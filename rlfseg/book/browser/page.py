@@ -112,7 +112,7 @@ _PAGE = """<div class="live" id="live">
 #live .pictures img { width: 2.6rem; height: 2.6rem; margin: 0; }
 #live .thing { display: grid; grid-template-columns: 1fr 1fr; gap: .4rem; }
 #live label { display: grid; gap: .2rem; }
-#live select, #live input.phrase { font: inherit; padding: .45rem; width: 100%;
+#live select, #live input.phrase, #live .put { font: inherit; padding: .45rem; width: 100%;
   box-sizing: border-box; }
 #live input[type=range] { width: 100%; min-height: 1.8rem; }
 #live output { font-weight: 600; min-height: 1.5em; }
@@ -125,10 +125,12 @@ _PAGE = """<div class="live" id="live">
 <label>phrase <input class="phrase" list="live-phrases" autocomplete="off"></label>
 <datalist id="live-phrases"></datalist>
 <div class="pictures" role="group" aria-label="pictures and empty grounds"></div>
-<div class="thing" role="group" aria-label="what a click on the picture puts there">
+<div class="thing" role="group" 
+ aria-label="a thing to put onto the picture, by a click there or here">
 <select class="size" aria-label="size"></select><select class="colour"
  aria-label="colour"></select><select class="texture" aria-label="texture"></select><select
- class="shape" aria-label="shape"></select>
+ class="shape" aria-label="shape"></select><select class="place"
+ aria-label="place"></select><button type="button" class="put">put it there</button>
 </div>
 <label><span>threshold <b class="said-threshold"></b></span>
 <input class="threshold" type="range" min="0" max="1" step="0.01"></label>

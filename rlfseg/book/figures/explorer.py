@@ -12,6 +12,7 @@ from PIL import Image
 
 from rlfseg.book.figures.charts import COLOURS
 
+_SIDE = 256  # pixels, the most that is shown of a picture's side
 _STRENGTH = 170  # of 255: how much of a mask's colour lies over the picture
 
 
@@ -49,7 +50,8 @@ class Interactive:
 def explorer(asked: Sequence[Asked]) -> Interactive:
     """Let a reader choose a picture, a phrase and a way, and see the mask and its IoU.
 
-    Masks lie in the page as transparent PNGs, the answer's blue over the annotation's orange.
+    Masks lie in the page as transparent PNGs, the answer's blue over the annotation's orange; what
+    is larger than a screen shows is made smaller there, and a photograph is a JPEG.
 
     Args:
         asked: pictures of one size, each with at least one phrase, answered in the same ways.
@@ -62,7 +64,7 @@ def explorer(asked: Sequence[Asked]) -> Interactive:
         raise ValueError(f"every phrase must be answered in the same ways, got {sorted(ways)}")
     content = [
         {
-            "picture": png_uri(Image.fromarray(one.picture)),
+            "picture": _picture(one.picture),
             "phrases": [
                 {
                     "phrase": phrase,
@@ -85,18 +87,31 @@ def _iou(mask: np.ndarray, annotation: np.ndarray) -> float:
     return float((mask & annotation).sum() / union) if union else 1.0
 
 
+def _picture(picture: np.ndarray) -> str:
+    image = Image.fromarray(picture)
+    if max(image.size) <= _SIDE:
+        return png_uri(image)
+    image.thumbnail((_SIDE, _SIDE))
+    return _uri(image, "JPEG", quality=85)
+
+
 def _overlay(mask: np.ndarray, colour: str) -> str:
     """Draw a mask as a PNG of two colours, of which one can't be seen."""
     image = Image.fromarray(mask.astype(np.uint8), "P")
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.NEAREST)
     image.putpalette([0, 0, 0, *(int(colour[i : i + 2], 16) for i in (1, 3, 5))])
     return png_uri(image, transparency=bytes([0, _STRENGTH]), bits=1)
 
 
 def png_uri(image: Image.Image, **options: object) -> str:
     """Return a picture as a PNG that lies in the page itself."""
+    return _uri(image, "PNG", **options)
+
+
+def _uri(image: Image.Image, kind: str, **options: object) -> str:
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True, **options)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    image.save(file, kind, optimize=True, **options)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 _PAGE = """<div class="asked" id="NAME">
@@ -111,7 +126,7 @@ _PAGE = """<div class="asked" id="NAME">
 #NAME .pictures { display: flex; flex-wrap: wrap; gap: .4rem; }
 #NAME .pictures button { padding: 0; border: 3px solid transparent; background: none;
   line-height: 0; cursor: pointer; }
-#NAME .pictures button[aria-pressed=true] { border-color: #e69f00; }
+#NAME .pictures button[aria-pressed=true] { border-color: #0072b2; }
 #NAME .pictures img { width: 3.2rem; height: 3.2rem; margin: 0; }
 #NAME label { display: grid; gap: .2rem; }
 #NAME label.tick { display: flex; gap: .5rem; align-items: center; }

@@ -60,7 +60,8 @@ def pictures(
             axis.spines[:].set_visible(False)
             if c >= len(row):
                 continue
-            picture = np.asarray(row[c])
+            seen = row[c]
+            picture = np.asarray(seen.detach().cpu() if isinstance(seen, torch.Tensor) else seen)
             grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
             axis.imshow(picture, interpolation="nearest", **grey)
             for mask, colour in zip((outlines or {}).get((r, c), ()), COLOURS[1::-1], strict=False):

@@ -27,6 +27,7 @@ from rlfseg.evaluation.predict import other_captions, predict
 from rlfseg.evaluation.score import boundaries, evaluate
 from rlfseg.method.sampling import one_step
 from rlfseg.method.types import Velocity
+from rlfseg.models import latent_codec
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.training.flow_batch import batch_items, draw_times, flow_batch
@@ -577,3 +578,17 @@ def test_nothing_to_score_is_an_error(lossless: LatentCache) -> None:
 def test_the_samplers_name_is_checked() -> None:
     with pytest.raises(ValueError, match="'euler'"):
         replace(SamplerConfig(), name="euler")
+
+
+def test_many_pictures_are_coded_in_parts(
+    codec: LatentCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of hundreds at once a GPU of eighty gigabytes couldn't hold the first layer's output."""
+    pictures = torch.rand(5, 3, SIDE, SIDE) * 2 - 1
+    together = codec.encode(pictures)
+    sizes: list[int] = []
+    encode = codec.vae.encode
+    monkeypatch.setattr(latent_codec, "_MOST", 2)
+    monkeypatch.setattr(codec.vae, "encode", lambda x: sizes.append(len(x)) or encode(x))
+    torch.testing.assert_close(codec.encode(pictures), together, rtol=1e-4, atol=1e-5)
+    assert sizes == [2, 2, 1]

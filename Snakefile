@@ -134,19 +134,25 @@ for chapter in CHAPTERS:
         params:
             title=f"chapter {chapter} (profile {PROFILE})",
             unfinished=f"{RUN}/unfinished/{chapter}.ipynb",
+            mistaken=f"{RUN}/unfinished/{chapter}.mistaken",
             turn=f"flock runs/{PROFILE}/.turn" if AT_ONCE == 1 else "",
+        resources:
+            attempt=lambda wildcards, attempt: attempt,
         threads: workflow.cores if CHAPTERS[chapter].alone else max(1, workflow.cores // AT_ONCE)
         priority: round(10 * to_the_end(chapter))
         shell:
             """
             echo "== {params.title}"
             mkdir -p $(dirname {params.unfinished})
-            failed() {{
+            failed() {{  # another attempt is for what a signal stopped, or the end of a job's time
+                test $1 = 75 || touch {params.mistaken}
                 echo "== FAILED: {params.title}; see {params.unfinished}" >&2
                 exit 1
             }}
+            test {resources.attempt} != 1 || rm -f {params.mistaken}
+            test ! -e {params.mistaken} || failed 1
             {params.turn} python -m rlfseg.book.execute {input.notebook} {params.unfinished} \
-                {input.parameters} || failed
+                {input.parameters} || failed $?
             mv {params.unfinished} {output}
             """
 

@@ -2,6 +2,8 @@
 
 python -m rlfseg.book.execute NOTEBOOK EXECUTED PARAMETERS    and writes times below its title
 
+Its status says whether a failure is worth another attempt: see `main`.
+
 For one chapter at a time `papermill NOTEBOOK EXECUTED -f PARAMETERS` does. Of several kernels that
 begin at once, two may choose the same TCP port; one dies of it, and papermill waits for ever.
 """
@@ -11,6 +13,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +24,9 @@ from traitlets.config import Config
 
 from rlfseg.book.executed import finish
 from rlfseg.book.kernels import KERNELS, PROGRAM
+
+STOPPED = 75  # BSD's status of a temporary failure
+_STOPPED = "StoppedError"  # `rlfseg.training.loop`'s, which would be imported for its name alone
 
 
 class _KernelManager(AsyncKernelManager):
@@ -69,10 +75,21 @@ def _known(notebook: Path) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-if __name__ == "__main__":
-    _, done, _ = places = [Path(each) for each in sys.argv[1:]]
+def main(places: Sequence[Path]) -> int:
+    """Execute and finish a chapter; say why not on standard error.
+
+    Returns:
+        0; `STOPPED` where a signal ended it, as at the end of a job's time; 1 for what would only
+        happen again.
+    """
     try:
         execute(*places)
-    except ValueError as error:
-        sys.exit(str(error))
-    finish(done)
+    except (ValueError, papermill.PapermillExecutionError) as error:
+        print(error, file=sys.stderr)
+        return STOPPED if _STOPPED in str(error) else 1
+    finish(places[1])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main([Path(each) for each in sys.argv[1:]]))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from papermill import PapermillExecutionError
 
-from rlfseg.book.execute import execute
+from rlfseg.book.execute import execute, main
 from rlfseg.book.kernels import KERNELS
 
 GIVEN = """count = 1
@@ -84,6 +84,24 @@ def test_a_kernel_has_the_parameters_and_no_port(
     with pytest.raises(PapermillExecutionError, match="too many"):
         execute(page(tmp_path), done, given)
     assert "too many" in done.read_text()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ("raise ValueError('wrong')", 1),
+        ("from rlfseg.training.loop import StoppedError\nraise StoppedError('by SIGTERM')", 75),
+        ("pass", 0),
+    ],
+)
+def test_only_what_a_signal_stopped_is_worth_another_attempt(
+    tmp_path: Path, told: str, status: int
+) -> None:
+    given, done = tmp_path / "given.yml", tmp_path / "done.ipynb"
+    given.write_text("count: 2\n")
+    assert main([page(tmp_path, told), done, given]) == status
+    assert done.exists()
 
 
 def test_a_name_that_the_notebook_does_not_have_is_an_error(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from rlfseg.models.unet import as_velocity, load_trained, load_unet, merged
 from rlfseg.models.weights import whole
 
 _log = logging.getLogger(__name__)
+_SHRUNK = 64  # times, from which CUDA has no kernel that makes scores smaller without aliasing
 _Pictures = Given | Sequence[Given]
 _Phrases = str | Iterable[str] | Iterable[Iterable[str]]
 _Plain = tuple[list[np.ndarray], list[np.ndarray], list[float]]
@@ -241,6 +242,8 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 scores = self._scores(codec, sampled.z0, decoder)
                 for (number, _), small in zip(some, scores, strict=True):
                     size = pictures[number].shape[:2]
+                    if min(size) < self.side / _SHRUNK:
+                        small = small.cpu()
                     full = F.interpolate(small[None, None], size, mode="bilinear", antialias=True)
                     out.scores.append(full[0, 0].cpu().numpy())
                     out.masks.append(out.scores[-1] > level)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+from accelerate import PartialState
 from PIL import Image
 
 from rlfseg.chapters.reading import chapter_file, run_file
@@ -82,7 +83,7 @@ def _best() -> Run:
 
 def _loaded(model: Path) -> RLFSegPipeline:
     if model.is_dir():
-        return RLFSegPipeline.from_pretrained(model)
+        return RLFSegPipeline.from_pretrained(model).to(PartialState().device)
     run = run_file(model)
     if not is_trained(run):
         raise ValueError(f"what {model} describes isn't trained: python -m rlfseg train {model}")

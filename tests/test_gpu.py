@@ -17,11 +17,20 @@ from rlfseg.config import OptimiserConfig
 from rlfseg.data.drawn.phrases import phrases
 from rlfseg.data.drawn.scene import draw_scene
 from rlfseg.device import quick_accelerator
-from rlfseg.experiment import Run, backbone_folder, base, codec, is_trained, pipeline, trained
+from rlfseg.experiment import (
+    Run,
+    backbone_folder,
+    base,
+    codec,
+    is_trained,
+    latent_cache,
+    pipeline,
+    trained,
+)
 from rlfseg.models.latent_codec import load_codec
 from rlfseg.models.sam import PromptedSam, mini_sam
-from rlfseg.models.unet import add_lora, as_velocity, for_sampling, load_trained
-from rlfseg.training.flow_batch import FlowBatch, draw_times
+from rlfseg.models.unet import add_lora, as_velocity, for_sampling, load_trained, load_unet
+from rlfseg.training.flow_batch import FlowBatch, draw_times, flow_batch
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit
 
@@ -100,6 +109,21 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     parts += run(tmp_path / "checkpoint.safetensors")
     np.testing.assert_allclose(parts, whole, rtol=2e-2)
     assert whole[-1] < 0.99 * whole[0]
+
+
+def test_a_batch_lies_where_it_is_trained(mini: Run) -> None:
+    """As a chapter takes a step by hand, without the loop that would move it."""
+    cache = latent_cache(mini, "val", codec(mini))
+    for time in ("uniform", "one"):
+        made = flow_batch(cache, 1, size=4, time=time, selection="original", seed=0)
+        objective = RectifiedFlowObjective(load_unet(base(mini)).to(GPU))
+        assert torch.isfinite(objective(made).loss).all()
+
+
+def test_small_pictures_have_masks_of_their_own_size(mini: Run) -> None:
+    wide = np.random.default_rng(0).integers(256, size=(48, 80, 3), dtype=np.uint8)
+    found = pipeline(mini)([wide, wide[:1, :1], wide[:3]], ["red star"] * 3)
+    assert [mask.shape for mask in found.masks] == [(48, 80), (1, 1), (3, 80)]
 
 
 def test_latents_text_and_masks_there_and_back(mini: Run) -> None:

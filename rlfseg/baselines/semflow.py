@@ -95,7 +95,7 @@ def semflow_batch(
         z1=cache.z1([pack.find(image_id, pack.captions(image_id)[0]) for image_id in ids]),
         z0=codec.encode(palette.paint(maps)),
         c=codec.text([""]).expand(len(ids), -1, -1),
-        t=draw_times(size, kind="uniform", seed=seed, step=step)[rank::world],
+        t=draw_times(size, kind="uniform", seed=seed, step=step)[rank::world].to(codec.device),
         names=tuple(f"image {image_id}" for image_id in ids),
     )
 

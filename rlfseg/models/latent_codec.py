@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from rlfseg.method.types import Image, Latent, Mask, Score, Text
 from rlfseg.models.weights import backbone_location, load_part, weights_hash, whole
 
-_MOST = 32  # pictures that are coded together on any device: of more, a GPU's memory is too small
+_MOST = 16  # pictures that are coded together on any device: of more, a GPU's memory is too small
 _AT_ONCE = 4  # pictures that a CPU decodes together: of more, its caches hold too little
 
 

@@ -149,7 +149,7 @@ def mini_sam(*, pixels: int = 128, seed: int = 0) -> Sam:
     if pixels < _PATCH or pixels % _PATCH:
         raise ValueError(f"pixels must be a multiple of {_PATCH}, got {pixels}")
     grid, width = pixels // _PATCH, 64
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         encoder = ImageEncoderViT(
             img_size=pixels,
@@ -179,7 +179,7 @@ def random_sam(kind: str, *, seed: int = 0) -> Sam:
     """Make a SAM of full size with random weights, to prove a machine; `kind` as in `KINDS`."""
     if kind == "mini":
         return mini_sam(seed=seed)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         return sam_model_registry[kind]()
 

@@ -42,7 +42,7 @@ def load_unet(backbone: str | Path) -> UNet2DConditionModel:
 
 def fresh_unet(unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
     """Make the same network, float32, with random weights, as pretraining begins with."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         return with_fast_attention(UNet2DConditionModel.from_config(unet.config))
 
@@ -84,7 +84,7 @@ def add_lora(
         if not any(name == target or name.endswith("." + target) for name in names):
             raise ValueError(f"LoRA target {target!r} matches no layer of the UNet")
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         unet.add_adapter(config)
 

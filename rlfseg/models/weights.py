@@ -21,7 +21,7 @@ _POINTER = 1024  # bytes; git-lfs leaves some 130
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
     """Make a module whose initial weights depend on the seed; torch's own state is untouched."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         return make()
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import AutoencoderKL, AutoencoderTiny
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -90,7 +91,7 @@ def tiny_decoder(config: TinyConfig, recipe: BackboneConfig, *, profile: str) ->
     """
 
     def make(folder: Path) -> dict[str, Any]:
-        codec = load_codec(backbone(recipe, profile=profile))
+        codec = load_codec(backbone(recipe, profile=profile), device=PartialState().device)
         corpus = draw_corpus(seed=config.seed + 1, count=config.scenes, pixels=recipe.pixels)
         z = _latents(codec, corpus.images, corpus.masks, seed=config.seed)
         pictures = _decoded(codec.vae, z)

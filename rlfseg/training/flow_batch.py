@@ -108,7 +108,7 @@ def flow_batch(
         z1=cache.z1(items),
         z0=cache.z0_refined(items) if selection == "refined" else cache.z0(items),
         c=cache.codec.text(captions),
-        t=draw_times(size, kind=time, seed=seed, step=step)[rank::world],
+        t=draw_times(size, kind=time, seed=seed, step=step)[rank::world].to(cache.codec.device),
         z0_refined=cache.z0_refined(items) if both else None,
         area=cache.area(items) if both else None,
         names=tuple(

@@ -59,7 +59,8 @@ def test_a_baselines_cells_are_never_set_against_the_papers(run: Run) -> None:
         assert cells["mIoU"].value == pytest.approx(100 * counts.miou().value)
         assert not any(cell.is_comparable for cell in cells.values())
         assert all(word in cell.note for cell in cells.values())
-        assert "step-wise AP" in cells["AP"].note
+        assert "step-wise AP" in cells["AP"].protocol and "CLIPSeg" not in cells["AP"].protocol
+        assert "CLIPSeg" in cells["mIoU"].protocol
     assert released.source != replace(released, checkpoint="", steps=3).source
 
 

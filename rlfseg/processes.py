@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -183,6 +184,7 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
         RuntimeError: if one fails; its last lines are in the message. What was checkpointed stays.
     """
     multiprocessing.set_forkserver_preload([verb.__module__])
+    _begin_forking()
     files = _begun(logs, f"{verb.__name__} in {processes} processes", processes)
     with TemporaryDirectory() as folder:
         config = LaunchConfig(
@@ -212,6 +214,20 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
                 f"{verb.__name__} in {processes} processes {how}. All that they wrote is in "
                 f"{logs}; its end:\n{told}"
             ) from error
+
+
+def _begin_forking() -> None:
+    """Start what forks the processes, deaf to SIGTERM: a cluster sends it to all at once.
+
+    It would die of it, and its children with it, before they have written a checkpoint.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which what is started inherits
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _begun(logs: Path, what: str, processes: int) -> dict[Path, int]:
@@ -310,6 +326,7 @@ def _joined_call(
     verb: Callable[..., object], arguments: Sequence[object], logs: Path, folder: Path
 ) -> None:
     """One process of a launch; the first that fails leaves its number in the folder."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which its parent is deaf to
     log = (logs / f"rank{os.environ['RANK']}.log").open("ab")
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

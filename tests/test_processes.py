@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from accelerate import Accelerator, PartialState
@@ -330,6 +331,27 @@ def test_a_script_of_a_few_lines_may_launch(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, f"once {script}\n"), ended.stderr
     assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_signal_to_every_process_at_once_leaves_time_to_write(tmp_path: Path) -> None:
+    """As clusters send it: to the launcher, to what forks its processes, and to these."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from together import hold_out\nfrom rlfseg.processes import launch\n"
+        "here = Path(__file__).parent\n(here / 'out').mkdir()\n"
+        "launch(hold_out, here / 'out', processes=2, logs=here)\n"
+    )
+    out = tmp_path / "out"
+    started = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
+    until(lambda: len(list(out.glob("begun*"))) == 2 or started.poll() is not None)
+    every = [each for each in psutil.Process(started.pid).children(recursive=True)]
+    for each in (*every, psutil.Process(started.pid)):
+        each.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=60)
+    assert [(out / f"ended{rank}").read_text() for rank in range(2)] == 2 * ["SIGTERM"], said
+    assert started.returncode != 0 and "was ended by SIGTERM; run the same again" in said
 
 
 def test_what_fails_in_a_launch_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from rlfseg.baselines.palette import Palette, calibrated, spread
 from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, SamplerConfig, Seed
-from rlfseg.evaluation.closed_set import confusions, true_classes
+from rlfseg.evaluation.closed_set import confusions_in_parts, true_classes
 from rlfseg.evaluation.confusion import Confusion
 from rlfseg.evaluation.predict import spaced
 from rlfseg.experiment import (
@@ -35,8 +35,8 @@ from rlfseg.method.sampling import sample
 from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity, for_sampling, load_trained, load_unet, save_trained
-from rlfseg.processes import by_first, launch_for, together
-from rlfseg.stage import Stage, found, hashed, readable
+from rlfseg.processes import launch_for, together
+from rlfseg.stage import PARTS, Stage, found, hashed, readable
 from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit_in_stage
@@ -202,7 +202,7 @@ class Named:
 
 
 def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int) -> Named:
-    """Score the baseline in the closed set, or find it scored.
+    """Score the baseline in the closed set, or find it scored; processes share the pictures.
 
     Args:
         run: on the closed set's data.
@@ -212,7 +212,7 @@ def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int)
     """
     stage = scores_stage(run, config, images=images)
     if found(stage, profile=run.profile) is None:
-        trained(run, config, names)  # by all processes; the first alone scores
+        trained(run, config, names)
         packed(run, "val")
 
     def count(folder: Path) -> None:
@@ -223,17 +223,25 @@ def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int)
         cache = latent_cache(run, "val", coder)
         ids = cache.pack.image_ids
         chosen = [ids[k] for k in spaced(len(ids), images)]
-        drawn = named_by_colour(as_velocity(unet), cache, palette, chosen, euler=config.euler)
-        true = (true_classes(cache.pack, image_id, names)[None] for image_id in chosen)
-        coded = (coder.encode(palette.paint(classes)) for classes in true)
-        back = (palette.nearest(coder.decode_image(z0))[0] for z0 in coded)
-        given, carried = (
-            np.stack([c.pixels for c in confusions(maps, cache.pack, chosen, names)])
-            for maps in (drawn, back)
-        )
-        np.savez_compressed(folder / _COUNTED, given=given, carried=carried)
 
-    path = by_first(stage, count, profile=run.profile) / _COUNTED
+        def given(some: Sequence[str]) -> Iterator[np.ndarray]:
+            return named_by_colour(as_velocity(unet), cache, palette, some, euler=config.euler)
+
+        def carried(some: Sequence[str]) -> Iterator[np.ndarray]:
+            for image_id in some:
+                classes = true_classes(cache.pack, image_id, names)[None]
+                z0 = coder.encode(palette.paint(classes))
+                yield palette.nearest(coder.decode_image(z0))[0]
+
+        kept = {}
+        for asking in (given, carried):
+            parts = folder / PARTS / asking.__name__
+            counted = confusions_in_parts(parts, cache.pack, chosen, names, asking)
+            kept[asking.__name__] = np.stack([each.pixels for each in counted])
+        if PartialState().is_main_process:
+            np.savez_compressed(folder / _COUNTED, allow_pickle=False, **kept)
+
+    path = together(stage, count, profile=run.profile) / _COUNTED
     with readable(path), np.load(path) as kept:
         return Named(*([Confusion(p) for p in kept[kind]] for kind in ("given", "carried")))
 

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from accelerate import Accelerator
 from test_baselines import CHOICES, LDZNET
@@ -103,3 +104,21 @@ def test_what_is_missing_costs_its_rows_in_two_processes(repo: Path, tmp_path: P
 def _made(root: Path, asks: Asks) -> None:
     os.chdir(root)
     make(asks)
+
+
+def test_two_processes_count_semflows_pictures_as_one_does(repo: Path) -> None:
+    run_two(_named, repo)
+    two = semflow.named(closed(), CHOICE, NAMES, images=3)
+    shutil.rmtree(made_at(semflow.scores_stage(closed(), CHOICE, images=3), profile="smoke"))
+    one = semflow.named(closed(), CHOICE, NAMES, images=3)
+    assert len(one.given) == len(two.given) == 3
+    for mine, theirs in zip((*one.given, *one.carried), (*two.given, *two.carried), strict=True):
+        assert np.array_equal(mine.pixels, theirs.pixels)
+
+
+def _named(root: Path) -> None:
+    os.chdir(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlfseg.training.loop.quick_accelerator", Accelerator)
+        patch.setattr("rlfseg.evaluation.closed_set.PART", 1)  # picture at a time, to share three
+        semflow.named(closed(), CHOICE, NAMES, images=3)

@@ -243,6 +243,9 @@ def _of_rivals(rivals: Iterable[tuple[Rival, bool, bool]], due: _Due) -> Iterato
         yield from _packing(run, rival.split, 1, due)
         if rival.samples:
             yield from _packing(rival.data[-1], "train", 1, due)
+        if rival.samples and rival.full:  # SemFlow's pictures; its maps are painted at each step
+            several, there = run.machine.processes, rival.data[-1]
+            yield from _encoding(there, "train", "images", rival.samples, several, due)
         if rival.samples and due(rival.training):
             kind = "train, all parameters" if rival.full else "baseline"
             several, made = run.machine.processes, rival.training

@@ -318,16 +318,22 @@ def test_a_launch_calls_a_function_with_its_arguments(
     assert "process 1" not in shown and "before" not in shown
 
 
-def test_a_script_of_a_few_lines_may_launch(tmp_path: Path) -> None:
-    """Without `if __name__ == "__main__"`: its processes don't read it."""
-    script = tmp_path / "script.py"
+def launching(folder: Path, name: str) -> Path:
+    """A script of a few lines, without `if __name__ == "__main__"`, that launches a function."""
+    script = folder / "script.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from together import sign\nfrom rlfseg.processes import launch\n"
+        f"from together import {name}\nfrom rlfseg.processes import launch\n"
         "here = Path(__file__).parent\n(here / 'out').mkdir()\n"
-        "launch(sign, here / 'out', processes=2, logs=here)\nprint('once', __file__)\n"
+        f"launch({name}, here / 'out', processes=2, logs=here)\nprint('once', __file__)\n"
     )
+    return script
+
+
+def test_a_script_of_a_few_lines_may_launch(tmp_path: Path) -> None:
+    """Its processes don't read it."""
+    script = launching(tmp_path, "sign")
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, f"once {script}\n"), ended.stderr
     assert len(list((tmp_path / "out").iterdir())) == 2
@@ -335,15 +341,7 @@ def test_a_script_of_a_few_lines_may_launch(tmp_path: Path) -> None:
 
 def test_a_signal_to_every_process_at_once_leaves_time_to_write(tmp_path: Path) -> None:
     """As clusters send it: to the launcher, to what forks its processes, and to these."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from together import hold_out\nfrom rlfseg.processes import launch\n"
-        "here = Path(__file__).parent\n(here / 'out').mkdir()\n"
-        "launch(hold_out, here / 'out', processes=2, logs=here)\n"
-    )
-    out = tmp_path / "out"
+    script, out = launching(tmp_path, "hold_out"), tmp_path / "out"
     started = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
     until(lambda: len(list(out.glob("begun*"))) == 2 or started.poll() is not None)
     every = [each for each in psutil.Process(started.pid).children(recursive=True)]

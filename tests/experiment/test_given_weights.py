@@ -27,13 +27,17 @@ pytestmark = pytest.mark.integration
 WAY = Scoring("test", 3, sampler=SamplerConfig("one"))
 
 
+def adapter_of(run: Run, folder: Path) -> Path:
+    """A copy of what a run's training ends in, as if it came from elsewhere."""
+    folder.mkdir()
+    shutil.copy(trained(run) / "pytorch_lora_weights.safetensors", folder)
+    return folder
+
+
 def test_a_runs_own_adapter_given_has_its_scores_in_a_place_of_its_own(
     run: Run, tmp_path: Path
 ) -> None:
-    own = scored(run, WAY).annotation
-    folder = tmp_path / "theirs"
-    folder.mkdir()
-    shutil.copy(trained(run) / "pytorch_lora_weights.safetensors", folder)
+    own, folder = scored(run, WAY).annotation, adapter_of(run, tmp_path / "theirs")
     given = with_weights(run, folder)
     assert np.array_equal(scored(given, WAY).annotation.histogram, own.histogram)
     place, ours = (made_at(each.scores_stage(WAY), profile="smoke") for each in (given, run))
@@ -58,10 +62,7 @@ def test_an_adapter_of_a_run_that_goes_on_from_another_stands_on_that(
     repo: Path, tmp_path: Path
 ) -> None:
     going_on = given_run(start={**TRAIN, "rank": 0}, train={**TRAIN, "seed": 1})
-    own = scored(going_on, WAY).annotation
-    folder = tmp_path / "theirs"
-    folder.mkdir()
-    shutil.copy(trained(going_on) / "pytorch_lora_weights.safetensors", folder)
+    own, folder = scored(going_on, WAY).annotation, adapter_of(going_on, tmp_path / "theirs")
     given = with_weights(going_on, folder)
     assert np.array_equal(scored(given, WAY).annotation.histogram, own.histogram)
     other = replace(given, start=replace(given.start, lr=0.5))

@@ -201,7 +201,7 @@ def _refine(given: argparse.Namespace) -> int:
     from rlfseg.processes import joined
 
     with joined():
-        check_gpus(run := run_file(Path(given.parameters)))
+        check_gpus(run := run_file(Path(given.parameters)), 1)
         print(refined(run, "train"))
     return 0
 
@@ -212,7 +212,7 @@ def _latents(given: argparse.Namespace) -> int:
     from rlfseg.processes import joined
 
     with joined():
-        check_gpus(run := run_file(Path(given.parameters)))
+        check_gpus(run := run_file(Path(given.parameters)), 1)
         missing = fill_latents(run)
         print(f"{missing} latents were missing here and are encoded")
     return 0
@@ -220,18 +220,19 @@ def _latents(given: argparse.Namespace) -> int:
 
 def _train(given: argparse.Namespace) -> int:
     from rlfseg.chapters.reading import run_file
-    from rlfseg.experiment import check_gpus, trained
+    from rlfseg.experiment import check_gpus, is_trained, trained
     from rlfseg.processes import joined
 
     with joined():
-        check_gpus(run := run_file(Path(given.parameters)))
+        if not is_trained(run := run_file(Path(given.parameters))):
+            check_gpus(run, run.machine.processes)
         print(trained(run))
     return 0
 
 
 def _evaluate(given: argparse.Namespace) -> int:
     from rlfseg.chapters.given import scored_given
-    from rlfseg.chapters.making import make
+    from rlfseg.chapters.making import make, missing
     from rlfseg.chapters.reading import chapter_file
     from rlfseg.experiment import check_gpus
     from rlfseg.processes import joined
@@ -239,7 +240,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     with joined():
         file = Path(given.parameters)
         here = chapter_file(file)
-        check_gpus(here.run)
+        if given.weights or missing(here.run, here.asks()):
+            check_gpus(here.run, here.run.machine.processes)
         if given.weights:
             print(scored_given(file.stem, here, Path(given.weights)))
         else:

@@ -17,7 +17,7 @@ from rlfseg.experiment import (
     trained,
 )
 from rlfseg.processes import launch
-from rlfseg.stage import found, logs_of
+from rlfseg.stage import Stage, found, logs_of
 
 
 def make(asks: Asks) -> None:
@@ -48,6 +48,18 @@ def make(asks: Asks) -> None:
             print(f"{also.stage.name}: made", flush=True)
 
 
+def missing(run: Run, asks: Asks) -> list[Stage]:
+    """Return what `make` would train, refine or score for a chapter of a run, rather than find."""
+    stages = [each.train_stage for each in asks.runs]
+    stages += [each.refined_stage(split) for each, split in asks.refined]
+    stages += [each.scores_stage(scoring) for each, scoring in asks.scored]
+    stages += [each.closed_stage(closed) for each, closed in asks.closed]
+    stages += [curve_stage(each.train_stage) for each in asks.learned]
+    stages += [rival.scores for rival in asks.rivals]
+    stages += [rival.curve for rival in asks.rivals if rival.curve]
+    return [stage for stage in stages if found(stage, profile=run.profile) is None]
+
+
 def make_in_processes(run: Run, asks: Asks) -> None:
     """Start `machine.processes` of a chapter's run once for all that is missing, if several.
 
@@ -57,19 +69,12 @@ def make_in_processes(run: Run, asks: Asks) -> None:
         RuntimeError: if the processes fail.
         ValueError: as `check_gpus`.
     """
-    stages = [each.train_stage for each in asks.runs]
-    stages += [each.refined_stage(split) for each, split in asks.refined]
-    stages += [each.scores_stage(scoring) for each, scoring in asks.scored]
-    stages += [each.closed_stage(closed) for each, closed in asks.closed]
-    stages += [curve_stage(each.train_stage) for each in asks.learned]
-    stages += [rival.scores for rival in asks.rivals]
-    stages += [rival.curve for rival in asks.rivals if rival.curve]
-    missing = [stage for stage in stages if found(stage, profile=run.profile) is None]
-    if missing:
-        check_gpus(run)
-    if missing and run.machine.processes > 1:
+    due = missing(run, asks)
+    if due:
+        check_gpus(run, run.machine.processes)
+    if due and run.machine.processes > 1:
         first = [*asks.trained, *(each for each, _ in asks.refined)]
         for each in (*first, *(rival.data[0] for rival in asks.rivals)):
             ready(replace(each, machine=run.machine))
-        logs = logs_of(missing[0], profile=run.profile)
+        logs = logs_of(due[0], profile=run.profile)
         launch(make, asks, processes=run.machine.processes, logs=logs)

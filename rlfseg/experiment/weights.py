@@ -55,14 +55,18 @@ def backbone_folder(run: Run) -> Path | str:
     return located(run.backbone.name)
 
 
-def check_gpus(run: Run) -> None:
+def check_gpus(run: Run, processes: int) -> None:
     """Refuse to spend hours of a CPU on what is meant for GPUs.
+
+    Args:
+        run: whose work it is.
+        processes: that will share it on this machine, unless a launcher has started them already.
 
     Raises:
         ValueError: if data are outside ones of Stable Diffusion's size, and torch can use fewer
             GPUs here than there are processes on this machine.
     """
-    wanted = int(os.environ.get("LOCAL_WORLD_SIZE", run.machine.processes))
+    wanted = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     there = torch.cuda.device_count()
     if run.photographed and run.data.pixels >= _LARGE and there < wanted:
         raise ValueError(

@@ -106,11 +106,8 @@ def _folder(folder: Path, name: str) -> Line:
 
 def _file(path: Path) -> Path:
     """Return the file that is loaded in its place, where it isn't there and another will do."""
-    others = {
-        "vocab.json": "tokenizer.json",
-        path.name: path.name.replace(".safetensors", ".fp16.safetensors"),
-    }
-    instead = path.with_name(others[path.name])
+    half = path.name.replace(".safetensors", ".fp16.safetensors")
+    instead = path.with_name("tokenizer.json" if path.name == "vocab.json" else half)
     return instead if instead.is_file() and not path.is_file() else path
 
 

@@ -196,6 +196,17 @@ def test_missing_weights(place: Path) -> None:
     assert "unet" in line.examples[0] and "not there" in line.examples[0]
 
 
+def test_a_tokenizer_may_be_one_file(place: Path) -> None:
+    folder = place / "backbone/tokenizer"
+    (folder / "vocab.json").unlink()
+    (folder / "tokenizer.json").touch()
+    line = weights_and_data._folder(place / "backbone", "backbone")
+    assert line.level == "ok", line
+    (folder / "tokenizer.json").unlink()
+    line = weights_and_data._folder(place / "backbone", "backbone")
+    assert "vocab.json is not there" in line.examples[0]
+
+
 def test_weights_of_half_precision_alone_are_as_good(place: Path) -> None:
     for path in (place / "backbone").rglob("*.safetensors"):
         path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))

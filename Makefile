@@ -71,7 +71,7 @@ rehearsal: $(SETUP) ## check, preflight and all tables of a small world in the o
 	@$(MAKE) --no-print-directory tables PROFILE=rehearsal
 	@python -m rlfseg preflight --profile rehearsal --against runs/rehearsal/before.json || true
 
-# What was stopped goes on from its checkpoint; baselines are trained by their chapters.
+# What was stopped goes on from its checkpoint.
 runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as they are not there
 	@for file in params/$(PROFILE)/[0-9A]*.yml; do \
 	  echo "== $$file"; python -m rlfseg evaluate $$file || exit; done
@@ -102,6 +102,7 @@ test: unit ## run the unit tests, then those of several parts together, then tho
 unit: $(SETUP) ## run the unit tests alone, on the CPU: a minute
 	@$(PYTEST) -m "not integration and not slow"
 
+preflight: PROFILE = a100
 preflight: $(SETUP) places ## say whether PROFILE can run here, and how long it takes: DATA=, WEIGHTS=
 	@python -m rlfseg preflight --profile $(PROFILE)
 

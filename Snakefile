@@ -54,6 +54,18 @@ def needed(name):
     return chapter.needs
 
 
+def in_time(minutes):
+    """What asks a chapter to end before its job's time is over; nothing where that has no limit.
+
+    Slurm's own signal doesn't reach a kernel where it tracks processes by cgroups. Only the first
+    process of the job is asked, by `timeout`, and hands it on.
+    """
+    if not minutes:
+        return ""
+    seconds = 60 * int(minutes)
+    return f"timeout --foreground --preserve-status {seconds - min(300, seconds // 10)}"
+
+
 def to_the_end(name):
     """Minutes from a chapter's beginning until those that wait for it are done: longest goes first."""
     waiting = [other for other in CHAPTERS if name in needed(other) and not CHAPTERS[other].alone]
@@ -62,6 +74,7 @@ def to_the_end(name):
 
 SHARED = files(
     "rlfseg/**/*.py",
+    "rlfseg/**/*.mjs",
     "rlfseg/**/*.yml",
     f"artefacts/{PROFILE}/**/*",
     f"params/{PROFILE}/run.yml",
@@ -135,7 +148,8 @@ for chapter in CHAPTERS:
             title=f"chapter {chapter} (profile {PROFILE})",
             unfinished=f"{RUN}/unfinished/{chapter}.ipynb",
             mistaken=f"{RUN}/unfinished/{chapter}.mistaken",
-            turn=f"flock runs/{PROFILE}/.turn" if AT_ONCE == 1 else "",
+            turn=f"flock --no-fork runs/{PROFILE}/.turn" if AT_ONCE == 1 else "",
+            limit=lambda wildcards, resources: in_time(resources.get("runtime")),
         resources:
             attempt=lambda wildcards, attempt: attempt,
         threads: workflow.cores if CHAPTERS[chapter].alone else max(1, workflow.cores // AT_ONCE)
@@ -151,7 +165,7 @@ for chapter in CHAPTERS:
             }}
             test {resources.attempt} != 1 || rm -f {params.mistaken}
             test ! -e {params.mistaken} || failed 1
-            {params.turn} python -m rlfseg.book.execute {input.notebook} {params.unfinished} \
+            {params.limit} {params.turn} python -m rlfseg.book.execute {input.notebook} {params.unfinished} \
                 {input.parameters} || failed $?
             mv {params.unfinished} {output}
             """

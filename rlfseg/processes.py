@@ -36,6 +36,7 @@ _POLL = 0.2  # seconds
 _FIRST = "first"  # the file that says which process of a launch failed first
 _UNEQUAL = timedelta(hours=2)  # by which processes may come late to each other
 _PATIENCE = 900  # seconds in which the processes of a launch can write what they have and end
+_ENDING = (signal.SIGTERM, signal.SIGUSR1)  # ask for an end, and leave time for a checkpoint
 _LAUNCHERS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _T = TypeVar("_T")
 _launch = ["alone"]  # the name of the launch that this process has joined
@@ -51,12 +52,11 @@ def signals() -> Iterator[list[str]]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    wanted = (signal.SIGTERM, signal.SIGUSR1)
 
     def note(number: int, _: object) -> None:
         asked.append(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, note) for number in wanted}
+    before = {number: signal.signal(number, note) for number in _ENDING}
     try:
         yield asked
     finally:
@@ -185,6 +185,8 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
     """
     multiprocessing.set_forkserver_preload([verb.__module__])
     _begin_forking()
+    # else it kills what has not ended in half a minute; a large checkpoint takes longer
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_PATIENCE))
     files = _begun(logs, f"{verb.__name__} in {processes} processes", processes)
     with TemporaryDirectory() as folder:
         config = LaunchConfig(
@@ -217,17 +219,19 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
 
 
 def _begin_forking() -> None:
-    """Start what forks the processes, deaf to SIGTERM: a cluster sends it to all at once.
+    """Start what forks the processes, deaf to signals that a cluster sends to all at once.
 
-    It would die of it, and its children with it, before they have written a checkpoint.
+    It would die of them, and its children with it, before they have written a checkpoint.
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which what is started inherits
+    # which what is started inherits
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _begun(logs: Path, what: str, processes: int) -> dict[Path, int]:
@@ -283,8 +287,7 @@ def _tokens(folder: Path, name: str = "") -> list[Path]:
 def _own_handlers() -> Iterator[None]:
     """Pass SIGUSR1 on to the processes, and put the signals' handlers back at the end.
 
-    PyTorch's launcher passes others on, and leaves its own handlers, which raise. It kills what has
-    not ended half a minute later, unless it is told to wait: a large checkpoint takes longer.
+    PyTorch's launcher passes others on, and leaves its own handlers, which raise.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -297,7 +300,6 @@ def _own_handlers() -> Iterator[None]:
                 os.kill(process.pid, number)
 
     before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, pass_on)
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_PATIENCE))
     try:
         yield
     finally:
@@ -326,7 +328,8 @@ def _joined_call(
     verb: Callable[..., object], arguments: Sequence[object], logs: Path, folder: Path
 ) -> None:
     """One process of a launch; the first that fails leaves its number in the folder."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which its parent is deaf to
+    for number in _ENDING:  # to which its parent is deaf
+        signal.signal(number, signal.SIG_DFL)
     log = (logs / f"rank{os.environ['RANK']}.log").open("ab")
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -23,9 +23,11 @@ from test_closed_set import NAMES, plain_cache, plain_world
 from test_relabelling import CHUNK, IMAGES, Grows, results, write
 from test_relabelling import CONFIG as REFINE
 from test_train import bare, by_torch, run
-from together import CONFIG, Named, Pair, Regression, batch, run_two, stumble, tell
+from together import CONFIG, Named, Pair, Regression, batch, run_two, sign, stumble, tell
 from torch import Tensor
+from torch.distributed.launcher.api import LaunchConfig
 
+from rlfseg import processes
 from rlfseg.config import MachineConfig, SamplerConfig
 from rlfseg.evaluation import score as shared
 from rlfseg.evaluation.closed_set import confusions, confusions_in_parts, given_classes
@@ -339,17 +341,37 @@ def test_a_script_of_a_few_lines_may_launch(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_a_signal_to_every_process_at_once_leaves_time_to_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_every_process_at_once_leaves_time_to_write(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     """As clusters send it: to the launcher, to what forks its processes, and to these."""
     script, out = launching(tmp_path, "hold_out"), tmp_path / "out"
     started = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
     until(lambda: len(list(out.glob("begun*"))) == 2 or started.poll() is not None)
     every = [each for each in psutil.Process(started.pid).children(recursive=True)]
     for each in (*every, psutil.Process(started.pid)):
-        each.send_signal(signal.SIGTERM)
+        each.send_signal(number)
     _, said = started.communicate(timeout=60)
-    assert [(out / f"ended{rank}").read_text() for rank in range(2)] == 2 * ["SIGTERM"], said
-    assert started.returncode != 0 and "was ended by SIGTERM; run the same again" in said
+    assert [(out / f"ended{rank}").read_text() for rank in range(2)] == 2 * [number.name], said
+    launchers = number == signal.SIGTERM  # it ends by itself
+    told = "was ended by SIGTERM; run the same again" if launchers else "as a training does"
+    assert started.returncode != 0 and told in said
+
+
+def test_a_large_checkpoint_may_be_written_in_the_first_launch_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    found = []
+
+    def launched(config: LaunchConfig, _: object) -> Callable[..., None]:
+        found.append(config.shutdown_timeout)
+        return lambda *_: None
+
+    monkeypatch.setattr(processes, "elastic_launch", launched)
+    launch(sign, tmp_path, processes=2, logs=tmp_path / "logs")
+    assert found == [900]  # PyTorch's own are 30
 
 
 def test_what_fails_in_a_launch_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

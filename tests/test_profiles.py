@@ -96,6 +96,27 @@ def test_only_what_does_not_ship_is_waited_for(tmp_path: Path) -> None:
     assert shipped == {"01_data", "04_sampling"}
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize(("profile", "turn"), [("smoke", " "), ("preflight", " flock ")])
+def test_a_chapter_is_asked_to_stop_before_its_jobs_time_is_over(profile: str, turn: str) -> None:
+    plan = [
+        "snakemake",
+        "--cores",
+        "1",
+        "--config",
+        f"profile={profile}",
+        "--dry-run",
+        "--forceall",
+    ]
+    plan += ["--printshellcmds", "--", f"runs/{profile}/book/01_data.ipynb"]
+    without = ran(*plan)
+    timed = ran(*plan[:1], "--default-resources", "runtime=10", *plan[1:])
+    (line,) = [each for each in timed.splitlines() if "rlfseg.book.execute" in each]
+    before = line.split("python")[0].strip() + " "
+    assert before.startswith("timeout --foreground --preserve-status 540" + turn)
+    assert "rlfseg.book.execute" in without and "timeout" not in without
+
+
 @pytest.mark.parametrize("target", ["preflight", "tables", "table"])
 def test_data_and_weights_are_linked_first(target: str, tmp_path: Path) -> None:
     told = ran("make", "--dry-run", target, f"DATA={tmp_path}", f"WEIGHTS={tmp_path}/w")

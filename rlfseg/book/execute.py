@@ -12,10 +12,13 @@ import ast
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 import papermill
 from jupyter_client.manager import AsyncKernelManager
@@ -23,7 +26,7 @@ from papermill.iorw import read_yaml_file
 from traitlets.config import Config
 
 from rlfseg.book.executed import finish
-from rlfseg.book.kernels import KERNELS, PROGRAM
+from rlfseg.book.kernels import PROGRAM, served_here
 
 STOPPED = 75  # BSD's status of a temporary failure
 _STOPPED = "StoppedError"  # `rlfseg.training.loop`'s, which would be imported for its name alone
@@ -32,12 +35,12 @@ _STOPPED = "StoppedError"  # `rlfseg.training.loop`'s, which would be imported f
 class _KernelManager(AsyncKernelManager):
     """Has kernels forked, where `rlfseg.book.kernels` serves them."""
 
+    begun: ClassVar[list[AsyncKernelManager]] = []
+
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-        command = super().format_kernel_cmd(extra_arguments)
-        place = os.environ.get(KERNELS, "")
-        if not Path(place).is_socket():  # of a chain that has ended, or on another node
-            return command
-        return [*PROGRAM, place, *command[command.index("-f") :]]
+        self.begun.append(self)
+        command, place = super().format_kernel_cmd(extra_arguments), served_here()
+        return command if place is None else [*PROGRAM, place, *command[command.index("-f") :]]
 
 
 def execute(notebook: Path, executed: Path, parameters: Path) -> None:
@@ -75,6 +78,30 @@ def _known(notebook: Path) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
+@contextmanager
+def _handed_on() -> Iterator[list[int]]:
+    """Hand SIGTERM and SIGUSR1 on to the kernel, and stay for what it still writes.
+
+    Yields:
+        The signals that came. A kernel that loses its parent is gone within a second.
+    """
+    asked: list[int] = []
+
+    def hand_on(number: int, _: object) -> None:
+        asked.append(number)
+        for manager in _KernelManager.begun:
+            if pid := getattr(manager.provisioner, "pid", None):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)  # itself alone, that it may end what it began
+
+    before = {each: signal.signal(each, hand_on) for each in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(places: Sequence[Path]) -> int:
     """Execute and finish a chapter; say why not on standard error.
 
@@ -82,11 +109,12 @@ def main(places: Sequence[Path]) -> int:
         0; `STOPPED` where a signal ended it, as at the end of a job's time; 1 for what would only
         happen again.
     """
-    try:
-        execute(*places)
-    except (ValueError, papermill.PapermillExecutionError) as error:
-        print(error, file=sys.stderr)
-        return STOPPED if _STOPPED in str(error) else 1
+    with _handed_on() as asked:
+        try:
+            execute(*places)
+        except (ValueError, papermill.PapermillExecutionError, RuntimeError) as error:
+            print(error, file=sys.stderr)
+            return STOPPED if asked or _STOPPED in str(error) else 1
     finish(places[1])
     return 0
 

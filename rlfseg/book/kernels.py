@@ -23,7 +23,7 @@ from pathlib import Path
 from subprocess import Popen
 from tempfile import mkdtemp
 
-#: The variable of the environment that names the socket.
+#: The variable of the environment that names the socket, and the Slurm job that may use it.
 KERNELS = "RLFSEG_KERNELS"
 #: How this file is run: its folder is not one to import from.
 PROGRAM = (sys.executable, "-P", __file__)
@@ -38,7 +38,21 @@ def begin() -> None:
         listener.listen()
         number = listener.fileno()
         Popen([*PROGRAM, "serve", str(number)], pass_fds=[number], start_new_session=True)
-    os.environ[KERNELS] = str(place)
+    os.environ[KERNELS] = f"{place}@{_job()}"
+
+
+def served_here() -> str | None:
+    """Return the socket, if there is one that this process may use.
+
+    There is none if its chain has ended, or is on another node; nor in a job of its own, from whose
+    cores and time a forked kernel would escape.
+    """
+    place, _, job = os.environ.get(KERNELS, "").rpartition("@")
+    return place if job == _job() and Path(place).is_socket() else None
+
+
+def _job() -> str:
+    return os.environ.get("SLURM_JOB_ID", "")
 
 
 def _serve(listener: socket.socket) -> socket.socket:
@@ -97,14 +111,14 @@ def _become_kernel(line: socket.socket) -> None:
 
 
 def _follow(line: socket.socket) -> None:
-    """Be interrupted when the go-between is, and end with it."""
-    while line.recv(1):
-        os.kill(os.getpid(), signal.SIGINT)
+    """Have the signals that the go-between has, and end with it."""
+    while number := line.recv(1):
+        os.kill(os.getpid(), ord(number))
     os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _stand_for(place: str, arguments: list[str]) -> None:
-    """Have a kernel forked, hand on interrupts, and end with it or with whoever began this."""
+    """Have a kernel forked, hand on signals, and end with it or with whoever began this."""
     parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(place)
@@ -112,7 +126,8 @@ def _stand_for(place: str, arguments: list[str]) -> None:
         sent = json.dumps(order).encode()
         socket.send_fds(line, [len(sent).to_bytes(4)], [1, 2])
         line.sendall(sent)
-        signal.signal(signal.SIGINT, lambda *_: line.send(b"i"))
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda number, _: line.send(bytes([number])))
         line.settimeout(_POLL)
         while os.getppid() == parent:
             with suppress(TimeoutError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 from papermill import PapermillExecutionError
 
 from rlfseg.book.execute import execute, main
-from rlfseg.book.kernels import KERNELS
+from rlfseg.book.kernels import KERNELS, served_here
 
 GIVEN = """count = 1
 runs = {"t = 1": {}}
@@ -47,6 +49,26 @@ begin()
 print(os.environ[KERNELS], flush=True)
 from rlfseg.book.execute import execute
 execute(*map(Path, sys.argv[1:]))
+"""
+HELD = """
+import signal, time
+asked = []
+if count == 2:
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+open("number", "w").write("1;")
+while not asked:
+    time.sleep(0.1)
+open("written", "w").write("all")
+raise RuntimeError("stopped")
+"""
+MAIN = """
+import sys
+from pathlib import Path
+from rlfseg.book.execute import main
+if sys.argv[1] == "forked":
+    from rlfseg.book.kernels import begin
+    begin()
+sys.exit(main([Path(each) for each in sys.argv[2:]]))
 """
 
 
@@ -150,7 +172,7 @@ def test_a_forked_kernel_is_as_one_that_was_started(
 ) -> None:
     with begun(tmp_path, count=1) as process:
         assert process.stdout is not None
-        place = Path(process.stdout.readline().strip())
+        place = Path(process.stdout.readline().strip().removesuffix("@"))
         assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
         _, complaints = process.communicate()
     assert process.returncode == 0
@@ -160,7 +182,7 @@ def test_a_forked_kernel_is_as_one_that_was_started(
     assert by(10, lambda: not place.parent.exists())
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(KERNELS, str(place))
+    monkeypatch.setenv(KERNELS, f"{place}@")
     monkeypatch.setenv("SAID", "elsewhere")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     execute(tmp_path / "page.ipynb", tmp_path / "started.ipynb", tmp_path / "given.yml")
@@ -171,9 +193,55 @@ def test_a_forked_kernel_is_as_one_that_was_started(
 def test_a_forked_kernel_ends_with_whoever_executes(tmp_path: Path) -> None:
     with begun(tmp_path, count=2) as process:
         assert process.stdout is not None
-        place, number = Path(process.stdout.readline().strip()), tmp_path / "number"
+        place = Path(process.stdout.readline().strip().removesuffix("@"))
+        number = tmp_path / "number"
         assert by(120, lambda: number.exists() and number.read_text().endswith(";"))
         kernel = int(number.read_text().rstrip(";"))
         assert not gone(kernel)
         process.kill()
         assert by(10, lambda: gone(kernel) and not place.parent.exists())
+
+
+def test_a_job_of_its_own_forks_no_kernel_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's name must be short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("at@here")
+        monkeypatch.setenv(KERNELS, "at@here@7")
+        assert served_here() is None
+        monkeypatch.setenv("SLURM_JOB_ID", "8")
+        assert served_here() is None
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        assert served_here() == "at@here"
+    (tmp_path / "at@here").unlink()
+    assert served_here() is None
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("kernel", "number"),
+    [("started", signal.SIGTERM), ("started", signal.SIGUSR1), ("forked", signal.SIGTERM)],
+)
+def test_a_signal_leaves_the_kernel_time_to_write(
+    tmp_path: Path, kernel: str, number: signal.Signals
+) -> None:
+    assert stopped(tmp_path, kernel, number, count=2) == 75
+    assert (tmp_path / "written").read_text() == "all"
+    assert "stopped" in (tmp_path / "done.ipynb").read_text()
+
+
+@pytest.mark.integration
+def test_a_kernel_that_dies_of_the_signal_is_worth_another_attempt(tmp_path: Path) -> None:
+    assert stopped(tmp_path, "started", signal.SIGTERM, count=1) == 75
+    assert not (tmp_path / "written").exists()
+
+
+def stopped(folder: Path, kernel: str, number: signal.Signals, *, count: int) -> int:
+    """The status of a program that executes the page above and alone is sent a signal."""
+    (folder / "given.yml").write_text(f"count: {count}\n")
+    files = map(str, (page(folder, HELD), folder / "done.ipynb", folder / "given.yml"))
+    with subprocess.Popen([sys.executable, "-c", MAIN, kernel, *files], cwd=folder) as process:
+        assert by(60, (folder / "number").exists)
+        process.send_signal(number)
+        return process.wait(30)

@@ -358,7 +358,7 @@ def test_a_supervised_run_is_the_one_its_chapter_looks_for(name: str) -> None:
     run = run_file(folder / "runs" / f"{name}.yml")
     assert run.profile == "a100" and run.data.dataset == name
     assert run.train.batch % run.machine.processes == 0
-    own, _ = chapter_file(folder / "06_refcoco.yml").own[name]
+    own = chapter_file(folder / "06_refcoco.yml").own[name]
     assert own.train_stage.hash == run.train_stage.hash
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from rlfseg.chapters.asks import Also, Asks, as_rows, phrase_rivals, semflow_riv
 from rlfseg.chapters.values import TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, DataConfig
 from rlfseg.experiment import ClosedSet, Curve, Run, Scoring, learned, loaded_tiny_decoder
+from rlfseg.stage import repository
 from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage
 
 Baselines = dict[str, Baseline]
@@ -173,13 +175,21 @@ class Referring:
         return {s: Scoring(s, on=on, sampler=self.run.sampler) for s in splits}
 
     @property
-    def own(self) -> dict[str, tuple[Run, Scoring]]:
-        """The supervised runs, and how each is scored."""
-        way = Scoring("val", sampler=self.run.sampler)
+    def own(self) -> dict[str, Run]:
+        """The supervised runs, by the data set that each is trained on."""
         return {
-            name: (self.run.on(self.others[name]).variant(changes), way)
+            name: self.run.on(self.others[name]).variant(changes)
             for name, changes in self.supervised.items()
         }
+
+    def own_scorings(self, name: str) -> dict[str, Scoring]:
+        """Return how the supervised run of a data set is scored, on the same splits."""
+        return {split: Scoring(split, sampler=self.run.sampler) for split in self.scorings(name)}
+
+    @property
+    def coco_files(self) -> list[Path]:
+        """The files of `coco_ids`, which are named from the repository's root, as data are."""
+        return [repository() / each for each in self.coco_ids]
 
     @property
     def baselines_on(self) -> PhraseSet:
@@ -189,12 +199,15 @@ class Referring:
     def asks(self) -> Asks:
         """Ask for the run on every split, the supervised runs, and the baselines."""
         scored = [(self.run, way) for name in self.others for way in self.scorings(name).values()]
+        scored += [
+            (own, way) for name, own in self.own.items() for way in self.own_scorings(name).values()
+        ]
         rivals = tuple(
             rival
             for other in self.others.values()
             for rival in phrase_rivals(self.run.on(other), self.baselines, self.baselines_on)
         )
-        return Asks(scored=as_rows([*scored, *self.own.values()]), rivals=rivals, data=(self.run,))
+        return Asks(scored=as_rows(scored), rivals=rivals, data=(self.run,))
 
 
 @dataclass(frozen=True, config=STRICT)

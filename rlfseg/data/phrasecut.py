@@ -76,6 +76,23 @@ def image_ids(root: Path | str, split: str) -> list[str]:
     return list(dict.fromkeys(_image_id(task, refer, n) for n, task in enumerate(tasks)))
 
 
+def coco_ids(root: Path | str, split: str) -> set[int] | None:
+    """Return COCO's ids of the images of a split that are COCO's too.
+
+    Returns:
+        None if the table of images says of none whether it is.
+
+    Raises:
+        FileNotFoundError: if the folder, a JSON file or `images/` is missing.
+        ValueError: as `read`.
+    """
+    used, entries = set(image_ids(root, split)), load_json(_table_file(Path(root)), list)
+    if not any("coco_id" in entry for entry in entries):
+        return None
+    coco = {str(entry["image_id"]): entry.get("coco_id") for entry in entries}
+    return {number for i in used if isinstance(number := coco.get(i), int)}
+
+
 def size_mismatches(root: Path | str, split: str) -> list[SizeMismatch]:
     """Find the images of a split whose file has another size than its annotation says.
 
@@ -174,12 +191,16 @@ def _entry(images: Mapping[str, ImageFile], image_id: str, where: str) -> ImageF
     return images[image_id]
 
 
-def _image_table(root: Path) -> dict[str, ImageFile]:
-    """Read the size of each image, keyed by image id."""
+def _table_file(root: Path) -> Path:
     path = next((root / name for name in IMAGE_TABLES if (root / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{root} holds no table of images: {' or '.join(IMAGE_TABLES)}")
-    table = {}
+    return path
+
+
+def _image_table(root: Path) -> dict[str, ImageFile]:
+    """Read the size of each image, keyed by image id."""
+    path, table = _table_file(root), {}
     for number, entry in enumerate(load_json(path, list)):
         where = f"{path}, entry number {number}"
         image = image_file(entry, "image_id", folder=root / "images", suffix=".jpg", where=where)

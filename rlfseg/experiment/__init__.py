@@ -8,6 +8,7 @@ scored(run, Scoring(split="test", phrases=100))         its counts
 """
 
 from rlfseg.experiment.curves import POINTS, Curve, Learning, curve_stage, further, kept_curve
+from rlfseg.experiment.overlap import shared_images
 from rlfseg.experiment.packing import (
     check_there,
     class_names,

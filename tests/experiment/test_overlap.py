@@ -20,7 +20,7 @@ REFERRING = DataConfig(source="files", dataset="refcoco", pixels=12)
 
 def phrasecut_files(root: Path, coco: dict[int, dict[str, Any]]) -> None:
     """Pictures 7 and 8 are trained on; 9 is of another split."""
-    (root / "images").mkdir(parents=True)
+    (root / "images").mkdir(parents=True, exist_ok=True)
     table = []
     for number, more in coco.items():
         Image.new("RGB", (20, 12)).save(root / "images" / f"{number}.jpg")

@@ -9,7 +9,7 @@ from rlfseg.book.paper.results import Result, Results, measured
 from rlfseg.book.paper.saved import save_results
 from rlfseg.evaluation.confusion import Confusion, miou_interval, pooled
 from rlfseg.evaluation.counts import Counts
-from rlfseg.experiment import Run, Scoring, left_out, scored
+from rlfseg.experiment import Run, Scoring, left_out, scored, shared_images
 from rlfseg.stage import kept, provenance
 
 
@@ -26,15 +26,16 @@ def run_cells(
         run: scored, or to be scored.
         scoring: how.
         data: what was measured on, as it stands below the table, followed by what packing has left
-            out of the split, if anything.
+            out of the split, and how many pictures of other data the run was trained on.
         dataset: goes before the columns' names, where a table has several data sets.
         again: runs that differ from the first by their seed alone.
     """
     found, on = scored(run, scoring), run.on(scoring.on)
-    counts = found.annotation
+    counts, split = found.annotation, scoring.split
+    about = (data, left_out(on, split), shared_images(run, scoring.on, split))
     return measured(
         counts,
-        data="; ".join(filter(None, (data, left_out(on, scoring.split)))),
+        data="; ".join(filter(None, about)),
         comparable=_comparable(run, scoring, len(counts)),
         method=run.method(scoring.sampler),
         dataset=dataset,

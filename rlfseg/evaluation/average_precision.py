@@ -57,7 +57,8 @@ def binned(histogram: NDArray[np.float64]) -> float:
     """Return the step-wise average precision of scores known only by their bin.
 
     Scores in one bin count as equal, so this is the exact value for scores rounded to the bins of
-    `grid`, steps of 0.001; for smooth scores it lies within 0.0005 of the unrounded one.
+    `grid`, steps of 0.001. For scores that spread over them it lies within about 0.001 of the
+    unrounded one; for those of a saturated sigmoid, heaped in the outermost, a tenth or more below.
 
     Args:
         histogram: pixels [2, BINS]; row 0 background, row 1 foreground, bins ascending.

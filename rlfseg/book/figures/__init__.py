@@ -3,13 +3,11 @@
 from rlfseg.book.figures.charts import (
     COLOURS,
     bars,
-    before_after,
     histograms,
     learning_curves,
     lines,
     miou_bars,
     paired_bars,
-    roofline,
     sample_histograms,
     smoothed,
     stacked,
@@ -25,3 +23,4 @@ from rlfseg.book.figures.pictures import (
     segmentations,
 )
 from rlfseg.book.figures.plane import Walked, grid, walk_explorer, walks
+from rlfseg.book.figures.points import before_after, clouds, roofline

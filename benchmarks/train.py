@@ -66,7 +66,8 @@ class OneByOne(RectifiedFlowObjective):
     def _both(self, batch: FlowBatch) -> tuple[PerSample, PerSample]:
         assert batch.z0_refined is not None
         original, refined = (
-            self._loss(z0, batch.z1, batch.t, batch.c) for z0 in (batch.z0, batch.z0_refined)
+            self._loss(z0=z0, z1=batch.z1, t=batch.t, c=batch.c)
+            for z0 in (batch.z0, batch.z0_refined)
         )
         return original, refined
 

@@ -325,7 +325,11 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     def _scores(self, codec: LatentCodec, z0: Latent, decoder: str) -> Score:
         if decoder == "taesd":
-            return replace(codec, tiny=self.tiny_vae).decode(z0)
+
+            def quick(tiny: nn.Module) -> Score:
+                return replace(codec, tiny=tiny).decode(z0)
+
+            return self._sound("the tiny decoder", self.tiny_vae, quick)
 
         def scores(vae: nn.Module) -> Score:
             return replace(codec, vae=vae).decode(z0)

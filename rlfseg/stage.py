@@ -14,11 +14,12 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -94,12 +95,14 @@ class Stage:
 def hashed(settings: Any) -> dict[str, Any]:
     """Return what of a dataclass of settings goes into a hash: this is the one policy.
 
-    All fields do, but for those that the class lists in `UNHASHED` while they have their default.
-    So a setting can be added later, listed, and what was made before stays current. A default that
-    is left out must then never change: a test pins them.
+    All fields do, and those of settings among them, but for those that a class lists in `UNHASHED`
+    while they have their default. So a setting can be added later, listed, and what was made before
+    stays current. A default that is left out must then never change: a test pins them.
     """
     quiet = {f.name: f.default for f in fields(settings) if f.name in _unhashed(settings)}
     values = asdict(settings)
+    parts = {name: getattr(settings, name) for name in values}
+    values |= {name: hashed(part) for name, part in parts.items() if is_dataclass(part)}
     return {name: v for name, v in values.items() if name not in quiet or v != quiet[name]}
 
 
@@ -331,7 +334,14 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": versions,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "device": _device(),
     }
+
+
+def _device() -> str:
+    """The GPU's name, or CPU; torch is only asked where something has imported it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "CPU"
 
 
 @contextmanager

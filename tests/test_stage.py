@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
@@ -127,6 +128,7 @@ def test_the_record_says_what_it_is_and_where_it_comes_from() -> None:
     assert record["commit"] == commit()
     assert record["libraries"]["torch"].startswith("2.") and record["python"].startswith("3.")
     assert "CPU cores" in record["machine"]
+    assert record["device"] == "CPU" or torch.cuda.is_available()
 
 
 def test_a_shipped_artefact_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

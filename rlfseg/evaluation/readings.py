@@ -35,8 +35,9 @@ def readings(counts: Counts, *, chosen: float | str, native: Counts | str) -> tu
     PhraseCut's evaluator asks for IoU > k, LAVT's for IoU >= k, both without the + 1 of CLIPSeg's.
     They are read at the chosen threshold, or at `FIXED` where none was chosen.
 
-    Deviation: phrases of an image with one caption are one sample, as they are packed. LAVT's own
-    code counts at 480 x 480, its masks with holes where a thing's polygons overlap.
+    Deviation: PhraseCut's phrases of an image with one caption are one sample, as they are packed,
+    and what packing leaves out is none, where both evaluators count it as 0. LAVT's own code counts
+    at 480 x 480, its masks with holes where a thing's polygons overlap.
 
     Args:
         counts: at the scoring size.
@@ -58,6 +59,8 @@ def _all(counts: Counts, chosen: float | str, native: Counts | str) -> Iterator[
     else:
         yield _reading(name, counts.miou_at(chosen), chosen)
     yield _reading("mIoU, fixed threshold", counts.miou_at(FIXED), FIXED)
+    for name, best in (("IoU_FG", counts.iou_fg()), ("IoU_BIN", counts.iou_bin())):
+        yield _reading(f"{name}, best threshold", best.value, best.threshold)
     at = FIXED if isinstance(chosen, str) else chosen
     yield from _hard(counts, at, "")
     yield from _hard(native, at, ", native size")

@@ -160,9 +160,10 @@ def pack_report(run: Run, split: str) -> dict[str, Any]:
 
 
 def left_out(run: Run, split: str) -> str:
-    """Say in words what packing a split has left out; nothing where that is nothing.
+    """Say in words what packing a split has left out or united; nothing where that is nothing.
 
-    It stands beside what is measured on the split. Nothing is packed for it.
+    It stands beside what is measured on the split. Of drawn scenes, where that takes nothing away,
+    what was united isn't said. Nothing is packed for it.
     """
     folder = found(run.packed_stage(split), profile=run.profile)
     if folder is None:
@@ -182,7 +183,10 @@ def left_out(run: Run, split: str) -> str:
         for kind, (noun, which) in kinds.items()
         if counts[kind]
     ]
-    return f"left out: {', '.join(said)}" if said else ""
+    told = [f"left out: {', '.join(said)}"] if said else []
+    if report["merged"] and run.data.source != "mini":
+        told.append(f"{report['merged']:,} united with another of the same caption")
+    return "; ".join(told)
 
 
 def classes(run: Run) -> Mapping[int, Label]:

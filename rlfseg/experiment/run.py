@@ -25,7 +25,7 @@ from rlfseg.config import (
 from rlfseg.data.catalogue import DATASETS, REFERRING
 from rlfseg.data.packed.schema import VERSION as PACK_VERSION
 from rlfseg.experiment.relabelling import VERSION as RELABEL_VERSION
-from rlfseg.stage import Stage, repository
+from rlfseg.stage import Stage, hashed, repository
 from rlfseg.stand_ins.backbone import RANDOM, BackboneConfig, autoencoder_stage, backbone_stage
 from rlfseg.stand_ins.full_size import random_stage
 from rlfseg.stand_ins.mini_sam import SamConfig, sam_stage
@@ -191,7 +191,7 @@ class Run:
     def splits(self) -> dict[str, str]:
         """The splits that are packed, and what the data set calls them (`val2017` for `val`).
 
-        PhraseCut's `miniv` is left out: it is a part of its `val`.
+        PhraseCut's `miniv` is left out, a validation split in miniature that no table uses.
         """
         names = DATASETS[self.data.dataset].splits
         return {name.removesuffix("2017"): name for name in names if name != "miniv"}
@@ -298,7 +298,7 @@ class Run:
     def scores_stage(self, scoring: Scoring) -> Stage:
         """Identify the scores of the trained model."""
         config: dict[str, Any] = {"split": scoring.split, "phrases": scoring.phrases}
-        config |= {"sampler": asdict(scoring.sampler)}
+        config |= {"sampler": hashed(scoring.sampler)}
         config |= {name: True for name in ("truth", "boundary") if getattr(scoring, name)}
         if self.on(scoring.on).photographed:
             config["native"] = True
@@ -308,7 +308,7 @@ class Run:
 
     def closed_stage(self, closed: ClosedSet) -> Stage:
         """Identify the confusions of the trained model among a closed set of names."""
-        config = {"images": closed.images, "sampler": asdict(closed.sampler)}
+        config = {"images": closed.images, "sampler": hashed(closed.sampler)}
         inputs = {"training": self.train_stage, "data": self.on(closed.on).data_stage}
         return Stage(f"closed-{self.train_stage.name}", 1, config, inputs, asdict(closed))
 

@@ -118,7 +118,9 @@ def loaded_tiny_decoder(run: Run, config: TinyConfig) -> AutoencoderTiny | None:
         tiny_decoder(config, run.backbone, profile=run.profile) if mini else located(config.name)
     )
     try:
-        tiny = AutoencoderTiny.from_pretrained(where, torch_dtype=torch.float32)
+        tiny = AutoencoderTiny.from_pretrained(
+            where, torch_dtype=torch.float32, use_safetensors=True
+        )
     except OSError as error:
         if mini:
             raise

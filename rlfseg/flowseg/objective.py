@@ -56,16 +56,17 @@ class FieldObjective(nn.Module):
             return Losses(cross_entropy(scores, batch.classes, reduction="none").mean((1, 2)))
         z1, z0 = batch.image, self.mu[batch.classes][..., 0, 0].movedim(-1, 1)
         zt = interpolate(z0=z0, z1=z1, t=batch.t)
-        return Losses(self._flow(self.field(zt, batch.t).float(), zt, z0, z1, batch))
+        v_pred = self.field(zt, batch.t).float()
+        return Losses(self._flow(batch, v_pred=v_pred, zt=zt, z0=z0, z1=z1))
 
     def _flow(
-        self, v_pred: Latent, zt: Latent, z0: Latent, z1: Latent, batch: FieldBatch
+        self, batch: FieldBatch, *, v_pred: Latent, zt: Latent, z0: Latent, z1: Latent
     ) -> PerSample:
         if self.arm == "l2":
             return l2_loss(v_pred=v_pred, z0=z0, z1=z1)
         if self.arm != "plain":
             z0 = reshaped(
-                z0,
+                z0=z0,
                 v_pred=v_pred,
                 zt=zt,
                 t=batch.t,

@@ -90,9 +90,9 @@ def _enough(count: int) -> None:
         raise ValueError(f"centroids tell classes apart, so at least 2 are needed, got {count}")
 
 
-def nearest(z0: Latent, mu: Centroids) -> Int[Tensor, "b h w"]:
+def nearest(z: Latent, mu: Centroids) -> Int[Tensor, "b h w"]:
     """Decode: return the number of the nearest centroid at each position (FlowSeg's last step)."""
-    return _distances(z0, mu)[1].argmin(1)
+    return _distances(z, mu)[1].argmin(1)
 
 
 def one_hot(classes: Int[Tensor, "b h w"], count: int) -> Shares:
@@ -100,7 +100,7 @@ def one_hot(classes: Int[Tensor, "b h w"], count: int) -> Shares:
     return torch.nn.functional.one_hot(classes, count).movedim(-1, 1).float()
 
 
-def mixture(z0: Latent, mu: Centroids) -> Shares:
+def mixture(*, z0: Latent, mu: Centroids) -> Shares:
     """Measure how far a latent lies between two centroids, as shares of the two.
 
         a = clip(<z0 - mu_0, mu_1 - mu_0> / |mu_1 - mu_0|^2, 0, 1),    y = (1 - a, a)
@@ -181,8 +181,8 @@ def gradient(
 
 
 def reshaped(
-    z0: Latent,
     *,
+    z0: Latent,
     v_pred: Latent,
     zt: Latent,
     t: Time,

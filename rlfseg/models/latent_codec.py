@@ -105,11 +105,17 @@ class LatentCodec:
             small = z.to(self.tiny.dtype).split(_MOST)
             return torch.cat([self.tiny.decode(part).sample.float() for part in small])
         unscaled = z.to(self.vae.dtype) / self.vae.config.scaling_factor
-        fast = self.decoding != torch.float32
         some = _AT_ONCE if self.device.type == "cpu" else _MOST
-        with torch.autocast(self.device.type, self.decoding if fast else None, enabled=fast):
-            parts = [self.vae.decode(part).sample.float() for part in unscaled.split(some)]
-        return torch.cat(parts)
+        return torch.cat([self._drawn(part) for part in unscaled.split(some)])
+
+    def _drawn(self, unscaled: Latent) -> Image:
+        """Decode in the type that is asked for; in the weights' own if that overflows."""
+        if self.decoding != torch.float32:
+            with torch.autocast(self.device.type, self.decoding):
+                picture = self.vae.decode(unscaled).sample.float()
+            if picture.isfinite().all():
+                return picture
+        return self.vae.decode(unscaled).sample.float()
 
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Text:

@@ -33,8 +33,8 @@ class RectifiedFlowObjective(nn.Module):
         reshaped   the squared error from FlowSeg's reshaped velocity, whose centroids are the black
                    and the white latent; a label's place between them gives its shares of the two
 
-    Deviation: `probe`, `l2` and `reshaped` are not in the paper; the book compares them with what
-    is.
+    Deviation: `probe`, `l2` and `reshaped` are not in the paper; the book compares the last two
+    with what is.
     """
 
     mu: Centroids | None
@@ -67,14 +67,14 @@ class RectifiedFlowObjective(nn.Module):
     def forward(self, batch: FlowBatch) -> Losses:
         """Return the per-sample losses of a batch."""
         if batch.z0_refined is None:
-            return Losses(self._loss(batch.z0, batch.z1, batch.t, batch.c))
+            return Losses(self._loss(z0=batch.z0, z1=batch.z1, t=batch.t, c=batch.c))
         if self.selection == "exact" and batch.at_one:
             original, refined = self._both_at_one(batch)
             loss, picked = select(loss_original=original, loss_refined=refined)
         else:
             picked = self.chosen(batch)
             z0 = torch.where(picked[:, None, None, None], batch.z0, batch.z0_refined)
-            loss = self._loss(z0, batch.z1, batch.t, batch.c)
+            loss = self._loss(z0=z0, z1=batch.z1, t=batch.t, c=batch.c)
         values, among = {"picked_original": picked}, {}
         if batch.area is not None:
             least, most = SIZES
@@ -96,8 +96,9 @@ class RectifiedFlowObjective(nn.Module):
     def _both(self, batch: FlowBatch) -> tuple[PerSample, PerSample]:
         """Return the original and the refined label's losses at the samples' own t."""
         assert batch.z0_refined is not None
+        z0 = torch.cat([batch.z0, batch.z0_refined])
         z1, t, c = (torch.cat([each, each]) for each in (batch.z1, batch.t, batch.c))
-        loss = self._loss(torch.cat([batch.z0, batch.z0_refined]), z1, t, c)
+        loss = self._loss(z0=z0, z1=z1, t=t, c=c)
         original, refined = loss.chunk(2)
         return original, refined
 
@@ -110,7 +111,7 @@ class RectifiedFlowObjective(nn.Module):
         original = self._measure(v_pred, z0=batch.z0, **at)
         return original, self._measure(v_pred, z0=batch.z0_refined, **at)
 
-    def _loss(self, z0: Latent, z1: Latent, t: Time, c: Text) -> PerSample:
+    def _loss(self, *, z0: Latent, z1: Latent, t: Time, c: Text) -> PerSample:
         zt = interpolate(z0=z0, z1=z1, t=t)
         v_pred = as_velocity(self.unet)(zt, t, c)
         return self._measure(v_pred, z0=z0, z1=z1, zt=zt, t=t)
@@ -121,6 +122,6 @@ class RectifiedFlowObjective(nn.Module):
             return l2_loss(v_pred=v_pred, z0=z0, z1=z1)
         if self.objective == "reshaped":
             assert self.mu is not None
-            y = mixture(z0, self.mu)
-            z0 = reshaped(z0, v_pred=v_pred, zt=zt, t=t, y=y, mu=self.mu)
+            y = mixture(z0=z0, mu=self.mu)
+            z0 = reshaped(z0=z0, v_pred=v_pred, zt=zt, t=t, y=y, mu=self.mu)
         return rf_loss(v_pred=v_pred, z0=z0, z1=z1)

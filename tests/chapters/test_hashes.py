@@ -6,9 +6,9 @@ import importlib.util
 import json
 import pkgutil
 from contextlib import suppress
-from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import pytest
 from conftest import ROOT
@@ -162,3 +162,20 @@ def test_a_whole_number_is_the_number_that_it_is() -> None:
     """YAML's `1` and `1.0` are one value of a rate."""
     one, other = TrainConfig(steps=1, lr=1), TrainConfig(steps=1, lr=1.0)
     assert Stage.of("training", 1, one).hash == Stage.of("training", 1, other).hash
+
+
+@dataclass(frozen=True)
+class Part:
+    UNHASHED: ClassVar = ("quiet",)
+    told: int = 1
+    quiet: int = 2
+
+
+@dataclass(frozen=True)
+class Whole:
+    part: Part
+
+
+def test_a_setting_within_settings_is_left_out_at_its_default_too() -> None:
+    assert hashed(Whole(Part())) == {"part": {"told": 1}}
+    assert hashed(Whole(Part(quiet=3))) == {"part": {"told": 1, "quiet": 3}}

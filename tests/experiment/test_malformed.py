@@ -112,7 +112,8 @@ def test_polygons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) ->
     assert report.ok and "1 of 4 can't be drawn" in notes(report), report.as_text()
     assert said in notes(report) and said in pack_report(run, "val")["left_out"][0]["why"]
     assert left_out(run, "val") == (
-        "left out: 1 phrase whose annotation can't be drawn, 1 phrase without a marked pixel"
+        "left out: 1 phrase whose annotation can't be drawn, 1 phrase without a marked pixel; "
+        "1 united with another of the same caption"
     )
 
 

@@ -56,7 +56,7 @@ def test_the_gradient_is_that_of_the_potential(tau: float, soft: bool) -> None:
 def test_reshaping_is_flow_matching_plus_a_cross_entropy_weighted_by_time() -> None:
     z1, z0, y, t, v = scene()
     zt, wide = interpolate(z0=z0, z1=z1, t=t), t[:, None, None, None]
-    moved = reshaped(z0, v_pred=v, zt=zt, t=t, y=y, mu=MU)
+    moved = reshaped(z0=z0, v_pred=v, zt=zt, t=t, y=y, mu=MU)
     (ours,) = torch.autograd.grad((v - (z1 - moved)).square().sum(), v)
     phi = potential(zt - wide * v, y=y, mu=MU) / t[:, None, None]
     (stated,) = torch.autograd.grad((v - (z1 - z0)).square().sum() + 2 * phi.sum(), v)
@@ -68,7 +68,7 @@ def test_without_the_stop_gradient_it_is_something_else() -> None:
     zt = interpolate(z0=z0, z1=z1, t=t)
     grads = []
     for detach in (True, False):
-        moved = reshaped(z0, v_pred=v, zt=zt, t=t, y=y, mu=MU, detach=detach)
+        moved = reshaped(z0=z0, v_pred=v, zt=zt, t=t, y=y, mu=MU, detach=detach)
         (g,) = torch.autograd.grad((v - (z1 - moved)).square().sum(), v)
         grads.append(g.flatten())
     assert torch.cosine_similarity(*grads, dim=0) < 0.9
@@ -176,8 +176,8 @@ def test_a_mixture_tells_how_far_a_latent_lies_between_black_and_white() -> None
     g = torch.Generator().manual_seed(2)
     mu = torch.randn(2, 4, 3, 3, generator=g)
     z0 = torch.stack([mu[0] + a * (mu[1] - mu[0]) for a in (-0.5, 0.0, 0.3, 1.0, 2.0)])
-    y = mixture(z0, mu)
+    y = mixture(z0=z0, mu=mu)
     torch.testing.assert_close(y[:, 1, 1, 2], torch.tensor([0.0, 0.0, 0.3, 1.0, 1.0]))
     torch.testing.assert_close(y.sum(1), torch.ones(5, 3, 3))
     with pytest.raises(ValueError, match="two centroids"):
-        mixture(z0, kronecker(3))
+        mixture(z0=z0, mu=kronecker(3))

@@ -104,6 +104,22 @@ def test_together_equals_one_by_one(pipe: RLFSegPipeline) -> None:
     assert np.abs(alone[0] - alone[1]).max() > 1e-3  # the phrase matters
 
 
+def test_a_calls_threshold_takes_the_place_of_the_pipelines(pipe: RLFSegPipeline) -> None:
+    scores = pipe(PICTURES[0], "red star").scores[0]
+    level = float(np.median(scores))
+    (mask,) = pipe(PICTURES[0], "red star", threshold=level).masks
+    assert np.array_equal(mask, scores > level) and not np.array_equal(mask, scores > 0.4)
+
+
+def test_a_calls_tol_takes_the_place_of_the_pipelines(
+    pipe: RLFSegPipeline, backbone: Path, trained: Path
+) -> None:
+    other = RLFSegPipeline.from_backbone(backbone, trained, tol=0.7)
+    found = all_scores(pipe, tol=0.7)
+    np.testing.assert_allclose(found, all_scores(other), atol=1e-5)
+    assert np.abs(found - all_scores(pipe)).max() > 1e-3
+
+
 def test_a_picture_is_encoded_once(pipe: RLFSegPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     encode = pipe.vae.encode

@@ -19,7 +19,9 @@ from rlfseg.config import OptimiserConfig
 from rlfseg.processes import joined, signals, until
 from rlfseg.training.loop import Losses, StoppedError
 
-CONFIG = OptimiserConfig(steps=11, lr=1e-2, warmup=3, schedule="cosine")
+CONFIG = OptimiserConfig(
+    steps=11, lr=1e-2, warmup=3, schedule="cosine", weight_decay=0.1, beta2=0.95
+)
 
 
 class Regression(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from rlfseg.baselines.segmenter import (
     enlarged,
     evaluate_segmenter,
     phrase_batch,
+    scores,
 )
 from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
 from rlfseg.chapters.asks import Rival
@@ -45,10 +47,12 @@ from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
 from rlfseg.experiment import Run, codec, latent_cache
+from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.weights import seeded
 from rlfseg.stage import read_record, repository
-from rlfseg.stand_ins.mini_clip import mini_clip
-from rlfseg.stand_ins.text_to_image import small_tokenizer
+from rlfseg.stand_ins.mini_clip import ClipConfig, load_clip, mini_clip
+from rlfseg.stand_ins.text_to_image import save_tokenizer, small_tokenizer
+from rlfseg.training.flow_batch import batch_items
 from rlfseg.training.loop import fit
 
 LDZNET = LdznetConfig(steps=3, batch=4, width=8)
@@ -214,6 +218,30 @@ def test_on_a_mini_clip_the_decoder_alone_is_trained() -> None:
     assert torch.equal(prepared(white, 32, *UNIT), to_unit(torch.from_numpy(white)))
 
 
+def test_a_small_model_on_a_mini_clip_sees_and_reads_as_that_clip_does(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, asked = small_tokenizer(("red star", "blue moon")), []
+    seeded(3, lambda: mini_clip(tokenizer, pixels=32)).save_pretrained(tmp_path)
+    save_tokenizer(tokenizer, tmp_path)
+
+    def there(config: ClipConfig, *, profile: str) -> Path:
+        asked.append((config, profile))
+        return tmp_path
+
+    monkeypatch.setattr("rlfseg.baselines.clipseg.trained_clip", there)
+    config = ClipsegConfig(steps=3, pixels=16, clip=ClipConfig(pixels=32))
+    model = config.model(run, codec(run))
+    assert asked == [(config.clip, "smoke")]
+    assert (model.levels, model.pixels) == (UNIT, 32)
+    assert model.tokenizer.get_vocab() == tokenizer.get_vocab()
+    clip, _ = load_clip(tmp_path)
+    for name, value in model.model.clip.state_dict().items():
+        assert torch.equal(value, clip.state_dict()[name]), name
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == name.startswith("model.decoder."), name
+
+
 def test_released_weights_are_taken_from_the_folder_of_weights(clipseg: Clipseg, run: Run) -> None:
     """By the name that the hub gives them, in float32 whatever they were saved in."""
     folder = repository() / "weights" / "owner" / "clipseg"
@@ -275,21 +303,59 @@ class Stub(torch.nn.Module):
         return seen + heard[:, None, None] / 100
 
 
-def test_scores_are_counted_as_everything_is(run: Run) -> None:
-    cache, stub = latent_cache(run, "test", codec(run)), Stub()
-    items = spaced(len(cache.pack), 5)
-    found = evaluate_segmenter(stub, cache, items)
-    parts = []
-    for i in items:
-        logits = stub(stub.see(cache, [i]), stub.hear(cache, [cache.pack.caption(i)]))
-        score = enlarged(logits, 16).sigmoid()
+def counted(cache: LatentCache, items: Sequence[int], captions: Sequence[str]) -> Counts:
+    """What the stub says of items, each alone and with its caption."""
+    stub, parts = Stub(), []
+    for i, caption in zip(items, captions, strict=True):
+        score = enlarged(stub(stub.see(cache, [i]), stub.hear(cache, [caption])), 16).sigmoid()
         name = cache.pack.image_ids[cache.pack.item_image[i]]
-        parts.append(count(score, torch.from_numpy(cache.pack.masks(i)[0])[None], [name]))
-    by_hand = Counts.concatenate(parts)
+        parts.append(count(score, torch.from_numpy(cache.pack.annotation(i))[None], [name]))
+    return Counts.concatenate(parts)
+
+
+def test_scores_are_counted_as_everything_is(run: Run) -> None:
+    cache = latent_cache(run, "test", codec(run))
+    items = spaced(len(cache.pack), 5)
+    found = evaluate_segmenter(Stub(), cache, items)
+    by_hand = counted(cache, items, [cache.pack.caption(i) for i in items])
     assert np.array_equal(found.annotation.histogram, by_hand.histogram)
     assert np.array_equal(found.annotation.image_id, by_hand.image_id)
     np.testing.assert_allclose(found.annotation.ap, by_hand.ap)
     assert found.truth is not None and len(found.truth) == len(items)
+
+
+def test_other_captions_are_said_in_the_place_of_the_items_own(run: Run) -> None:
+    cache, stub = latent_cache(run, "test", codec(run)), Stub()
+    items, others = spaced(len(cache.pack), 5), ["a" * (50 + 40 * k) for k in range(5)]
+    found = evaluate_segmenter(stub, cache, items, captions=others).annotation.histogram
+    own = evaluate_segmenter(stub, cache, items).annotation.histogram
+    assert np.array_equal(found, counted(cache, items, others).histogram)
+    assert (found != own).any((1, 2)).all()
+    ((_, whole),) = scores(stub, cache, items, captions=others)
+    parts = [part for _, part in scores(stub, cache, items, captions=others, batch=2)]
+    assert len(parts) == 3 and torch.equal(torch.cat(parts), whole)
+
+
+def test_the_loss_is_the_cross_entropy_of_each_mask_by_hand() -> None:
+    logits, mask = torch.randn(3, 4, 4), torch.zeros(3, 4, 4, dtype=torch.bool)
+    mask[0, :1], mask[1, :, 2:3], mask[2, :3] = True, True, True
+    found = MaskObjective(Stub())(PhraseBatch(logits - 0.07, torch.full((3,), 7.0), mask)).loss
+    p, inside = 1 / (1 + np.exp(-logits.double().numpy())), mask.numpy()
+    by_hand = -np.log(np.where(inside, p, 1 - p)).mean((1, 2))
+    np.testing.assert_allclose(found.numpy(), by_hand, rtol=1e-5)
+
+
+def test_a_batch_is_of_annotations_and_of_their_own_pictures_and_phrases(run: Run) -> None:
+    cache = latent_cache(run, "train", codec(run))
+    batch = phrase_batch(Stub(), cache, 2, size=4, seed=1)
+    items = batch_items(len(cache.pack), 4, seed=1, step=2)
+    samples = [cache.pack[i] for i in items.tolist()]
+    assert not any(np.array_equal(each.mask, each.truth) for each in samples)
+    assert len({each.image.tobytes() for each in samples}) > 1 < len(set(batch.heard.tolist()))
+    for k, each in enumerate(samples):
+        assert np.array_equal(batch.mask[k].numpy(), each.mask)
+        assert np.array_equal(batch.seen[k].numpy(), each.image[::2, ::2, 0] / np.float32(255))
+        assert batch.heard[k] == len(each.caption)
 
 
 def test_processes_share_a_batch_without_overlap(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tiny import tiny_unet
 from tiny_run import given_run
 from torch import Tensor
 
@@ -29,8 +33,11 @@ from rlfseg.baselines.semflow import (
 from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
 from rlfseg.evaluation.closed_set import confusions, true_classes
 from rlfseg.evaluation.confusion import IGNORED, Confusion, miou_interval, pooled
+from rlfseg.evaluation.predict import spaced
 from rlfseg.experiment import Run, codec, packed, source_folder
 from rlfseg.models.latent_cache import LatentCache
+from rlfseg.models.unet import as_velocity, load_unet, save_trained
+from rlfseg.models.weights import seeded
 from rlfseg.stage import made_at
 
 NAMES = [MINI_CLASSES[raw].prompt for raw in sorted(MINI_CLASSES)]
@@ -92,6 +99,22 @@ def test_colours_that_come_back_changed_are_compared_with_what_they_became() -> 
     assert not np.array_equal(
         Palette(colours, colours[:-1]).nearest(twisted(palette.paint(maps))), maps
     )
+
+
+def test_what_comes_back_is_averaged_over_all_pictures_however_many_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def shifted(x: Tensor) -> Tensor:
+        return 0.5 * x + x.mean((2, 3), keepdim=True)  # by another colour in each picture
+
+    monkeypatch.setattr("rlfseg.baselines.palette._AT_ONCE", 2)
+    colours = spread(plain(), 6)
+    maps = np.random.default_rng(0).choice([0, 1, 2, 3, 4, IGNORED], size=(7, 3, 4))
+    palette = calibrated(plain(shifted), colours, maps)
+    painted = colours.numpy()[np.where(maps == IGNORED, 5, maps)]
+    back = 0.5 * painted + painted.mean((1, 2), keepdims=True)
+    for number, found in enumerate(palette.returned.numpy()):
+        np.testing.assert_allclose(found, back[maps == number].mean(0), atol=1e-6)
 
 
 class Pictures:
@@ -160,6 +183,37 @@ def test_a_batch_is_pictures_and_their_painted_maps(stuff: Run) -> None:
         assert torch.allclose(batch.z0[k], coder.encode(painted)[0], atol=1e-5)
         assert torch.equal(batch.c[k], coder.text([""])[0])
     assert ((batch.t >= 0) & (batch.t <= 1)).all() and len(set(batch.t.tolist())) == 3
+
+
+def test_the_trained_networks_maps_are_scored_and_the_true_ones_that_come_back(
+    stuff: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet, colours = seeded(7, tiny_unet), spread(plain(), len(NAMES) + 1)
+    palette = Palette(colours, colours[:-1].roll(1, 1).contiguous())
+    save_trained(unet, tmp_path)
+    save_file(vars(palette), tmp_path / "palette.safetensors")
+    monkeypatch.setattr(semflow, "trained", lambda *_: tmp_path)
+    found = named(stuff, replace(CHOICE, euler=2), NAMES, images=2)
+
+    coder, pack = codec(stuff), packed(stuff, "val")
+    cache = LatentCache(tmp_path / "latents", pack, coder)
+    some = [pack.image_ids[k] for k in spaced(3, 2)]
+    truth = [true_classes(pack, image_id, NAMES) for image_id in some]
+
+    def pixels(maps: Iterable[np.ndarray]) -> list[list[list[int]]]:
+        pairs = zip(maps, truth, strict=True)
+        return [Confusion.of(g, t, classes=len(NAMES)).pixels.tolist() for g, t in pairs]
+
+    def drawn(unet: UNet2DConditionModel, euler: int) -> list[list[list[int]]]:
+        unet.requires_grad_(False).eval()
+        return pixels(named_by_colour(as_velocity(unet), cache, palette, some, euler=euler))
+
+    trained = load_unet(tmp_path)  # as it was saved, in half precision
+    given_, carried = ([each.pixels.tolist() for each in kind] for kind in vars(found).values())
+    assert given_ == drawn(trained, 2)
+    assert given_ not in (drawn(trained, 3), drawn(load_unet("./tiny"), 2))
+    back = (coder.decode_image(coder.encode(palette.paint(t[None]))) for t in truth)
+    assert carried == pixels(palette.nearest(picture)[0] for picture in back) != given_
 
 
 @pytest.mark.integration

@@ -102,6 +102,20 @@ def test_a_runs_cells_are_read_at_the_threshold_that_is_best_on_its_own_val(run:
     assert chosen.choosing(elsewhere) == Scoring("val", 4, sampler=way.sampler)
 
 
+def test_a_runs_cells_have_the_values_of_its_other_seeds(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = torch.rand(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    counts = {seed: count(scores[seed], scores[0] > 0.4, list("abcd")) for seed in range(3)}
+    monkeypatch.setattr(
+        "rlfseg.book.paper.cells.scored", lambda run, scoring: Evaluation(counts[run.train.seed])
+    )
+    first, *again = [run.variant({"seed": seed}) for seed in counts]
+    cells = run_cells(first, Scoring("test"), data="some", again=again)
+    values = [100 * each.miou().value for each in counts.values()]
+    assert cells["mIoU"].seeds == pytest.approx(values) and len(set(values)) == 3
+
+
 def test_only_the_whole_split_of_the_papers_data_may_be_compared(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

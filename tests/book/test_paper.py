@@ -32,6 +32,7 @@ from rlfseg.book.paper import (
 )
 from rlfseg.chapters import made_in
 from rlfseg.evaluation.counting import count
+from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.readings import Reading, readings
 
 OURS = ("RLFSeg(Ours)", "mIoU")
@@ -492,13 +493,17 @@ def test_the_page_has_the_papers_versions_and_the_locks() -> None:
     assert f"| Python | {environment()['Python']} |" in page
 
 
-def test_counts_become_the_two_cells_that_most_tables_have() -> None:
-    rng = np.random.default_rng(0)
+def some_counts(seed: int) -> Counts:
+    """Counts of 24 masks of 12 images."""
+    rng = np.random.default_rng(seed)
     masks = rng.random((24, 12, 12)) < 0.4
-    scores = np.clip(0.6 * masks + 0.5 * rng.random(masks.shape), 0, 1).astype(np.float32)
-    counts = count(
-        torch.from_numpy(scores), torch.from_numpy(masks), [str(k // 2) for k in range(24)]
-    )
+    scores = (0.4 * masks + 0.6 * rng.random(masks.shape)).astype(np.float32)
+    names = [str(k // 2) for k in range(24)]
+    return count(torch.from_numpy(scores), torch.from_numpy(masks), names)
+
+
+def test_counts_become_the_two_cells_that_most_tables_have() -> None:
+    counts = some_counts(0)
     about = {"chosen": 0.5, "native": "not counted"}
     no, yes = ({"comparable": word, **about} for word in ("no: another world", "yes: alike"))
     cells = measured(counts, data="24 masks", dataset="PhraseCut", seed=3, **no)
@@ -515,3 +520,12 @@ def test_counts_become_the_two_cells_that_most_tables_have() -> None:
     assert miou.readings == ap.readings == readings(counts, **about)
     rows = {("1", column): value for column, value in cells.items()}
     assert "24 masks" in str(render(9, rows, caption="c", name="t", profile="mini").data)
+
+
+def test_cells_have_the_value_of_each_seed_in_their_order() -> None:
+    first, *again = every = [some_counts(seed) for seed in range(3)]
+    about = {"data": "d", "comparable": "no: drawn", "chosen": 0.5, "native": "not counted"}
+    cells = measured(first, again=again, **about)
+    assert cells["mIoU"].seeds == pytest.approx([100 * each.miou().value for each in every])
+    assert cells["AP"].seeds == pytest.approx([100 * each.ap_mean() for each in every])
+    assert measured(first, **about)["AP"].seeds == ()

@@ -93,19 +93,20 @@ BAD: list[tuple[Callable[[Path], Example], str]] = [
     ("number", "workers"), [*((n, 0) for n in range(len(BAD))), (0, 2), (6, 2), (8, 2)]
 )
 def test_one_bad_record_is_named_and_spoils_nothing(
-    tmp_path: Path, photo: Path, number: int, workers: int
+    tmp_path: Path, photo: Path, number: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rlfseg.data.packed.shard.CHUNK", 4)
     make, message = BAD[number]
     path = tmp_path / "a.h5"
     earlier = write_pack(good(photo, 2), path, size=16)
-    content = [*good(photo, CHUNK), make(photo)]
+    content = [*good(photo, 4), make(photo)]
     with pytest.raises(ValueError, match=message):
         write_pack(content, path, size=16, workers=workers)
     pack = Pack(path)
     pack.validate()
     assert pack.content_hash == earlier.content_hash
     (shard,) = (tmp_path / ".a.h5.part").glob("*.h5")  # the good chunk before it is kept
-    assert write_pack(good(photo, CHUNK), path, size=16).images == CHUNK
+    assert write_pack(good(photo, 4), path, size=16).images == 4
     assert not shard.exists()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,3 +70,18 @@ def test_rates() -> None:
     assert cost.rate == 200 and cost.intensity == 5
     assert matrix_rate("cpu", torch.float32, side=256, rounds=2) > 1e8
     assert copy_rate("cpu", megabytes=8, rounds=2) > 1e8
+
+
+def test_rates_are_what_is_worked_and_moved_by_the_seconds_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flop: list[int] = []
+
+    def half_a_second(works: Mapping[str, Callable[[], Any]], **_: object) -> dict[str, float]:
+        flop.extend(map(count_flop, works.values()))
+        return dict.fromkeys(works, 0.5)
+
+    monkeypatch.setattr("rlfseg.evaluation.cost.in_turns", half_a_second)
+    assert matrix_rate("cpu", torch.float32, side=7) == 2 * 7**3 / 0.5
+    assert flop == [2 * 7**3]
+    assert copy_rate("cpu", megabytes=3) == 2 * 3 * 2**20 / 0.5

@@ -69,6 +69,18 @@ def test_the_pooled_ap_is_scikit_learn_s_up_to_the_bins() -> None:
     assert pooled == pytest.approx(average_precision_score(masks.flatten(), binned), abs=1e-12)
 
 
+def test_scores_heaped_in_the_outermost_bins_lose_their_order_there() -> None:
+    """Then the pooled AP is far from the unrounded one, and still what its bins say."""
+    masks, ids = scene(size=48)[1:]
+    scores = torch.sigmoid(12 * (2 * masks - 1 + torch.randn(masks.shape)))
+    assert ((scores < 0.001) | (scores > 0.999)).float().mean() > 0.7
+    pooled = count(scores, masks, ids).ap_pooled()
+    binned = np.searchsorted(EDGES, scores.flatten().numpy())
+    assert pooled == pytest.approx(average_precision_score(masks.flatten(), binned), abs=1e-12)
+    exact = average_precision_score(masks.flatten().numpy(), scores.flatten().numpy())
+    assert 0.1 < exact - pooled < 0.2
+
+
 def test_ap_clipseg_by_hand() -> None:
     # Four points (R, P) after the duplicate and the threshold without prediction are gone:
     # (1/5, 1/2), (2/5, 2/4), (3/5, 3/7), (4/5, 4/10).
@@ -108,6 +120,12 @@ def test_simpson_by_hand() -> None:
     assert precision.simpson(x**2, x) == pytest.approx(((8 / 3 + 6.5) + (0.5 + 26 / 3)) / 2)
     assert precision.simpson(np.array([2.0, 4.0]), np.array([0.0, 3.0])) == 9
     assert precision.simpson(np.array([2.0]), np.array([0.5])) == 0
+    # The same on an uneven grid: the parabola through three of the points, and the trapezoid.
+    x, y = np.array([0.0, 1.0, 3.0, 7.0]), np.array([2.0, 5.0, 1.0, 4.0])
+    area = [np.polyint(np.polyfit(x[some], y[some], 2)) for some in (slice(0, 3), slice(1, 4))]
+    last = np.polyval(area[0], 3) - np.polyval(area[0], 0) + 4 * (1 + 4) / 2
+    first = 1 * (2 + 5) / 2 + np.polyval(area[1], 7) - np.polyval(area[1], 1)
+    assert precision.simpson(y, x) == pytest.approx((last + first) / 2, rel=1e-12)
     # No width: what is left of the pair is a trapezoid.
     y = np.array([5.0, 2.0, 4.0])
     assert precision.simpson(y, np.array([0.0, 0.0, 1.0])) == 3

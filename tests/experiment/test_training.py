@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tiny import latents, texts
 from tiny_run import TRAIN, given_run, with_sam
 
-from rlfseg.config import MachineConfig, SamplerConfig, TrainConfig
+from rlfseg.config import MachineConfig, OptimiserConfig, SamplerConfig, TrainConfig
 from rlfseg.device import quick_accelerator
 from rlfseg.evaluation.predict import predict
 from rlfseg.experiment import (
@@ -172,6 +172,14 @@ def test_each_objective_is_another_loss(run: Run) -> None:
     assert len(set(first.values())) == 3, first
 
 
+def test_the_reshaped_field_is_pulled_to_black_and_white_in_this_order(run: Run) -> None:
+    other = run.variant({"objective": "reshaped"})
+    objective, *_ = work(other, untrained(other))
+    white = torch.ones(1, 16, 16, dtype=torch.bool)
+    wanted = codec(run).encode_mask(torch.cat([~white, white]))
+    torch.testing.assert_close(objective.mu, wanted)
+
+
 @pytest.mark.integration
 def test_a_run_from_scratch_is_the_same_network_that_has_seen_nothing(run: Run) -> None:
     full = run.variant({"rank": 0, "time": "one"})
@@ -221,6 +229,16 @@ def test_training_takes_the_labels_that_it_is_told_to(run: Run, selection: str) 
     assert all(("picked_original" in step.values) == (selection != "refined") for step in steps)
     plain = [step.loss for step in read_steps(trained(run) / "steps.jsonl")]
     assert [step.loss for step in steps] != plain
+
+
+@pytest.mark.integration
+def test_a_runs_settings_reach_its_optimiser_objective_and_batches(repo: Path) -> None:
+    run = with_sam(schedule="cosine", warmup=3, time="one", selection="probe")
+    objective, batch, optimiser = work(run, untrained(run))
+    assert optimiser == OptimiserConfig(steps=4, lr=1e-2, warmup=3, schedule="cosine")
+    assert objective.selection == "probe"
+    first = batch(1)
+    assert first.t.tolist() == [1, 1, 1, 1] and first.z0_refined is not None
 
 
 # --- the machine --------------------------------------------------------------------------------

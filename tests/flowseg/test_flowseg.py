@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from rlfseg.data.drawn.scene import GROUNDS
 from rlfseg.flowseg.network import PixelField, cosine_features
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
-from rlfseg.flowseg.recipe import Curves, FieldConfig, arm, arm_stage, gains
-from rlfseg.flowseg.scenes import NAMES, draw_labelled
+from rlfseg.flowseg.recipe import Curves, FieldConfig, arm, arm_stage, gains, scored
+from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
 from rlfseg.method.flow import interpolate
 from rlfseg.method.reshaping import kronecker, one_hot, potential
 
@@ -154,20 +154,43 @@ def test_every_variant_is_its_own_and_the_parts_add_up() -> None:
         FieldObjective(Still(), MU, arm="both")
 
 
+class Oracle(nn.Module):
+    """The straight way from a batch's pictures to their classes' centroids; notes when asked."""
+
+    def __init__(self, b: FieldBatch) -> None:
+        super().__init__()
+        self.way = b.image - MU[b.classes][..., 0, 0].movedim(-1, 1)
+        self.times: list[float] = []
+
+    def forward(self, zt: Tensor, t: Tensor) -> Tensor:
+        self.times.append(round(float(t[0]), 3))
+        return self.way
+
+
 def test_classes_are_named_by_the_nearest_centroid_or_the_highest_score() -> None:
     b = batch()
-    z0 = MU[b.classes][..., 0, 0].movedim(-1, 1)
-
-    class Oracle(nn.Module):
-        def forward(self, zt: Tensor, t: Tensor) -> Tensor:
-            return b.image - z0
-
-    flow = FieldObjective(Oracle(), MU, arm="plain")
+    flow = FieldObjective(Oracle(b), MU, arm="plain")
     for steps in (1, 10):
         assert torch.equal(flow.name(b.image, steps=steps), b.classes)
     scores = Still(len(NAMES))
     scores.value.data[7] = 1.0
     assert (FieldObjective(scores, MU, arm="classes").name(b.image, steps=1) == 7).all()
+
+
+def test_the_classifiers_loss_is_the_cross_entropy_of_its_scores_at_the_picture() -> None:
+    b, asked = batch(), []
+    scores = torch.randn(6, len(NAMES), 16, 16)
+
+    class Known(nn.Module):
+        def forward(self, zt: Tensor, t: Tensor) -> Tensor:
+            asked.append((zt, t))
+            return scores
+
+    loss = FieldObjective(Known(), MU, arm="classes")(b).loss
+    likely = scores.double().softmax(1).gather(1, b.classes[:, None])
+    torch.testing.assert_close(loss.double(), -likely.log().mean((1, 2, 3)))
+    ((zt, t),) = asked
+    assert torch.equal(zt, b.image) and torch.equal(t, torch.ones(6))
 
 
 # --- the recipe -----------------------------------------------------------------------------
@@ -197,6 +220,27 @@ def test_an_arm_keeps_curves_of_every_seed_and_little_else(repo: Path) -> None:
     assert np.array_equal(again.loss, curves.loss)
     one = arm(replace(config, seeds=(1,)), profile="smoke")  # a seed's run is its own
     assert np.allclose(one.loss[0], curves.loss[1], rtol=1e-3)
+
+
+def test_a_perfect_field_scores_everything_and_strays_nowhere() -> None:
+    b = batch()
+    oracle = Oracle(b)
+    found = scored(FieldObjective(oracle, MU, arm="plain"), Labelled(b.image, b.classes))
+    assert found == {"miou_1": 100, "miou_10": 100, "stray": 0}
+    assert oracle.times == [1, *(k / 10 for k in range(10, 0, -1))]
+
+
+def test_one_class_everywhere_strays_in_the_pictures_that_lack_it() -> None:
+    b = batch()
+    there = int(b.classes[0, 0, 0])
+    constant = Still(len(NAMES))
+    constant.value.data[there] = 1.0
+    found = scored(FieldObjective(constant, MU, arm="classes"), Labelled(b.image, b.classes))
+    has = (b.classes == there).any(2).any(1).tolist()
+    assert 0 < sum(has) < 6
+    assert found["stray"] == pytest.approx(100 * (1 - sum(has) / 6), abs=0.005)
+    share = float((b.classes == there).float().mean()) / len(b.classes.unique())
+    assert found["miou_1"] == found["miou_10"] == pytest.approx(100 * share, abs=0.005)
 
 
 def test_what_cannot_be_is_refused() -> None:

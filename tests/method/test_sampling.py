@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlfseg.config import SamplerConfig
 from rlfseg.method import flow, sampling
 from rlfseg.method.sampling import (
     aos,
@@ -22,6 +23,7 @@ from rlfseg.method.sampling import (
     one_step,
     rescale,
     rescale_signed,
+    sample,
 )
 
 SHAPE = (3, 4, 5, 6)
@@ -186,6 +188,22 @@ def test_aos_anchors_to_black_and_hss_to_the_walk() -> None:
     torch.testing.assert_close(
         (hybrid.z0, hybrid.gamma), rescale(z1=z1, dz=dz, z_ref=walk, tol=0.5)
     )
+
+
+@pytest.mark.parametrize("name", ["one", "steps", "aos", "aos_signed", "hss"])
+def test_a_configuration_runs_the_sampler_that_it_names_with_its_numbers(name: str) -> None:
+    (z1,) = latents(1)
+    zb = torch.randn((1, *SHAPE[1:]), dtype=torch.float64)
+    direct = {
+        "one": one_step(bent, z1=z1, c=TEXT),
+        "steps": multi_step(bent, z1=z1, c=TEXT, steps=3),
+        "aos": aos(bent, z1=z1, c=TEXT, zb=zb, tol=0.7),
+        "aos_signed": aos_signed(bent, z1=z1, c=TEXT, zb=zb, tol=0.7),
+        "hss": hss(bent, z1=z1, c=TEXT, tol=0.7, steps=3),
+    }
+    found = sample(SamplerConfig(name, steps=3, tol=0.7), bent, z1=z1, c=TEXT, zb=zb)
+    assert [each for each, made in direct.items() if torch.equal(made.z0, found.z0)] == [name]
+    assert torch.equal(found.gamma, direct[name].gamma)
 
 
 def test_hss_leaves_a_straight_flow_alone() -> None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
 from tiny import CAPTIONS, TOKENS, WIDTH, tiny_backbone
 from torch import Tensor
 
@@ -23,11 +24,12 @@ from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.refined import add_refined
 from rlfseg.data.packed.schema import PackError, index_path
 from rlfseg.data.packed.write import write_pack
+from rlfseg.evaluation.boundary import boundary_f
 from rlfseg.evaluation.predict import other_captions, predict
 from rlfseg.evaluation.score import boundaries, evaluate
 from rlfseg.method.sampling import one_step
 from rlfseg.method.types import Velocity
-from rlfseg.models import latent_codec
+from rlfseg.models import latent_cache, latent_codec
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.training.flow_batch import batch_items, draw_times, flow_batch
@@ -54,17 +56,21 @@ def mask(word: str, *, exact: bool = False) -> np.ndarray:
     return np.roll(found, 2, axis=(0, 1)) if exact else found
 
 
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+def packed(path: Path, *, exact: bool) -> Pack:
+    """A packed file of all items, with the exact masks or without."""
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8) for name in WORDS}
     examples = [
-        Example(image, images[image], word, mask(word), mask(word, exact=True))
+        Example(image, images[image], word, mask(word), mask(word, exact=True) if exact else None)
         for image, word in ITEMS
     ]
-    path = tmp_path_factory.mktemp("pack") / "test.h5"
     write_pack(examples, path, size=SIDE)
     return Pack(path)
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    return packed(tmp_path_factory.mktemp("pack") / "test.h5", exact=True)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,22 @@ def cache(pack: Pack, codec: LatentCodec, tmp_path: Path) -> LatentCache:
 
 
 # --- frozen parts ----------------------------------------------------------------------------
+
+
+def test_a_decoding_that_overflows_is_done_again_in_full(
+    codec: LatentCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z = torch.randn(3, 4, 2, 2)
+    exact, decode = codec.decode_image(z), codec.vae.decode
+
+    def overflowing(unscaled: Tensor) -> DecoderOutput:
+        found = decode(unscaled)
+        return found if found.sample.dtype == torch.float32 else DecoderOutput(found.sample / 0)
+
+    quick = replace(codec, decoding=torch.bfloat16)
+    assert not torch.equal(quick.decode_image(z), exact)
+    monkeypatch.setattr(codec.vae, "decode", overflowing)
+    assert torch.equal(quick.decode_image(z), exact)
 
 
 def test_pictures_are_encoded_to_the_scaled_mode_of_the_posterior(codec: LatentCodec) -> None:
@@ -130,6 +152,11 @@ def test_a_mask_is_encoded_as_a_black_and_white_picture(codec: LatentCodec) -> N
     torch.testing.assert_close(codec.encode_mask(masks), codec.encode(picture))
     empty = torch.zeros(1, 16, 16, dtype=torch.bool)
     torch.testing.assert_close(codec.black(16), codec.encode_mask(empty))
+
+
+def test_white_is_the_latent_of_a_mask_of_everything(codec: LatentCodec) -> None:
+    everything = torch.ones(1, 16, 16, dtype=torch.bool)
+    torch.testing.assert_close(codec.white(16), codec.encode_mask(everything))
 
 
 def test_sides_that_do_not_fit_are_named(codec: LatentCodec) -> None:
@@ -229,6 +256,26 @@ def test_filled_in_shares_it_holds_what_is_asked_for_one_by_one(
         torch.testing.assert_close(filled.z1([item]), cache.z1([item]))
         torch.testing.assert_close(filled.z0([item]), cache.z0([item]))
     assert filled.fill() == 0 and counting.encoded == len(pack.image_ids) + len(pack)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_latents_that_are_encoded_in_batches_are_the_direct_ones(
+    pack: Pack, codec: LatentCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filled: bool
+) -> None:
+    monkeypatch.setattr(latent_cache, "_BATCH", 3)
+    items, counting = list(reversed(ALL)), Counting(codec)
+    images = torch.from_numpy(np.stack([pack[i].image for i in items])).permute(0, 3, 1, 2)
+    masks = torch.from_numpy(np.stack([pack[i].mask for i in items]))
+    wanted = codec.encode(images / 127.5 - 1), codec.encode_mask(masks)
+    cache = LatentCache(tmp_path, pack, counting)  # type: ignore[arg-type]
+    cache.z0([4])  # so that what is missing has a gap
+    every = len(WORDS) + len(ITEMS)
+    if filled:
+        assert cache.fill() == every - 1 and counting.encoded == every
+    for _ in ("as they are made", "as they are kept"):
+        torch.testing.assert_close(cache.z1(items), wanted[0], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(cache.z0(items), wanted[1], atol=1e-4, rtol=1e-3)
+        assert counting.encoded == every  # each once
 
 
 def test_refined_masks_are_filled_in_too(pack: Pack, tmp_path: Path) -> None:
@@ -375,6 +422,14 @@ def test_a_batch_is_a_function_of_seed_and_step(cache: LatentCache, pack: Pack) 
         assert batch.z0_refined is None and batch.area is None
 
 
+@pytest.mark.parametrize(("time", "at_one"), [("one", True), ("uniform", False)])
+def test_a_batch_says_whether_its_times_are_all_one(
+    cache: LatentCache, time: str, at_one: bool
+) -> None:
+    batch = flow_batch(cache, 1, size=4, time=time, selection="original", seed=7)
+    assert batch.at_one is at_one and (batch.t == 1).tolist() == [at_one] * 4
+
+
 def test_shares_of_a_batch_are_what_one_process_sees(cache: LatentCache, pack: Pack) -> None:
     how = {"size": 4, "time": "uniform", "selection": "original", "seed": 7}
     whole = flow_batch(cache, 3, **how)
@@ -482,6 +537,17 @@ def test_boundaries_are_measured_against_the_exact_mask_at_a_threshold(
     assert (boundaries(oracle(lossless, exact=True), **way, threshold=0.5) == 1).all()
     assert boundaries(oracle(lossless), **way, threshold=0.5).mean() < 1
     assert (boundaries(oracle(lossless, exact=True), **way, threshold=1.5) == 0).all()
+
+
+def test_without_exact_masks_boundaries_are_measured_against_the_annotations(
+    tmp_path: Path,
+) -> None:
+    cache = LatentCache(tmp_path, packed(tmp_path / "a.h5", exact=False), Lossless())  # type: ignore[arg-type]
+    way = {"cache": cache, "items": ALL, "config": SamplerConfig(name="one"), "threshold": 0.5}
+    assert (boundaries(oracle(cache), **way) == 1).all()
+    elsewhere = [boundary_f(mask(word, exact=True), mask(word)) for _, word in ITEMS]
+    assert len(set(elsewhere)) > 1 and max(elsewhere) < 1  # the case decides something
+    assert boundaries(oracle(cache, exact=True), **way).tolist() == elsewhere
 
 
 def test_the_truth_is_scored_against_the_truth(lossless: LatentCache) -> None:

@@ -343,7 +343,7 @@ def by_torch(*, without: Sequence[int]) -> list[Tensor]:
     """The weights after a plain loop that leaves some steps' batches out."""
     model = Regression()
     free = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(free, betas=(0.9, CONFIG.beta2), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(free, betas=(0.9, CONFIG.beta2), weight_decay=CONFIG.weight_decay)
     for step in (n for n in range(1, CONFIG.steps + 1) if n not in without):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(CONFIG, step)
@@ -399,6 +399,19 @@ def test_the_report_counts_the_steps_that_were_skipped(
     assert figures["skipped_steps"] == 2 and len(steps) == 9
     assert figures["loss_last_100"] == pytest.approx(np.mean([step.loss for step in steps]))
     assert all(torch.isfinite(tensor).all() for tensor in kept[0])
+
+
+def test_the_report_means_the_last_hundred_steps_that_were_not_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlfseg.training.loop.quick_accelerator", Accelerator)
+    config, model = replace(CONFIG, steps=150), Spoilt((120,), "nan")
+    figures = fit_in_stage(model, batch, config, tmp_path, title="test", save=lambda: None)
+    recent = [step for step in read_steps(tmp_path / "steps.jsonl")[49:] if step.step != 120]
+    assert len(recent) == 100
+    assert figures["loss_last_100"] == pytest.approx(np.mean([step.loss for step in recent]))
+    large = np.mean([step.values["large"] for step in recent])
+    assert figures["large_last_100"] == pytest.approx(large)
 
 
 def test_an_end_before_the_stages_record_costs_no_training(
@@ -488,6 +501,14 @@ def test_the_schedules_begin_and_end_where_they_should() -> None:
     constant = OptimiserConfig(steps=100, lr=2.0, warmup=4)
     assert [learning_rate(constant, n) for n in (1, 2, 4, 100)] == [0.5, 1.0, 2.0, 2.0]
     assert learning_rate(OptimiserConfig(steps=5, lr=2.0), 1) == 2.0
+
+
+def test_from_scratch_the_warm_up_is_short_where_the_training_is() -> None:
+    small = OptimiserConfig.from_scratch(steps=50, lr=2e-3, warmup=200)
+    usual = {"schedule": "cosine", "beta2": 0.99, "clip": 1.0}
+    assert small == OptimiserConfig(steps=50, lr=2e-3, warmup=6, weight_decay=0.01, **usual)
+    long = OptimiserConfig.from_scratch(steps=5000, lr=1e-3, warmup=200, weight_decay=0.1)
+    assert long == OptimiserConfig(steps=5000, lr=1e-3, warmup=200, weight_decay=0.1, **usual)
 
 
 class Field(nn.Module):

@@ -17,6 +17,7 @@ from rlfseg.book.figures import (
     bars,
     before_after,
     class_maps,
+    clouds,
     histograms,
     learning_curves,
     lines,
@@ -117,6 +118,18 @@ def test_stacked_bars_begin_where_the_part_before_ends() -> None:
     drawn = [(bar.get_x(), bar.get_width()) for bar in axis.patches]
     assert drawn == [(0, 1), (0, 4), (1, 2), (4, 0.5)]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_clouds_have_all_points_and_their_medians() -> None:
+    clouds_of = {"one": ([0.0, 1.0, 5.0], [1.0, 2.0, 3.0]), "two": ([-1.0, 1.0], [0.5, 1.5])}
+    points = {name: tuple(map(np.array, each)) for name, each in clouds_of.items()}
+    (axis,) = clouds(points, x="along", y="beside").axes
+    drawn = [np.asarray(each.get_offsets()).tolist() for each in axis.collections]
+    assert drawn[::2] == [
+        [list(point) for point in zip(*each, strict=True)] for each in clouds_of.values()
+    ]
+    assert drawn[1::2] == [[[1.0, 2.0]], [[0.0, 1.0]]]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two"]
 
 
 def test_paired_bars_lie_beside_each_other() -> None:

@@ -137,6 +137,12 @@ class Asks:
             yield run.labels_stage(split)
         yield from (each.stage for each in self.also)
 
+    @property
+    def backbones(self) -> list[Stage]:
+        """The backbones of ours that the page reads; runs that are read by numbers need none."""
+        read = (*self.runs, *self.data)
+        return [run.backbone_stage for run in read if run.backbone.name == "mini"]
+
     def ships(self) -> dict[str, Stage]:
         """Return the stages that spare the chapter all that takes long, by folder.
 
@@ -144,7 +150,7 @@ class Asks:
         shows: not what these are made of, such as packed files, latents, and runs that are read by
         their scores alone.
         """
-        found = [run.backbone_stage for run in self.packed if run.backbone.name == "mini"]
+        found = self.backbones
         found += [run.train_stage for run in self.runs]
         found += [first.train_stage for run in self.runs if (first := run.first()) is not None]
         found += [run.scores_stage(scoring) for run, scoring in self.scored]

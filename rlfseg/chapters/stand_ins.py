@@ -1,17 +1,19 @@
 """The appendix on what stands in for the great models: its parameters, and what it asks for."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rlfseg.chapters.asks import Also, Asks
-from rlfseg.chapters.values import TrainChanges, having
+from rlfseg.chapters.starts import OTHER, OWN, Other, Worth
+from rlfseg.chapters.values import having
 from rlfseg.config import STRICT, Count
-from rlfseg.experiment import Run, Scoring, backbone_folder, learned
+from rlfseg.experiment import Run, backbone_folder, learned
 from rlfseg.experiment.curves import Curve
 from rlfseg.stage import Stage, found
 from rlfseg.stand_ins.clip_scores import Right
@@ -27,40 +29,10 @@ from rlfseg.stand_ins.recognition import (
     DRAWN,
     Recognised,
     RecognitionConfig,
+    kept_pictures,
     recognition,
     recognition_stage,
 )
-
-_STARTS = {"pretrained": "pretrained", "random weights": "random"}
-
-
-@dataclass(frozen=True, config=STRICT)
-class Worth:
-    """Runs of all parameters of so many `steps`, from the backbone and from random weights.
-
-    `train` says what else is changed of the run, and `scoring` how they are scored. What is changed
-    of a `longer` run from each, of which the learning curves are shown, stands by itself.
-    """
-
-    train: TrainChanges
-    steps: Annotated[list[Count], Field(min_length=1)]
-    scoring: Scoring
-    longer: TrainChanges
-
-    def runs(self, run: Run) -> dict[str, list[Run]]:
-        """Return the runs by what they start from, one for each number of steps."""
-        each = [self._from_both(run, {**self.train, "steps": steps}) for steps in self.steps]
-        return {name: [both[name] for both in each] for name in _STARTS}
-
-    def longer_runs(self, run: Run) -> dict[str, Run]:
-        """Return the longer runs by what they start from."""
-        return self._from_both(run, self.longer)
-
-    def _from_both(self, run: Run, changes: Mapping[str, Any]) -> dict[str, Run]:
-        return {
-            name: run.variant({**changes, "rank": 0, "weights": weights})
-            for name, weights in _STARTS.items()
-        }
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -69,9 +41,10 @@ class Backbone:
     `clip`, if given, asked about the phrases of `scenes` of the test split. A backbone of ours
     has a CLIP of its own, that says what it recognises in what is drawn, as `recognise` says. What
     pretraining is `worth`, if that is asked. CLIP and backbone are asked the same after `parts` of
-    their trainings, each with a schedule of its own. What is expected `at_least`: of the masks'
-    IoU, how often CLIP is right among 32 phrases, and colour and shape recognised, in [0, 1]; and,
-    in points, of what pretraining gains where least is trained.
+    their trainings, each with a schedule of its own. An `other` recipe of the backbone may stand
+    beside it. What is expected `at_least`: of the masks' IoU, how often CLIP is right among 32
+    phrases, and colour and shape recognised, in [0, 1]; in points, of what pretraining gains where
+    least is trained; and of colour and shape in what the `other` draws.
     """
 
     run: Run
@@ -82,7 +55,8 @@ class Backbone:
     recognise: RecognitionConfig
     worth: Worth | None
     parts: list[Annotated[float, Field(gt=0, lt=1)]]
-    at_least: Annotated[dict[str, float], having("mask", "clip", "drawn", "worth")]
+    other: Other | None
+    at_least: Annotated[dict[str, float], having("mask", "clip", "drawn", "worth", "other")]
 
     @property
     def worth_runs(self) -> dict[str, list[Run]]:
@@ -102,6 +76,42 @@ class Backbone:
         if self.run.backbone.name != "mini":
             return {}
         return recognition(self.recognise, self.run.backbone, profile=self.run.profile)
+
+    @property
+    def _another(self) -> tuple[Run, RecognitionConfig] | None:
+        """A run on the other backbone, and how that is asked."""
+        if self.other is None:
+            return None
+        return self.other.on(self.run), replace(self.recognise, kept=self.other.shown)
+
+    def of_another(self) -> tuple[Recognised, list[tuple[str, np.ndarray]]] | None:
+        """Return what is recognised in what the other backbone draws, and some of it.
+
+        As `kept_pictures`; None if there is no other. It is trained, by as many processes as the
+        run's, if it wasn't asked yet.
+        """
+        if self._another is None:
+            return None
+        run, asked = self._another
+        if found(recognition_stage(asked, run.backbone), profile=run.profile) is None:
+            backbone_folder(run)
+        told = recognition(asked, run.backbone, profile=run.profile)[DRAWN]
+        return told, kept_pictures(asked, run.backbone, profile=run.profile)
+
+    @property
+    def _both(self) -> dict[str, dict[str, list[Run]]]:
+        """The same runs on the run's own backbone and on the other, by variant."""
+        if self.other is None:
+            return {}
+        own, there = (self.other.runs(run) for run in (self.run, self.other.on(self.run)))
+        return {name: {OWN: own[name], OTHER: there[name]} for name in own}
+
+    def on_both(self) -> dict[str, dict[str, list[Curve]]]:
+        """Return the learning curves of the same runs, by variant and backbone, for each seed."""
+        return {
+            name: {which: [learned(run) for run in runs] for which, runs in both.items()}
+            for name, both in self._both.items()
+        }
 
     def _lengths(self) -> Iterator[tuple[int, Stage, Callable[[], dict[str, Right]]]]:
         """Yield the pictures seen, and what answers and where that is kept, by rising length."""
@@ -156,9 +166,13 @@ class Backbone:
             stage = recognition_stage(self.recognise, self.run.backbone)
             also.append(Also(stage, self.recognition))
         also += [Also(stage, ask) for _, stage, ask in self._lengths()]
+        if self._another is not None:
+            run, asked = self._another
+            also.append(Also(recognition_stage(asked, run.backbone), self.of_another))
         runs = [run for each in self.worth_runs.values() for run in each]
         scored = tuple((run, self.worth.scoring) for run in runs if self.worth)
-        curves = tuple(self._longer.values())
+        both = [run for each in self._both.values() for runs in each.values() for run in runs]
+        curves = (*self._longer.values(), *both)
         return Asks(scored=scored, learned=curves, data=(self.run,), also=tuple(also))
 
 

@@ -1,6 +1,6 @@
 """How long it takes to make what ships with a profile and isn't there yet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rlfseg.chapters.asks import Also, Asks
 from rlfseg.preflight import speed
@@ -22,10 +22,10 @@ def expected(profile: str) -> Iterator[str]:
         profile: a folder of `params/`.
     """
     plan = read_plan(profile)
-    models = list(_models(plan))
+    works = [work for work in plan.works if _ships(work, plan.asks[work.chapter])]
+    models = list(_models(plan, works))
     for stage in models:
         yield f"{stage.name}: to be made; {_took(stage, profile)}"
-    works = [work for work in plan.works if _ships(work, plan.asks[work.chapter])]
     if not works:
         return
     if any(stage.hash == plan.run.backbone_stage.hash for stage in models):
@@ -38,14 +38,14 @@ def expected(profile: str) -> Iterator[str]:
     yield f"all of these: about {said(sum(map(forecast.chapter, works)), 1)}"
 
 
-def _models(plan: Plan) -> Iterator[Stage]:
-    """The small models that are missing, each once."""
+def _models(plan: Plan, works: Sequence[Work]) -> Iterator[Stage]:
+    """The small models that are missing, each once: what ships, and what works start from."""
     also: list[Also] = [each for asks in plan.asks.values() for each in asks.also if each.ships]
-    every = {each.stage.hash: each.stage for each in also}
-    for run in plan.packed:
-        if run.backbone.name == "mini":
-            every.setdefault(run.backbone_stage.hash, run.backbone_stage)
-    for stage in every.values():
+    stages = [each.stage for each in also]
+    stages += [stage for asks in plan.asks.values() for stage in asks.backbones]
+    runs = [run for work in works for run in work.runs if run.backbone.name == "mini"]
+    stages += [run.backbone_stage for run in runs]
+    for stage in {stage.hash: stage for stage in stages}.values():
         if found(stage, profile=plan.profile) is None:
             yield stage
 

@@ -28,6 +28,7 @@ from rlfseg.models.weights import save_model, seeded
 from rlfseg.processes import meet, together
 from rlfseg.stage import PARTS, Stage, hashed, replaced
 from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
+from rlfseg.stand_ins.clip_batches import Gallery, draw_gallery
 from rlfseg.stand_ins.corpus import draw_corpus
 from rlfseg.stand_ins.mini_clip import ClipConfig, clip_gallery, clip_stage, trained_clip
 from rlfseg.stand_ins.text_to_image import (
@@ -60,12 +61,15 @@ class BackboneConfig:
         seed: of drawing, of the initial weights, and of every batch.
         clip: the mini CLIP whose text encoder it takes, frozen, and on whose scenes the UNet is
             pretrained.
+        filled: how many pictures are drawn besides that one thing fills, for half of each of the
+            UNet's batches, under white noise alone; 0 for scenes alone.
+        min_snr: gamma of the weights of the UNet's errors (`TextToImageObjective`); 0 for none.
         channels: of the UNet's three levels.
         heads: of the attention at each.
         layers: of each level, on the way down.
     """
 
-    UNHASHED: ClassVar = ("name",)
+    UNHASHED: ClassVar = ("name", "filled", "min_snr")
 
     name: Annotated[str, Field(min_length=1)] = "mini"
     pixels: Annotated[int, Field(gt=0, le=8192)] = 128
@@ -79,6 +83,8 @@ class BackboneConfig:
     unet_batch: Count = 64
     unet_lr: Positive = 1e-3
     clip: ClipConfig = ClipConfig()
+    filled: Annotated[int, Field(ge=0)] = 0
+    min_snr: Annotated[float, Field(ge=0)] = 0.0
     channels: Annotated[tuple[Width, Width, Width], Field(strict=False)] = (48, 96, 128)
     heads: Annotated[tuple[Count, Count, Count], Field(strict=False)] = (1, 2, 4)
     layers: Count = 1
@@ -89,7 +95,7 @@ class BackboneConfig:
 
     def autoencoder(self) -> dict[str, Any]:
         """Return the part of the settings that determines the autoencoder."""
-        other = ("unet_", "clip", "channels", "heads", "layers")
+        other = ("unet_", "clip", "filled", "min_snr", "channels", "heads", "layers")
         return {k: v for k, v in hashed(self).items() if not k.startswith(other)}
 
 
@@ -166,7 +172,7 @@ def backbone(config: BackboneConfig, *, profile: str) -> Path:
             save_backbone(folder, tokenizer, **{name: m.half() for name, m in models.items()})
 
         return fit_in_stage(
-            TextToImageObjective(unet, text_encoder, noise_schedule()),
+            TextToImageObjective(unet, text_encoder, noise_schedule(), min_snr=config.min_snr),
             batches,
             OptimiserConfig.from_scratch(steps=config.unet_steps, lr=config.unet_lr, warmup=200),
             folder,
@@ -185,24 +191,30 @@ def _told(
     state, parts = PartialState(), folder / PARTS
     if not state.is_main_process:
         meet(folder, "encoded")
-    gallery = clip_gallery(config.clip, kept=parts / "gallery.npz")
-    encoded = EncodedGallery(
-        _encode(vae, torch.from_numpy(gallery.images), kept=parts / "latents.npy")
-        * vae.config.scaling_factor,
-        gallery.layout,
-        CLIPTokenizer.from_pretrained(clip),
-    )
+    tokenizer = CLIPTokenizer.from_pretrained(clip)
+
+    def encoded(gallery: Gallery, name: str, **noise: float) -> EncodedGallery:
+        latents = _encode(vae, torch.from_numpy(gallery.images), kept=parts / f"{name}.npy")
+        scaled = latents * vae.config.scaling_factor
+        return EncodedGallery(scaled, gallery.layout, tokenizer, **noise)
+
+    scenes = clip_gallery(config.clip, kept=parts / "gallery.npz")
+    galleries = [encoded(scenes, "latents")]
+    if config.filled:
+        size = {"count": config.filled, "pixels": config.pixels}
+        filled = draw_gallery(**size, seed=config.seed, filled=True, kept=parts / "filled.npz")
+        galleries.append(encoded(filled, "filled", pictures=0.0))
     if state.is_main_process:
         meet(folder, "encoded")
     text_encoder = CLIPTextModel.from_pretrained(clip, torch_dtype=torch.float32)
     batches = partial(
         described_batch,
-        encoded,
+        galleries,
         size=config.unet_batch,
         seed=config.seed,
         share=(state.process_index, state.num_processes),
     )
-    return encoded.tokenizer, text_encoder.requires_grad_(False), batches
+    return tokenizer, text_encoder.requires_grad_(False), batches
 
 
 def save_backbone(

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
-from rlfseg.data.drawn.scene import draw_scene
+from rlfseg.data.drawn.scene import FILLING, RADII, ZOOM, draw_scene
 from rlfseg.data.drawn.sentences import (
     Layout,
     Sentences,
@@ -29,7 +29,8 @@ from rlfseg.stage import readable, replaced
 PATCHES = 8
 _CHUNK = 128
 _ARRAYS = ("images", "things", "centres", "grounds")  # of a gallery
-_STREAM = 9  # keeps these scenes apart from those of the data splits and of the other stand-ins
+#: Keep these scenes apart from those of the data splits and of the other stand-ins.
+_STREAM, _FILLED = 9, 10
 _PHRASES, _WRONG = 2, 1  # for each picture of a batch: phrases of its own, and changed ones
 _RELATED = 0.2  # how often a phrase has a relation
 _ALONE = 0.15  # share of pictures of one thing, after the first steps
@@ -132,7 +133,13 @@ def _moved(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
 
 
 def draw_gallery(
-    *, seed: int, count: int, pixels: int, workers: int = 2, kept: Path | None = None
+    *,
+    seed: int,
+    count: int,
+    pixels: int,
+    filled: bool = False,
+    workers: int = 2,
+    kept: Path | None = None,
 ) -> Gallery:
     """Draw `count` scenes without any held-out pair, every fourth with one thing alone.
 
@@ -142,6 +149,7 @@ def draw_gallery(
         seed: of the drawing.
         count: how many.
         pixels: side of a picture.
+        filled: whether each has one thing alone instead, which fills the picture.
         workers: processes that draw.
         kept: an .npz of the very gallery, read if it is there and else written.
     """
@@ -149,7 +157,7 @@ def draw_gallery(
         with readable(kept), np.load(kept) as arrays:
             images, *layout = (arrays[name] for name in _ARRAYS)
         return Gallery(images, Layout(*layout))
-    chunks = [(seed, i, min(i + _CHUNK, count), pixels) for i in range(0, count, _CHUNK)]
+    chunks = [(seed, i, min(i + _CHUNK, count), pixels, filled) for i in range(0, count, _CHUNK)]
     with ProcessPoolExecutor(workers, initializer=begin) as pool:
         parts = list(tqdm(pool.map(_draw, chunks), total=len(chunks), desc="drawing", leave=False))
     layouts = [layout for _, layout in parts]
@@ -164,13 +172,15 @@ def draw_gallery(
     return gallery
 
 
-def _draw(chunk: tuple[int, int, int, int]) -> tuple[np.ndarray, Layout]:
-    seed, first, last, pixels = chunk
+def _draw(chunk: tuple[int, int, int, int, bool]) -> tuple[np.ndarray, Layout]:
+    seed, first, last, pixels, filled = chunk
+    zoom, radii = (1.0, FILLING) if filled else (ZOOM, RADII)
     scenes = []
     for number in range(first, last):
-        rng = np.random.default_rng([seed, _STREAM, number])
-        count = (1, 1) if number % 4 == 0 else (2, 4)
-        scenes.append(draw_scene(rng, pixels=pixels, held_out=False, count=count))
+        rng = np.random.default_rng([seed, _FILLED if filled else _STREAM, number])
+        count = (1, 1) if filled or number % 4 == 0 else (2, 4)
+        each = draw_scene(rng, pixels=pixels, held_out=False, count=count, zoom=zoom, radii=radii)
+        scenes.append(each)
     return np.stack([scene.image for scene in scenes]), layout_of(scenes)
 
 

@@ -8,12 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from pydantic import dataclasses
+from PIL import Image
+from pydantic import Field, dataclasses
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
@@ -31,6 +33,7 @@ from rlfseg.stand_ins.mini_clip import heard, load_clip, seen, trained_clip
 PAIRS = tuple((c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT)
 
 
+_COUNTED, _KEPT = "recognised.json", "drawn.png"
 #: What pictures of a backbone's are called among what is recognised.
 DRAWN = "drawn by the backbone"
 
@@ -46,12 +49,18 @@ class Recognised:
 
 @dataclasses.dataclass(frozen=True, config=STRICT)
 class RecognitionConfig:
-    """How a backbone is asked: so many `pictures`, by so many `steps` of DDIM with `guidance`."""
+    """How a backbone is asked: so many `pictures`, by so many `steps` of DDIM with `guidance`.
+
+    `kept` of them, evenly spaced, stay to be looked at.
+    """
+
+    UNHASHED: ClassVar = ("kept",)
 
     pictures: Count = 500
     steps: Count = 25
     guidance: Positive = 3.0
     seed: Seed = 0
+    kept: Annotated[int, Field(ge=0)] = 0
 
 
 def recognition_stage(config: RecognitionConfig, of: BackboneConfig) -> Stage:
@@ -73,7 +82,36 @@ def recognition(
         For pictures `drawn by the backbone`, one thing asked for in each, and for `true pictures`
         of one thing.
     """
-    asked, device, kept = of.clip, PartialState().device, "recognised.json"
+    path = _asked(config, of, profile) / _COUNTED
+    with readable(path):
+        rows = json.loads(path.read_text())
+        return {
+            name: Recognised(**{what: Right(**right) for what, right in row.items()})
+            for name, row in rows.items()
+        }
+
+
+def kept_pictures(
+    config: RecognitionConfig, of: BackboneConfig, *, profile: str
+) -> list[tuple[str, np.ndarray]]:
+    """Return what was asked for in each picture that was kept, and it, uint8 [p, p, 3].
+
+    Arguments as for `recognition`.
+    """
+    path = _asked(config, of, profile) / _KEPT
+    wanted = [asked_for(config.pictures)[k] for k in _spaced(config)]
+    with readable(path), Image.open(path) as strip:
+        pictures = np.split(np.asarray(strip.convert("RGB")), len(wanted), axis=1)
+    return [(" ".join(pair), each) for pair, each in zip(wanted, pictures, strict=True)]
+
+
+def _spaced(config: RecognitionConfig) -> list[int]:
+    return [int(k) for k in np.linspace(0, config.pictures - 1, config.kept)]
+
+
+def _asked(config: RecognitionConfig, of: BackboneConfig, profile: str) -> Path:
+    """Find or make the folder of what a backbone was asked."""
+    asked, device = of.clip, PartialState().device
 
     def fill(folder: Path) -> dict[str, float]:
         clip, tokenizer = load_clip(trained_clip(asked, profile=profile))
@@ -94,16 +132,13 @@ def recognition(
             "true pictures": recognised(clip, tokenizer, scenes, shown),
         }
         counted = {name: asdict(each) for name, each in found.items()}
-        (folder / kept).write_text(json.dumps(counted, indent=1) + "\n")
+        (folder / _COUNTED).write_text(json.dumps(counted, indent=1) + "\n")
+        if config.kept:
+            strip = np.concatenate(drawn[_spaced(config)], axis=1)
+            Image.fromarray(strip).save(folder / _KEPT)
         return {name: each.both.share for name, each in found.items()}
 
-    path = made(recognition_stage(config, of), fill, profile=profile) / kept
-    with readable(path):
-        rows = json.loads(path.read_text())
-        return {
-            name: Recognised(**{what: Right(**right) for what, right in row.items()})
-            for name, row in rows.items()
-        }
+    return made(recognition_stage(config, of), fill, profile=profile)
 
 
 def true_pictures(

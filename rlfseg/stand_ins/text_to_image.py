@@ -133,15 +133,19 @@ def noise_schedule() -> DDPMScheduler:
 
 
 class Noised(NamedTuple):
-    """A batch: latents [b, 4, h, w], tokens [b, n], and the seed of noise and timesteps."""
+    """A batch: latents [b, 4, h, w], tokens [b, n], and the seed of noise and timesteps.
+
+    `pictures`, [b], is how probable it is that a sample's noise is another picture.
+    """
 
     latents: Tensor
     tokens: Tensor
+    pictures: Tensor
     seed: int
 
 
-def mixed_noise(latents: Tensor, generator: torch.Generator, *, pictures: float = 0.5) -> Tensor:
-    """Draw white noise or, for half of the samples, take another picture's latent of the batch.
+def mixed_noise(latents: Tensor, generator: torch.Generator, pictures: Tensor) -> Tensor:
+    """Draw white noise or, for some samples, take another picture's latent of the batch.
 
     Where the noise is strongest, a noise predictor need only copy its input. Trained on white noise
     alone, the small UNet copies white noise and little else: it takes what looks like a picture for
@@ -155,48 +159,67 @@ def mixed_noise(latents: Tensor, generator: torch.Generator, *, pictures: float 
     Args:
         latents: [b, 4, h, w] in scaled units.
         generator: on the CPU.
-        pictures: share of the samples whose noise is a picture.
+        pictures: [b], in [0, 1], how probable it is that a sample's noise is a picture.
     """
     white = torch.randn(latents.shape, generator=generator).to(latents.device)
-    chosen = torch.rand(len(latents), generator=generator) < pictures
+    chosen = torch.rand(len(latents), generator=generator) < pictures.cpu()
     return torch.where(chosen.to(latents.device)[:, None, None, None], latents.roll(1, 0), white)
 
 
 class TextToImageObjective(nn.Module):
-    """Mean squared error of the predicted noise."""
+    """Mean squared error of the predicted noise, as Stable Diffusion's, or weighted.
+
+    With `min_snr`, the gamma of Hang et al. 2023, each error is multiplied by min(SNR, gamma) /
+    SNR: those of what is hardly noisy are small, and a small network spends itself on them.
+    """
 
     def __init__(
-        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, schedule: DDPMScheduler
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        schedule: DDPMScheduler,
+        *,
+        min_snr: float = 0.0,
     ) -> None:
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
         self.schedule = schedule
+        self.min_snr = min_snr
 
     def forward(self, batch: Noised) -> Losses:
         """Draw noise and timesteps from the batch's seed and score the prediction."""
         latents = batch.latents
         generator = torch.Generator().manual_seed(batch.seed)
-        noise = mixed_noise(latents, generator)
+        noise = mixed_noise(latents, generator, batch.pictures)
         steps = int(self.schedule.config.num_train_timesteps)
         t = torch.randint(steps, (len(latents),), generator=generator).to(latents.device)
         text = self.text_encoder(batch.tokens).last_hidden_state
         noisy = self.schedule.add_noise(latents, noise, t)
         predicted = self.unet(noisy, t, text).sample.float()
-        return Losses((predicted - noise).square().mean((1, 2, 3)))
+        error = (predicted - noise).square().mean((1, 2, 3))
+        return Losses(error * self._weights(t) if self.min_snr else error)
+
+    def _weights(self, t: Tensor) -> Tensor:
+        kept = self.schedule.alphas_cumprod.to(t.device)[t]
+        return (self.min_snr * (1 - kept) / kept).clamp(max=1)
 
 
 @dataclass(frozen=True)
 class EncodedGallery:
-    """Latents [n, 4, h, w] in scaled units, and what is on the pictures, for CLIP's tokenizer."""
+    """Latents [n, 4, h, w] in scaled units, and what is on the pictures, for CLIP's tokenizer.
+
+    `pictures` is how probable it is that one's noise is another picture.
+    """
 
     latents: Tensor
     layout: Layout
     tokenizer: CLIPTokenizer
+    pictures: float = 0.5
 
 
 def described_batch(
-    gallery: EncodedGallery,
+    galleries: Sequence[EncodedGallery],
     step: int,
     *,
     size: int,
@@ -208,17 +231,34 @@ def described_batch(
 
     Half of the captions tell all things, the others one; a tenth are emptied. Each process has its
     own pictures, words and noise: how many there are changes what is drawn, not how.
+
+    Args:
+        galleries: of one tokenizer, in equal parts of the batch.
+        step: from 1.
+        size: of the batch, of all processes.
+        seed: of all that is chosen.
+        drop: share of the captions that are emptied.
+        share: number of the process, and how many there are.
     """
-    chosen = batch_items(len(gallery.latents), size, seed=seed, step=step, share=share)
-    size = len(chosen)
     rng = np.random.default_rng([seed, 1, step, share[0]])
-    scenes = gallery.layout[chosen]
+    latents, told, pictures = [], [], []
+    for k, gallery in enumerate(galleries):
+        part = (size + k) // len(galleries)
+        chosen = batch_items(len(gallery.latents), part, seed=seed, step=step, share=share)
+        latents.append(gallery.latents[chosen])
+        told += _told(rng, gallery.layout[chosen], drop)
+        pictures.append(torch.full((len(chosen),), gallery.pictures))
+    ids = galleries[0].tokenizer(told, padding="max_length", truncation=True, return_tensors="pt")
+    made = torch.cat(latents), ids.input_ids, torch.cat(pictures)
+    return Noised(*made, seed=int(rng.integers(2**31)))
+
+
+def _told(rng: np.random.Generator, scenes: Layout, drop: float) -> list[str]:
+    """Make a caption for each scene."""
     whole = describe(rng, scenes, whole=True, related=0.3, ground=0.5).texts()
     one = describe(rng, scenes, whole=False, related=0.2).texts()
-    kind = rng.random(size)
-    told = [
+    kind = rng.random(len(whole))
+    return [
         "" if k < drop else all_ if k < (1 + drop) / 2 else single
         for k, all_, single in zip(kind, whole, one, strict=True)
     ]
-    ids = gallery.tokenizer(told, padding="max_length", truncation=True, return_tensors="pt")
-    return Noised(gallery.latents[chosen], ids.input_ids, int(rng.integers(2**31)))

@@ -26,6 +26,7 @@ from rlfseg.flowseg.recipe import FieldConfig
 from rlfseg.stage import Stage, hashed
 from rlfseg.stand_ins.backbone import BackboneConfig
 from rlfseg.stand_ins.mini_sam import SamConfig
+from rlfseg.stand_ins.recognition import RecognitionConfig
 from rlfseg.stand_ins.tiny_decoder import TinyConfig
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -57,7 +58,8 @@ LEFT_OUT = {
         "weights": "pretrained",
         "curve": 0,
     },
-    BackboneConfig: {"name": "mini"},
+    BackboneConfig: {"name": "mini", "filled": 0, "min_snr": 0.0},
+    RecognitionConfig: {"kept": 0},
     SamConfig: {"kind": "mini", "checkpoint": ""},
     TinyConfig: {"name": "mini"},
     ClipsegConfig: {"kind": "clipseg", "curve": 0, "clip": None},

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import accelerate_reset
 from diffusers import StableDiffusionPipeline
+from diffusers.training_utils import compute_snr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
@@ -30,6 +31,7 @@ from rlfseg.stage import PARTS
 from rlfseg.stand_ins import backbone as recipe
 from rlfseg.stand_ins import full_size, recognition
 from rlfseg.stand_ins.autoencoder import AutoencoderObjective, autoencoder_batch, small_autoencoder
+from rlfseg.stand_ins.clip_batches import Gallery, draw_gallery
 from rlfseg.stand_ins.corpus import Corpus, draw_corpus
 from rlfseg.stand_ins.mini_clip import ClipConfig, load_clip
 from rlfseg.stand_ins.text_to_image import (
@@ -174,23 +176,43 @@ def test_the_text_to_image_loss_is_the_noise_that_was_added() -> None:
         noise_schedule(),
     )
     tokens = tokenizer(list(CAPTIONS), padding="max_length", return_tensors="pt").input_ids
-    z = latents(3, 0)
+    z, half = latents(3, 0), torch.full((3,), 0.5)
     objective = TextToImageObjective(unet, text_encoder, schedule)  # type: ignore[arg-type]
-    losses = objective(Noised(z, tokens, 4))
+    losses = objective(Noised(z, tokens, half, 4))
     ((noisy, t, c),) = unet.asked
     a = schedule.alphas_cumprod[t][:, None, None, None]
     noise = (noisy - a.sqrt() * z) / (1 - a).sqrt()
     assert t.min() >= 0 and t.max() < 1000 and len(t.unique()) > 1
-    drawn = mixed_noise(z, torch.Generator().manual_seed(4))
+    drawn = mixed_noise(z, torch.Generator().manual_seed(4), half)
     torch.testing.assert_close(noise, drawn, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(losses.loss, noise.square().mean((1, 2, 3)), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(c, text_encoder(tokens).last_hidden_state)
-    torch.testing.assert_close(objective(Noised(z, tokens, 4)).loss, losses.loss)
+    torch.testing.assert_close(objective(Noised(z, tokens, half, 4)).loss, losses.loss)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_with_min_snr_errors_count_as_in_diffusers(gamma: float) -> None:
+    tokenizer, schedule = small_tokenizer(CAPTIONS), noise_schedule()
+    text_encoder, unet = small_text_encoder(tokenizer).eval(), Recorder()
+    told = 40 * list(CAPTIONS)
+    batch = Noised(
+        latents(len(told), 0),
+        tokenizer(told, padding="max_length", return_tensors="pt").input_ids,
+        torch.zeros(len(told)),
+        4,
+    )
+    plain, weighted = (
+        TextToImageObjective(unet, text_encoder, schedule, min_snr=each)(batch).loss  # type: ignore[arg-type]
+        for each in (0.0, gamma)
+    )
+    snr = compute_snr(schedule, unet.asked[0][1])
+    assert (snr < gamma).any() and (snr > gamma).any()
+    torch.testing.assert_close(weighted, plain * snr.clamp(max=gamma) / snr)
 
 
 def test_half_of_the_noise_is_white_and_half_another_picture() -> None:
     z = torch.arange(4000.0)[:, None, None, None].expand(-1, 2, 4, 4)
-    noise = mixed_noise(z, torch.Generator().manual_seed(1))
+    noise = mixed_noise(z, torch.Generator().manual_seed(1), torch.full((4000,), 0.5))
     other = (noise == z.roll(1, 0)).flatten(1)
     assert torch.equal(other.all(1), other.any(1))  # a sample's noise is of one kind
     taken = other[:, 0]
@@ -200,7 +222,7 @@ def test_half_of_the_noise_is_white_and_half_another_picture() -> None:
     assert float(white.std()) == pytest.approx(1, abs=0.02)
     pixels = white.flatten(1)
     assert abs(float((pixels[:, 0] * pixels[:, 1]).mean())) < 0.08  # no scale but the finest
-    none = mixed_noise(z, torch.Generator().manual_seed(1), pictures=0)
+    none = mixed_noise(z, torch.Generator().manual_seed(1), torch.zeros(4000))
     assert torch.equal(none, torch.randn(z.shape, generator=torch.Generator().manual_seed(1)))
 
 
@@ -251,21 +273,42 @@ def test_captions_are_made_for_each_batch(with_clip: tuple[Path, Path]) -> None:
     gallery = EncodedGallery(torch.arange(8.0)[:, None], layout, tokenizer)
 
     def texts(step: int) -> list[str]:
-        tokens = described_batch(gallery, step, size=8, seed=0).tokens
+        tokens = described_batch([gallery], step, size=8, seed=0).tokens
         return tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
     assert texts(1) == texts(1)
     said = [text for step in range(1, 60) for text in texts(step)]
     empty, several = (np.mean([test(t) for t in said]) for test in (lambda t: not t, _several))
     assert 0.06 < empty < 0.14 and 0.2 < several < 0.5  # a quarter of the pictures have one thing
-    first = described_batch(gallery, 1, size=8, seed=0)
+    first = described_batch([gallery], 1, size=8, seed=0)
     for number, text in zip(first.latents[:, 0].int().tolist(), texts(1), strict=True):
         assert not text or SHAPES[layout.things[number, 0, 0]] in text or layout.counts[number] > 1
     # one epoch shows each picture once, and so do two processes together, in other words
     assert sorted(first.latents[:, 0].tolist()) == list(range(8))
-    two = [described_batch(gallery, 1, size=8, seed=0, share=(k, 2)) for k in range(2)]
+    two = [described_batch([gallery], 1, size=8, seed=0, share=(k, 2)) for k in range(2)]
     assert sorted(n for each in two for n in each.latents[:, 0].tolist()) == list(range(8))
     assert two[0].seed != two[1].seed
+
+
+def test_each_gallery_has_its_part_of_a_batch(with_clip: tuple[Path, Path]) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(with_clip[1])
+    scenes = recipe.clip_gallery(CLIP, kept=with_clip[1] / "gallery.npz").layout
+    filled = draw_gallery(seed=0, count=8, pixels=32, filled=True, workers=1).layout
+    galleries = [
+        EncodedGallery(torch.arange(first, first + 8.0)[:, None], layout, tokenizer, noise)
+        for first, layout, noise in ((0, scenes, 0.5), (8, filled, 0.0))
+    ]
+    for step in range(1, 20):
+        batch = described_batch(galleries, step, size=15, seed=0)
+        numbers = batch.latents[:, 0].int().tolist()
+        assert len(set(numbers[:7])) == 7 and max(numbers[:7]) < 8 <= min(numbers[7:])
+        assert sorted(numbers[7:]) == list(range(8, 16))
+        assert batch.pictures.tolist() == [0.5] * 7 + [0.0] * 8
+        texts = tokenizer.batch_decode(batch.tokens, skip_special_tokens=True)
+        for number, text in zip(numbers[7:], texts[7:], strict=True):
+            assert not text or SHAPES[filled.things[number - 8, 0, 0]] in text
+    two = [described_batch(galleries, 1, size=16, seed=0, share=(k, 2)) for k in range(2)]
+    assert sorted(n for each in two for n in each.latents[:, 0].tolist()) == list(range(16))
 
 
 class OfBothShares(nn.Module):
@@ -289,20 +332,26 @@ def test_two_processes_train_what_one_does_with_both_their_shares(
     with_clip: tuple[Path, Path],
 ) -> None:
     folder, clip = with_clip
-    config = recipe.BackboneConfig(**WITH_CLIP | {"unet_steps": 3, "unet_lr": 0.02}, **SHAPE)  # type: ignore[arg-type]
+    changes = {"unet_steps": 3, "unet_lr": 0.02, "filled": 4, "min_snr": 1.0}
+    config = recipe.BackboneConfig(**WITH_CLIP | changes, **SHAPE)  # type: ignore[arg-type]
     run_two(make_in_two, folder.parents[3], config)
     two = folder.with_name(recipe.backbone_stage(config).folder)
 
     vae, gallery = load_codec(folder).vae, recipe.clip_gallery(CLIP, kept=folder / "gallery.npz")
-    latents = recipe._modes(vae, torch.from_numpy(gallery.images)) * vae.config.scaling_factor
-    encoded = EncodedGallery(latents, gallery.layout, CLIPTokenizer.from_pretrained(clip))
+    filled = draw_gallery(seed=0, count=4, pixels=32, filled=True, workers=1)
+
+    def encoded(drawn: Gallery, noise: float) -> EncodedGallery:
+        z = recipe._modes(vae, torch.from_numpy(drawn.images)) * vae.config.scaling_factor
+        return EncodedGallery(z, drawn.layout, CLIPTokenizer.from_pretrained(clip), noise)
+
+    galleries = [encoded(gallery, 0.5), encoded(filled, 0.0)]
     unet = seeded(config.seed + 2, lambda: small_unet(4, *(SHAPE[k] for k in LAYOUT)))  # type: ignore[arg-type]
     text_encoder = load_codec(folder).text_encoder.float()
-    objective = TextToImageObjective(unet, text_encoder, noise_schedule())
+    objective = TextToImageObjective(unet, text_encoder, noise_schedule(), min_snr=1.0)
 
     def shares(step: int) -> list[Noised]:
         each = {"size": config.unet_batch, "seed": config.seed}
-        return [described_batch(encoded, step, share=(k, 2), **each) for k in range(2)]
+        return [described_batch(galleries, step, share=(k, 2), **each) for k in range(2)]
 
     optimiser = OptimiserConfig.from_scratch(steps=3, lr=config.unet_lr, warmup=200)
     steps = fit(OfBothShares(objective), shares, optimiser, accelerator=quick_accelerator())
@@ -320,7 +369,7 @@ def test_the_clip_under_it_says_what_it_draws(
     with_clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = recipe.BackboneConfig(**WITH_CLIP, **SHAPE)  # type: ignore[arg-type]
-    asked = recognition.RecognitionConfig(pictures=3, steps=1)
+    asked = recognition.RecognitionConfig(pictures=3, steps=1, kept=2)
     told = recognition.recognition(asked, config, profile="smoke")
     clip, tokenizer = load_clip(with_clip[1])
     pictures, shown = recognition.true_pictures(3, pixels=32, seed=0)
@@ -336,6 +385,9 @@ def test_the_clip_under_it_says_what_it_draws(
     assert told["drawn by the backbone"] == found
     monkeypatch.delattr(recognition, "draw")  # it is found, not drawn again
     assert recognition.recognition(asked, config, profile="smoke") == told
+    stay = recognition.kept_pictures(asked, config, profile="smoke")
+    assert [said for said, _ in stay] == [" ".join(recognition.PAIRS[k]) for k in (0, 2)]
+    assert all(np.array_equal(each, drawn[k]) for (_, each), k in zip(stay, (0, 2), strict=True))
 
 
 def _several(text: str) -> bool:

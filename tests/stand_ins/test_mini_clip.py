@@ -205,6 +205,15 @@ def test_a_longer_gallery_begins_with_the_shorter_one(gallery: Gallery) -> None:
     assert (gallery.layout.counts == 1)[::4].all() and (gallery.layout.counts > 1).any()
 
 
+def test_of_filled_pictures_each_has_one_large_thing_in_its_middle() -> None:
+    pixels = 64
+    filled = draw_gallery(seed=1, count=12, pixels=pixels, filled=True, workers=1)
+    assert (filled.layout.counts == 1).all()
+    assert np.abs(filled.layout.centres[:, 0] - 0.5).max() < 0.13
+    usual = draw_gallery(seed=1, count=12, pixels=pixels, workers=1)
+    assert not np.array_equal(filled.images, usual.images)
+
+
 def test_a_gallery_that_is_kept_is_not_drawn_again(
     gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ Shapes are drawn by Pillow at four times the size and averaged down: the image i
 a pixel belongs to an object's mask when at least half of it is covered.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,8 @@ HELD_OUT = frozenset(
 )
 #: Range of a thing's radius in sides of the picture, at zoom 1.
 RADII = {"small": (0.085, 0.115), "medium": (0.13, 0.16), "large": (0.175, 0.225)}
+#: The same of a thing that fills the picture, and so is in the middle of it.
+FILLING = {"small": (0.34, 0.36), "medium": (0.37, 0.40), "large": (0.41, 0.445)}
 _GROUND_TONES = {
     "sky": ((150, 185, 215), (195, 212, 225)),
     "sand": ((196, 178, 140), (214, 200, 168)),
@@ -108,6 +111,7 @@ def draw_scene(
     held_out: bool,
     count: tuple[int, int] = (2, 4),
     zoom: float = ZOOM,
+    radii: Mapping[str, tuple[float, float]] = RADII,
 ) -> Scene:
     """Draw one scene.
 
@@ -117,6 +121,7 @@ def draw_scene(
         held_out: whether the colour and shape pairs of `HELD_OUT` may appear.
         count: smallest and largest number of things.
         zoom: how near the things are; their radii are multiplied by it.
+        radii: range of a thing's radius by its size.
 
     Returns:
         A scene in which at least 55% of each thing is visible.
@@ -132,7 +137,7 @@ def draw_scene(
             break
         chosen = _choose_words(rng, words, held_out)
         shape, colour, texture, size = chosen
-        low, high = RADII[size]
+        low, high = radii[size]
         radius = float(rng.uniform(low, high)) * pixels * zoom
         x, y = (float(v) for v in rng.uniform(radius * 1.1, pixels - radius * 1.1, 2))
         coverage = _coverage(outline(shape), (x, y), radius, float(rng.normal(0, 0.15)), pixels)

@@ -45,6 +45,7 @@ QUIET = {
     "shorter": None,
     "worth": None,
     "parts": [],
+    "other": None,
     "longer": {},
     "once": {},
     "supervised": {},

@@ -7,6 +7,7 @@ from rlfseg.config import DataConfig
 from rlfseg.data import phrasecut
 from rlfseg.experiment.packing import packed, source_folder
 from rlfseg.experiment.run import Run
+from rlfseg.stage import found
 
 
 def shared_images(run: Run, on: DataConfig | None, split: str) -> str:
@@ -21,13 +22,18 @@ def shared_images(run: Run, on: DataConfig | None, split: str) -> str:
         split: of these.
 
     Returns:
-        A line for below a table; nothing for the run's own data, and for drawn ones, which share
-        no picture.
+        A line for below a table; nothing for the run's own data, for drawn ones, which share no
+        picture, and where the split isn't packed. Nothing is packed for it.
     """
     other = run.on(on)
     if on is None or run.data.dataset != "phrasecut" or not other.photographed:
         return ""
-    known = _trained_on(source_folder(run))
+    if found(other.packed_stage(split), profile=run.profile) is None:
+        return ""
+    try:
+        known = _trained_on(source_folder(run))
+    except FileNotFoundError as error:  # whoever was given the weights needn't have PhraseCut
+        return f"shared pictures not counted: {error}"
     if known is None:
         return "shared pictures not counted: PhraseCut's table of images has no coco_id"
     asked = packed(other, split).image_ids

@@ -13,7 +13,7 @@ from test_malformed import refer_files, run_on
 from test_phrasecut import task
 
 from rlfseg.config import DataConfig
-from rlfseg.experiment import shared_images
+from rlfseg.experiment import packed, shared_images
 
 REFERRING = DataConfig(source="files", dataset="refcoco", pixels=12)
 
@@ -38,6 +38,8 @@ def test_pictures_of_the_training_split_alone_are_counted(
     refer_files(tmp_path)
     coco = {7: {"coco_id": 11}, 8: {"coco_id": None}, 9: {"coco_id": 5}}
     phrasecut_files(tmp_path / "files", coco)
+    assert shared_images(run, REFERRING, "val") == ""  # nothing is packed for it
+    packed(run.on(REFERRING), "val")
     assert shared_images(run, REFERRING, "val") == (
         "1 of 2 pictures are in PhraseCut's training split too"
     )
@@ -51,5 +53,8 @@ def test_a_table_that_does_not_tell_is_not_counted_as_none(
 ) -> None:
     run = run_on(tmp_path, monkeypatch, "phrasecut")
     refer_files(tmp_path)
+    packed(run.on(REFERRING), "val")
+    told = shared_images(run, REFERRING, "val")
+    assert "not counted" in told and "refer_train.json is not there" in told
     phrasecut_files(tmp_path / "files", {7: {}, 8: {}})
     assert "not counted" in shared_images(run, REFERRING, "val")

@@ -41,10 +41,10 @@ class Backbone:
     `clip`, if given, asked about the phrases of `scenes` of the test split. A backbone of ours
     has a CLIP of its own, that says what it recognises in what is drawn, as `recognise` says. What
     pretraining is `worth`, if that is asked. CLIP and backbone are asked the same after `parts` of
-    their trainings, each with a schedule of its own. An `other` recipe of the backbone may stand
+    their trainings, each with a schedule of its own. Another `recipe` of the backbone may stand
     beside it. What is expected `at_least`: of the masks' IoU, how often CLIP is right among 32
     phrases, and colour and shape recognised, in [0, 1]; in points, of what pretraining gains where
-    least is trained; and of colour and shape in what the `other` draws.
+    least is trained; and of colour and shape in what the other draws.
     """
 
     run: Run
@@ -55,7 +55,7 @@ class Backbone:
     recognise: RecognitionConfig
     worth: Worth | None
     parts: list[Annotated[float, Field(gt=0, lt=1)]]
-    other: Other | None
+    recipe: Other | None
     at_least: Annotated[dict[str, float], having("mask", "clip", "drawn", "worth", "other")]
 
     @property
@@ -80,9 +80,9 @@ class Backbone:
     @property
     def _another(self) -> tuple[Run, RecognitionConfig] | None:
         """A run on the other backbone, and how that is asked."""
-        if self.other is None:
+        if self.recipe is None:
             return None
-        return self.other.on(self.run), replace(self.recognise, kept=self.other.shown)
+        return self.recipe.on(self.run), replace(self.recognise, kept=self.recipe.shown)
 
     def of_another(self) -> tuple[Recognised, list[tuple[str, np.ndarray]]] | None:
         """Return what is recognised in what the other backbone draws, and some of it.
@@ -101,9 +101,9 @@ class Backbone:
     @property
     def _both(self) -> dict[str, dict[str, list[Run]]]:
         """The same runs on the run's own backbone and on the other, by variant."""
-        if self.other is None:
+        if self.recipe is None:
             return {}
-        own, there = (self.other.runs(run) for run in (self.run, self.other.on(self.run)))
+        own, there = (self.recipe.runs(run) for run in (self.run, self.recipe.on(self.run)))
         return {name: {OWN: own[name], OTHER: there[name]} for name in own}
 
     def on_both(self) -> dict[str, dict[str, list[Curve]]]:

@@ -66,7 +66,7 @@ class Other:
             ValueError: if the recipe's changes are wrong.
         """
         values = {**asdict(run.backbone), **self.changes}
-        return replace(run, backbone=validated(BackboneConfig, values, where="other.changes"))
+        return replace(run, backbone=validated(BackboneConfig, values, where="recipe.changes"))
 
     def runs(self, run: Run) -> dict[str, list[Run]]:
         """Return the runs of each variant, one for each seed, on the backbone that is given."""

@@ -45,7 +45,7 @@ QUIET = {
     "shorter": None,
     "worth": None,
     "parts": [],
-    "other": None,
+    "recipe": None,
     "longer": {},
     "once": {},
     "supervised": {},

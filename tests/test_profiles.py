@@ -117,6 +117,12 @@ def test_a_chapter_is_asked_to_stop_before_its_jobs_time_is_over(profile: str, t
     assert "rlfseg.book.execute" in without and "timeout" not in without
 
 
+@pytest.mark.parametrize("given", ["", "rehearsal"])
+def test_preflight_is_of_the_paper_unless_another_is_named(given: str) -> None:
+    told = ran("make", "--dry-run", "preflight", *([f"PROFILE={given}"] if given else []))
+    assert f"rlfseg preflight --profile {given or 'a100'}\n" in told
+
+
 @pytest.mark.parametrize("target", ["preflight", "tables", "table"])
 def test_data_and_weights_are_linked_first(target: str, tmp_path: Path) -> None:
     told = ran("make", "--dry-run", target, f"DATA={tmp_path}", f"WEIGHTS={tmp_path}/w")

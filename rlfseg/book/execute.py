@@ -112,9 +112,14 @@ def main(places: Sequence[Path]) -> int:
     with _handed_on() as asked:
         try:
             execute(*places)
-        except (ValueError, papermill.PapermillExecutionError, RuntimeError) as error:
+        except (ValueError, papermill.PapermillExecutionError) as error:
             print(error, file=sys.stderr)
             return STOPPED if asked or _STOPPED in str(error) else 1
+        except RuntimeError as error:  # the kernel is dead
+            if not asked:
+                raise
+            print(error, file=sys.stderr)
+            return STOPPED
     finish(places[1])
     return 0
 

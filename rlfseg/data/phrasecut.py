@@ -76,7 +76,7 @@ def image_ids(root: Path | str, split: str) -> list[str]:
     return list(dict.fromkeys(_image_id(task, refer, n) for n, task in enumerate(tasks)))
 
 
-def coco_ids(root: Path | str, split: str) -> set[int] | None:
+def coco_ids(root: Path | str, split: str) -> frozenset[int] | None:
     """Return COCO's ids of the images of a split that are COCO's too.
 
     Returns:
@@ -90,7 +90,7 @@ def coco_ids(root: Path | str, split: str) -> set[int] | None:
     if not any("coco_id" in entry for entry in entries):
         return None
     coco = {str(entry["image_id"]): entry.get("coco_id") for entry in entries}
-    return {number for i in used if isinstance(number := coco.get(i), int)}
+    return frozenset(number for i in used if isinstance(number := coco.get(i), int))
 
 
 def size_mismatches(root: Path | str, split: str) -> list[SizeMismatch]:

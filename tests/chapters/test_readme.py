@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from conftest import ROOT
 
 from rlfseg.chapters.reading import chapter_file
+from rlfseg.chapters.starts import OTHER, OWN
 from rlfseg.experiment.curves import curve_stage
 from rlfseg.stage import Stage, found
+from rlfseg.stand_ins.recognition import DRAWN
 
 README = (ROOT / "README.md").read_text().splitlines()
 
@@ -45,3 +48,19 @@ def test_random_weights_end_ahead() -> None:
     assert ahead[0] > 0 > ahead[-1]
     said = "starts behind and, in a longer schedule for both, ends ahead"
     assert said in " ".join(README)
+
+
+def test_a_backbone_that_draws_helps_all_parameters_alone() -> None:
+    here = chapter_file(ROOT / "params" / "mini" / "A1_backbone.yml")
+    they_ship(*(curve_stage(run.train_stage) for run in here.asks().learned))
+    told, said = here.of_another(), " ".join(README)
+    assert told is not None
+    drawn = [100 * told[0].both.share, 100 * here.recognition()[DRAWN].both.share]
+    assert "in {:.0f} % of its pictures, the shipped one in {:.0f}.".format(*drawn) in said
+    ends = {
+        way: [np.mean([curve.phrase[-1] for curve in both[name]]) for name in (OWN, OTHER)]
+        for way, both in here.on_both().items()
+    }
+    gained = {way: 100 * (other - own) for way, (own, other) in ends.items()}
+    assert gained.pop("all, t = 1") == pytest.approx(3, abs=0.5)
+    assert len(gained) == 2 and max(gained.values()) < 0

@@ -153,3 +153,8 @@ def test_the_weights_that_a_shipped_adapter_stands_on_ship_too(
     stand_on = [(run.first(), asks.ships()) for asks in every for run in asks.runs]
     there = [first.train_stage.folder in ships for first, ships in stand_on if first is not None]
     assert there and all(there)
+
+
+def test_what_ships_stays_small() -> None:
+    sizes = [path.stat().st_size for path in (ROOT / "artefacts").rglob("*") if path.is_file()]
+    assert sizes and sum(sizes) <= 60 * 2**20

@@ -122,7 +122,7 @@ def test_damaged_exif_is_no_traceback(tmp_path: Path) -> None:
     assert read_picture(whole).size == RGB.shape[:2]
     good = exif_of([TURN, (0x010F, 2, 2, b"C\0\0\0"), (0x011A, 5, 1, struct.pack("<I", 60))])
     rng, refused = np.random.default_rng(1), 0
-    for _ in range(150):
+    for _ in range(600):
         spoilt = bytearray(good)
         for _ in range(int(rng.integers(1, 6))):
             spoilt[int(rng.integers(len(spoilt)))] = int(rng.integers(256))
@@ -132,7 +132,7 @@ def test_damaged_exif_is_no_traceback(tmp_path: Path) -> None:
             assert "spoilt.jpg has EXIF notes that can't be read" in str(error)
             refused += 1
         assert as_stored(tmp_path / "spoilt.jpg").size == RGB.shape[1::-1]
-    assert 0 < refused < 150
+    assert 0 < refused < 600
 
 
 def test_wide_greys_keep_their_range(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ ALL = (CROSSING, PARALLEL, TWO_ANSWERS)
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 0.8, 1.0])
 def test_no_affine_correction_lowers_the_loss(plane: Plane, t: float) -> None:
     """What is left of a conditional mean is uncorrelated with any function of the point."""
-    pairs = plane.draw(60_000, seed=0)
+    pairs = plane.draw(200_000, seed=0)
     times = at_time(t, like=pairs.z1)
     zt = interpolate(z0=pairs.z0, z1=pairs.z1, t=times)
     left = (velocity(z0=pairs.z0, z1=pairs.z1) - plane.v(zt, times)).flatten(1)
@@ -27,7 +27,7 @@ def test_no_affine_correction_lowers_the_loss(plane: Plane, t: float) -> None:
     probes = torch.cat([torch.ones(len(at), 1), at, at**2, at**3, torch.sin(9 * at)], dim=1)
     probes = probes / probes.square().mean(0).sqrt()
     for entry in left.T:
-        bound = 5 * entry.std() / len(at) ** 0.5 + 1e-4
+        bound = 6 * entry.std() / len(at) ** 0.5 + 1e-4
         assert (probes * entry[:, None]).mean(0).abs().max() < bound
 
 

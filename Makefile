@@ -18,11 +18,15 @@ PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python
 
 LOCK ?= requirements.lock
 VENV ?= .venv
-SETUP := $(VENV)/.installed-$(shell cksum < $(LOCK) | tr ' ' '-')
+# Of a copied or moved checkout too: what is installed names the place of this one.
+SETUP := $(VENV)/.installed-$(shell (cat $(LOCK); pwd -P) | cksum | tr ' ' '-')
 FORCE := $(if $(filter-out 0,$(FRESH)),--forceall)
 
 # A minimal pass keeps its notebooks and results apart, and shares the stages.
 PASS = runs/$(PROFILE)$(if $(filter-out 0,$(MINIMAL)),/minimal)
+
+KNOWN = test -n "$(PROFILE)" -a -f "params/$(PROFILE)/run.yml" \
+  || { echo "PROFILE=$(PROFILE) is none of: $$(cd params && echo *)" >&2; exit 2; }
 
 # Builds of a profile wait for each other by a lock that ends with its process, unlike Snakemake's.
 BUILDING = runs/$(PROFILE)/.building
@@ -54,7 +58,8 @@ book: $(SETUP) places ## execute the chapters of PROFILE and render the book, on
 
 tables: PROFILE = a100
 tables: $(SETUP) places ## all tables that can be made: DATA=<folder> WEIGHTS=<folder>; the cheapest way: MINIMAL=1
-	@$(SNAKEMAKE) --keep-going $(FORCE) -- $(call CHAPTERS,each.tables) || failed=1; \
+	@asked="$(call CHAPTERS,each.tables)"; test -n "$$asked" || exit 2; \
+	$(SNAKEMAKE) --keep-going $(FORCE) -- $$asked || failed=1; \
 	cat $(PASS)/findings/*.txt 2> /dev/null; \
 	for n in 1 2 3 4 5 6 7 8 9; do test -f $(PASS)/results/table_$$n.json \
 	  || { echo "Table $$n is missing: make table N=$$n PROFILE=$(PROFILE)$(MINIMAL:%= MINIMAL=%)"; missing=1; }; done; \
@@ -62,7 +67,9 @@ tables: $(SETUP) places ## all tables that can be made: DATA=<folder> WEIGHTS=<f
 
 table: PROFILE = a100
 table: $(SETUP) places ## one table of the paper and what it needs: N=1 PROFILE=a100
-	@$(SNAKEMAKE) $(FORCE) -- $(call CHAPTERS,$(N) in each.tables)
+	@asked="$(call CHAPTERS,"$(N)" in [str(n) for n in each.tables])"; \
+	test -n "$$asked" || { echo "N=$(N) is no table of the paper: they are 1 to 9" >&2; exit 2; }; \
+	$(SNAKEMAKE) $(FORCE) -- $$asked
 
 rehearsal: $(SETUP) ## check, preflight and all tables of a small world in the official layouts
 	@$(MAKE) --no-print-directory places PROFILE=rehearsal
@@ -79,12 +86,14 @@ runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as
 # Parameters name data and weights from the repository's root, so that what a run is does not depend
 # on where they lie.
 places: $(SETUP)
+	@$(KNOWN)
 	@$(if $(DATA),test -d "$(DATA)" || { echo "DATA=$(DATA) is no folder" >&2; exit 2; })
 	@$(if $(WEIGHTS),test -d "$(WEIGHTS)" || { echo "WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 2; })
 	@$(if $(DATA),ln -sfT "$$(realpath "$(DATA)")" data)
 	@$(if $(WEIGHTS),ln -sfT "$$(realpath "$(WEIGHTS)")" weights)
 	@mkdir -p runs/$(PROFILE)
 	@$(if $(filter rehearsal,$(PROFILE)),PYTHONPATH=tests python tests/rehearsal/world.py $(WORLD))
+	@command -v flock > /dev/null || { echo "flock is missing: this runs on Linux" >&2; exit 2; }
 	@flock --nonblock $(BUILDING) true || echo "Another build of $(PROFILE) is under way: waiting for it"
 
 pdf: book ## the book as one PDF; needs Chromium or Chrome
@@ -122,7 +131,9 @@ artefacts: $(SETUP) ## make all that ships with PROFILE, or go on making it; say
 	@python -m rlfseg artefacts --make --profile $(PROFILE)
 
 clean: ## remove what was made for PROFILE (.venv and the shipped artefacts stay)
-	@rm -rf runs/$(PROFILE)
+	@$(KNOWN)
+	@test ! -d runs/$(PROFILE) || flock --nonblock $(BUILDING) rm -rf runs/$(PROFILE) \
+	  || { echo "runs/$(PROFILE) stays: it can't be removed, or is being built" >&2; exit 2; }
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
@@ -133,7 +144,7 @@ $(SETUP): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
 	  "Python 3.11 is needed, this is %d.%d: make PYTHON=<a python3.11>" % sys.version_info[:2])'
 	@echo "Setting up $(VENV) with $$(grep -c == $<) pinned packages, once"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 	@set -o pipefail; python -m pip install --no-deps --no-compile --progress-bar off -r $< \
 	  | awk '/^(Collecting|Processing|Requirement already)/ && ++n % 40 == 0 {print "  found " n; fflush()} \
 	         /^Installing/ {print "  installing"; fflush()}'

@@ -5,6 +5,7 @@
 # and those that need it, when its notebook, its parameters, what the run is, the package or a shipped
 # artefact has changed in content.
 
+import re
 from pathlib import Path
 
 import yaml
@@ -20,6 +21,8 @@ MINIMAL = RUN != f"runs/{PROFILE}"
 PROFILES = sorted(folder.name for folder in Path("params").iterdir() if folder.is_dir())
 if PROFILE not in PROFILES:
     raise WorkflowError(f"profile={PROFILE}: choose one of {', '.join(PROFILES)}")
+if REPOSITORY and not re.fullmatch(r"https://[\w.-]+/[\w.-]+/[\w.-]+", REPOSITORY):
+    raise WorkflowError(f"repository={REPOSITORY}: give it as https://HOST/OWNER/NAME")
 
 
 def files(*patterns):
@@ -240,6 +243,7 @@ rule pdf:
         f"{RUN}/book.pdf",
     params:
         run=RUN,
+        page=(Path.cwd() / RUN / "print.tmp/_build/singlehtml/index.html").as_uri(),
     shell:
         """
         echo "== printing the book"
@@ -253,8 +257,7 @@ rule pdf:
             || {{ cat {params.run}/print.log; exit 1; }}
         $browser --headless --no-sandbox --disable-gpu --no-pdf-header-footer \
             --virtual-time-budget=60000 --print-to-pdf={output} \
-            file://$PWD/{params.run}/print.tmp/_build/singlehtml/index.html \
-            >> {params.run}/print.log 2>&1
+            "{params.page}" >> {params.run}/print.log 2>&1 || {{ cat {params.run}/print.log; exit 1; }}
         rm -rf {params.run}/print.tmp
         cp {output} {params.run}/site/
         sed 's|<span class="pdf">\\([^<]*\\)</span>|<a href="book.pdf">\\1</a>|' {params.run}/site/cite.html \

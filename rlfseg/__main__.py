@@ -22,6 +22,7 @@ The four before the last are what a launcher starts, on as many GPUs and nodes a
 
 import argparse
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -143,6 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.choices[given.command].error(str(error))
     except KeyboardInterrupt:
         commands.choices[given.command].exit(130, "stopped; the same command goes on\n")
+    except RuntimeError as error:
+        from rlfseg.training.loop import StoppedError
+
+        if not isinstance(error, StoppedError):
+            raise
+        commands.choices[given.command].exit(os.EX_TEMPFAIL, f"{error}\n")
 
 
 def _check(given: argparse.Namespace) -> int:

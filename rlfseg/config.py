@@ -1,6 +1,7 @@
 """Settings: frozen values, checked when they are made, read from YAML with every fault named."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -21,8 +22,18 @@ Positive = Annotated[float, Field(gt=0)]
 
 _T = TypeVar("_T")
 _FAULTS = 3  # that one message names
+_NUMBER = re.compile(r"[-+]?[\d.]+[eE][-+]?\d+")  # of which YAML 1.1 takes some for text
 _LARGEST = 1_000_000  # bytes of a file of parameters; ours have a few thousand
-_SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is libyaml's, and quicker
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Of plain values alone; libyaml's where it is there, which is quicker. A name stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} stands there twice (line {node.start_mark.line + 1} ff.)")
+        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -217,9 +228,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has more than {_LARGEST} bytes: it is no file of parameters")
     try:
         text = path.read_text("utf-8-sig")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _SAFE)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
             raise ValueError("aliases (*name) are not taken here: write the values out")
-        given = yaml.load(text, _SAFE)
+        given = yaml.load(text, _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
@@ -284,6 +295,8 @@ def _said(kind: Any, fault: Any) -> str:
         said = f"{key} is unknown" + (f"; known are {', '.join(known)}" if known else "")
     elif key:
         said = f"{key} is {given}: {said}"
+        if isinstance(wrong, str) and "number" in fault["msg"] and _NUMBER.fullmatch(wrong):
+            said += "; YAML takes it for text: write it with a point and a sign, as in 1.0e-4"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in said)
 
 

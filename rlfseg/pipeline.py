@@ -29,9 +29,10 @@ from rlfseg.method.sampling import sample
 from rlfseg.method.types import Image, Latent, Score, Text, Time
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.models.unet import as_velocity, load_trained, load_unet, merged
-from rlfseg.models.weights import whole
+from rlfseg.models.weights import whole, without_code
 
 _log = logging.getLogger(__name__)
+_PARTS = ("vae", "text_encoder", "tokenizer", "unet", "tiny_vae")
 _SHRUNK = 64  # times, from which CUDA has no kernel that makes scores smaller without aliasing
 _Pictures = Given | Sequence[Given]
 _Phrases = str | Iterable[str] | Iterable[Iterable[str]]
@@ -93,7 +94,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def from_backbone(
         cls,
         backbone: str | Path,
-        trained: Path | None = None,
+        trained: str | Path | None = None,
         *,
         base: str | Path | None = None,
         device: torch.device | str = "cpu",
@@ -134,8 +135,9 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Load a saved pipeline as any of diffusers: in float32 and safetensors unless told else.
 
         Raises:
-            ValueError: if a file of it is damaged, a pointer of git-lfs, or a pickle.
+            ValueError: if a file of it is damaged, a pointer of git-lfs, a pickle, or code.
         """
+        without_code(Path(pretrained_model_name_or_path), _PARTS)
         given = {"use_safetensors": True, **more}
         if not {"dtype", "torch_dtype"} & set(more):
             given["torch_dtype"] = torch.float32

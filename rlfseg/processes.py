@@ -29,7 +29,18 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tqdm.auto import tqdm
 
-from rlfseg.stage import DAMAGE, Stage, draft_of, finished, found, locked, logs_of, made, replaced
+from rlfseg.stage import (
+    Stage,
+    draft_of,
+    finished,
+    found,
+    full_disk_named,
+    locked,
+    logs_of,
+    made,
+    readable,
+    replaced,
+)
 
 _LAST = 60  # lines of a process's output that an error repeats
 _POLL = 0.2  # seconds
@@ -111,10 +122,11 @@ def together(
     if not state.is_main_process:
         until(lambda: tokens[0].exists() or found(stage, profile=profile))
         if tokens[0].exists():
-            fill(draft)
+            with full_disk_named(draft):
+                fill(draft)
             tokens[state.process_index].touch()
         return until(lambda: found(stage, profile=profile))
-    with locked(stage, profile=profile):
+    with locked(stage, profile=profile), full_disk_named(draft):
         if (there := found(stage, profile=profile)) is not None:
             return there
         draft.mkdir(exist_ok=True)
@@ -388,7 +400,14 @@ def in_parts(
         for number in missing:
             _write(paths[number], make(ranges[number]))
             bar.update(len(ranges[number]))
-    until(lambda: all(path.is_file() for path in paths))
+    waited = list(paths)
+
+    def there() -> bool:
+        while waited and waited[-1].is_file():
+            waited.pop()
+        return not waited
+
+    until(there)
     state.wait_for_everyone()
 
 
@@ -421,10 +440,14 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a part is there and can be read; a power cut may have spoiled it."""
+    """Whether a part is there and can be read; a power cut may have spoiled it.
+
+    Raises:
+        OSError: if the system can't read it: what is finished may not be taken for spoiled.
+    """
     try:
-        with np.load(path) as arrays:
+        with readable(path), np.load(path) as arrays:
             return all(arrays[name] is not None for name in arrays.files)
-    except DAMAGE:
+    except (FileNotFoundError, ValueError):
         path.unlink(missing_ok=True)
         return False

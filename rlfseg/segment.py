@@ -10,7 +10,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from rlfseg.chapters.reading import chapter_file, run_file
-from rlfseg.data.images import as_rgb, overlay, read_picture
+from rlfseg.data.images import overlay, read_rgb
 from rlfseg.experiment import Run, is_trained, pipeline
 from rlfseg.pipeline import RLFSegPipeline
 from rlfseg.stage import replaced, repository
@@ -49,7 +49,7 @@ def segment(
     written = {file.resolve() for pair in files for file in pair}
     if spoilt := written & {Path(name).resolve() for name in pictures}:
         raise ValueError(f"{spoilt.pop()} is a picture that is asked: give another name with -o")
-    images = {name: as_rgb(read_picture(name)) for name in pictures}
+    images = {name: read_rgb(name) for name in pictures}
     segmenter = _loaded(model) if model else pipeline(_best())
     segmenter.set_progress_bar_config(disable=True)
     found = segmenter(

@@ -28,7 +28,7 @@ from typing import Any, Self
 from uuid import uuid4
 from zipfile import BadZipFile
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 RECORD = "stage.json"
@@ -51,6 +51,7 @@ DAMAGE = (
 #: What the system says when nothing more fits, or nothing may be written at all.
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 _LOCKLESS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+_SOON = 10  # seconds for which another program is waited for without a word
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
 
@@ -114,8 +115,13 @@ _asked: dict[str, Stage] = {}
 
 
 def asked() -> dict[str, Stage]:
-    """Return the stages that this process has looked for or made until now, by their folder."""
+    """Return the stages that this process has looked for or made since it began, by folder."""
     return dict(_asked)
+
+
+def forget() -> None:
+    """Let `asked` begin anew."""
+    _asked.clear()
 
 
 def repository() -> Path:
@@ -252,13 +258,18 @@ def locked(stage: Stage, *, profile: str) -> Iterator[Path]:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Wait until no other program is in the block of the same lock file.
+    """Wait, and say so, until no other program is in the block of the same lock file.
 
     Raises:
         OSError: if the file system has no locks, saying what to do.
     """
+    free = FileLock(lock, fallback_to_soft=False)  # no lock that a killed one leaves
     try:
-        held = FileLock(lock, fallback_to_soft=False).acquire()  # no lock that a killed one leaves
+        try:
+            held = free.acquire(timeout=_SOON)
+        except Timeout:
+            print(f"{lock} is held: waiting for another program to end", file=sys.stderr)
+            held = free.acquire()
     except OSError as error:
         if error.errno not in _LOCKLESS:
             raise
@@ -300,9 +311,9 @@ def finished(
     with replaced(draft / RECORD) as written:
         written.write_text(json.dumps(record, indent=1) + "\n")
     sweep(draft)
-    shutil.rmtree(draft / PARTS, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(draft, final)
+    shutil.rmtree(final / PARTS, ignore_errors=True)  # last, for a checkpoint is hours of work
     return final
 
 
@@ -387,8 +398,12 @@ def replaced(path: Path) -> Iterator[Path]:
         A path in the same folder; the file is as it was until the block has ended well.
 
     Raises:
-        OSError: naming the file, if the disk is full.
+        OSError: naming the file, if there is no such folder, or nothing can be written there.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} can't be written: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path} can't be written: {path.parent} is another's, or read-only")
     draft = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # no other process's, on any node
     try:
         with full_disk_named(path):

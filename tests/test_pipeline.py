@@ -223,6 +223,11 @@ def test_saved_and_loaded_it_gives_the_same_masks(pipe: RLFSegPipeline, tmp_path
     assert ".safetensors" in kinds and not kinds & {".bin", ".pkl", ".pt"}
 
 
+def test_folders_may_be_given_as_texts(pipe: RLFSegPipeline, backbone: Path, trained: Path) -> None:
+    loaded = RLFSegPipeline.from_backbone(str(backbone), str(trained), tol=0.3)
+    np.testing.assert_allclose(all_scores(loaded), all_scores(pipe), atol=1e-6)
+
+
 def test_stable_diffusions_folder_is_read(backbone: Path) -> None:
     loaded = RLFSegPipeline.from_pretrained(backbone, torch_dtype=torch.float32)
     direct = RLFSegPipeline.from_backbone(backbone)
@@ -344,6 +349,15 @@ def test_the_command_writes_mask_and_overlay(
     assert Image.open(saved / "out.png").size == (40, 30)
     assert f"'red star' is {wanted.mean():.1%} of {saved}/photo.png" in capsys.readouterr().out
     assert gc.isenabled()  # imports alone go without
+
+
+def test_a_picture_whose_values_are_out_of_range_is_named(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.full((4, 4), 7, np.float32)).save(saved / "deep.tif")
+    with pytest.raises(SystemExit):
+        main(["segment", f"{saved}/deep.tif", "star", "--model", f"{saved}/model"])
+    assert "deep.tif: a picture of floats lies in [0, 1]" in capsys.readouterr().err
 
 
 def test_the_command_takes_several_phrases_and_pictures(

@@ -248,6 +248,32 @@ def test_a_broken_file_of_a_model_is_one_line(
             assert f"{path} is a pointer of git-lfs" in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "place", "message"),
+    [
+        ("unet", ["evil", "X"], "unet/evil.py", r"has unet as \['evil', 'X'\]"),
+        ("tiny_vae", ["evil", "X"], "tiny_vae/evil.py", r"has tiny_vae as \['evil', 'X'\]"),
+        ("_class_name", ["evil", "X"], "evil.py", r"has _class_name as \['evil', 'X'\]"),
+        ("vae", ["diffusers", "StableDiffusionPipeline"], "vae/x", "has vae as"),
+        ("vae", ["diffusers", "AutoencoderKL"], "vae/diffusers.py", r"vae/diffusers\.py might be run"),
+        ("threshold", 0.5, "None.py", r"None\.py might be run"),
+    ],
+)
+def test_no_code_of_a_models_folder_is_run(
+    pipe: RLFSegPipeline, tmp_path: Path, key: str, value: object, place: str, message: str
+) -> None:
+    folder = tmp_path / "m"
+    pipe.save_pretrained(folder)
+    assert RLFSegPipeline.from_pretrained(folder).tiny_vae is None
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, key: value}))
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass X: pass\n")
+    with pytest.raises(ValueError, match=message):
+        RLFSegPipeline.from_pretrained(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("how", ["pointer", "cut", "empty"])
 def test_a_broken_adapter_is_one_line(
     backbone: Path, trained: Path, tmp_path: Path, how: str
@@ -259,6 +285,13 @@ def test_a_broken_adapter_is_one_line(
     with pytest.raises(ValueError, match=r"can't be loaded|pointer of git-lfs") as told:
         load_trained(backbone, folder)
     assert str(folder) in str(told.value) and len(str(told.value).splitlines()) == 1
+
+
+def test_pointers_are_looked_for_nowhere_near_a_name_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "other.safetensors").write_text(POINTER)
+    with pytest.raises((ValueError, OSError)) as told:
+        RLFSegPipeline.from_pretrained(tmp_path / "mistyped")
+    assert "mistyped" in str(told.value) and "git-lfs" not in str(told.value)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,13 +37,13 @@ from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.score import (
     Evaluation,
     boundaries,
-    edges_in_parts,
+    boundaries_in_parts,
     evaluate,
     scored_in_parts,
 )
 from rlfseg.experiment import relabelling as stage
 from rlfseg.experiment.relabelling import relabel
-from rlfseg.processes import launch, launch_for, own_cores, until
+from rlfseg.processes import in_parts, launch, launch_for, own_cores, until
 from rlfseg.stage import Stage, made
 from rlfseg.training import loop
 from rlfseg.training.checkpoint import save_checkpoint
@@ -197,7 +199,7 @@ def score(folder: Path) -> None:
     items = range(len(cache.pack))
     found = scored_in_parts(out, cache.pack, items, some, title="test")
     measure = partial(boundaries, velocity, cache, config=ONE, threshold=0.5)
-    edges = edges_in_parts(out, cache.pack, items, measure, title="test")
+    edges = boundaries_in_parts(out, cache.pack, items, measure, title="test")
     ids = list(cache.pack.image_ids)
     asking = partial(given_classes, velocity, cache, names=NAMES, config=ONE)
     closed = confusions_in_parts(out, cache.pack, ids, NAMES, asking)
@@ -267,6 +269,43 @@ def test_scoring_goes_on_where_it_was_stopped(
     assert asked == [15, 15, 15, 5]  # the broken part again, and what was missing
     assert np.array_equal(found.annotation.histogram, alone.histogram)
     assert np.array_equal(found.annotation.image_id, alone.image_id)
+
+
+def test_a_part_that_the_system_cannot_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    part = tmp_path / "0.npz"
+    np.savez(part, a=np.zeros(3))
+    monkeypatch.setattr(np, "load", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        in_parts([part], [range(3)], lambda _: pytest.fail("made again"), title="test")
+    assert part.is_file()
+
+
+def test_who_waits_for_parts_looks_at_each_once_it_is_there_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, looked = [tmp_path / f"{k}.npz" for k in range(9)], Counter[str]()
+    for path in paths[1:]:
+        np.savez(path, a=np.zeros(1))
+    is_file = Path.is_file
+
+    def noted(path: Path) -> bool:
+        looked[path.name] += 1
+        if looked["0.npz"] == 5:
+            np.savez(paths[0], a=np.zeros(1))
+        return is_file(path)
+
+    two = SimpleNamespace(
+        process_index=1, num_processes=2, is_main_process=False, wait_for_everyone=lambda: None
+    )
+    monkeypatch.setattr(processes, "PartialState", lambda: two)
+    monkeypatch.setattr(Path, "is_file", noted)
+    in_parts(paths, [range(1)] * 9, lambda _: pytest.fail("made again"), title="test")
+    assert looked == {path.name: 1 if path != paths[0] else 5 for path in paths}
 
 
 # --- launches ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 import rlfseg
 from rlfseg.stage import (
+    PARTS,
     Stage,
     alone,
     commit,
@@ -168,6 +169,26 @@ def test_an_interrupted_make_resumes_in_its_folder() -> None:
     assert [path.name for path in there.parent.iterdir() if path.is_dir()] == [there.name]
 
 
+def test_a_checkpoint_goes_when_the_artefact_is_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until then it is what hours of work are taken up from."""
+
+    def fill(folder: Path) -> None:
+        (folder / PARTS).mkdir(exist_ok=True)
+        (folder / PARTS / "checkpoint").touch()
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="not empty"):
+        patched.setattr("rlfseg.stage.os.replace", failing)
+        made(STAGE, fill, profile="mini")
+    assert list(Path("runs").rglob("checkpoint"))
+    there = made(STAGE, fill, profile="mini")
+    assert [path.name for path in there.iterdir()] == ["stage.json"]
+
+
 def test_drafts_that_a_kill_leaves_are_in_no_artefact(repo: Path) -> None:
     def killed(folder: Path) -> None:
         (folder / "inner").mkdir()
@@ -193,6 +214,19 @@ def test_a_file_is_replaced_whole_or_not_at_all(repo: Path) -> None:
         one.write_text("first")
         other.write_text("second")
     assert path.read_text() == "first" and not list(repo.glob(".*"))
+
+
+def test_a_file_that_has_no_folder_is_named_before_any_work(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = repo / "missing" / "out.png"
+    said = r"out\.png can't be written: there is no folder .*missing$"
+    with pytest.raises(FileNotFoundError, match=said), replaced(path):
+        pytest.fail("nothing can be written")
+    monkeypatch.setattr("rlfseg.stage.os.access", lambda *_: False)  # root may write anywhere
+    said = r"out\.png can't be written: .*read-only$"
+    with pytest.raises(PermissionError, match=said), replaced(repo / "out.png"):
+        pytest.fail("nothing can be written")
 
 
 def test_a_folder_without_its_record_is_no_artefact() -> None:
@@ -326,6 +360,27 @@ def test_a_stage_whose_disk_is_full_is_named_and_made_later() -> None:
     with pytest.raises(OSError, match=r"full-\w+\.part can't be written \(No space left"):
         made(other, full, profile="mini")
     assert made(other, Maker("whole"), profile="mini").name.startswith("full-")
+
+
+def test_waiting_for_another_program_is_said(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rlfseg.stage._SOON", 0.1)
+    held, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with alone(repo / "x.lock"):
+            held.set()
+            assert may_end.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(20)
+    threading.Timer(0.5, may_end.set).start()
+    with alone(repo / "x.lock"):
+        assert may_end.is_set()
+    thread.join()
+    assert "x.lock is held: waiting for another program to end" in capsys.readouterr().err
 
 
 def test_of_programs_that_want_the_same_at_once_one_makes_it(repo: Path) -> None:

@@ -10,7 +10,9 @@ is).
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -32,7 +34,7 @@ from rlfseg.experiment import Run, located
 from rlfseg.method.types import Image
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.latent_codec import LatentCodec
-from rlfseg.models.weights import seeded
+from rlfseg.models.weights import seeded, whole
 from rlfseg.stage import Stage
 from rlfseg.stand_ins.mini_clip import ClipConfig, load_clip, trained_clip
 
@@ -106,12 +108,18 @@ class ClipsegConfig:
         return "no: ours, after its idea", note
 
     def model(self, run: Run, coder: LatentCodec) -> "Clipseg":
-        """Return the model as it is before any training of ours."""
+        """Return the model as it is before any training of ours.
+
+        Raises:
+            OSError: if there are no such released weights.
+            ValueError: naming their folder, if a file in it is damaged or missing.
+        """
         if self.checkpoint:
             where = located(self.checkpoint)
-            weights = CLIPSegForImageSegmentation.from_pretrained(where, use_safetensors=True)
-            weights, tokenizer = weights.float(), CLIPTokenizer.from_pretrained(where)
-            return Clipseg(weights, tokenizer, pixels=self.pixels, levels=IMAGENET)
+            with whole(where) if isinstance(where, Path) else nullcontext():  # the hub may lack it
+                weights = CLIPSegForImageSegmentation.from_pretrained(where, use_safetensors=True)
+                tokenizer = CLIPTokenizer.from_pretrained(where)
+            return Clipseg(weights.float(), tokenizer, pixels=self.pixels, levels=IMAGENET)
         if self.clip is not None:
             clip, tokenizer = load_clip(trained_clip(self.clip, profile=run.profile))
             weights = seeded(self.seed, partial(clipseg_on, clip.cpu()))

@@ -30,6 +30,8 @@ from rlfseg.models.weights import seeded
 from rlfseg.stage import Stage
 from rlfseg.stand_ins.text_to_image import noise_schedule
 
+_HEADS = 4  # of the attention to the words, and groups of the normalisation before it
+
 
 @dataclass(frozen=True, config=STRICT)
 class LdznetConfig:
@@ -123,15 +125,13 @@ class Ldznet(nn.Module):
 class Head(nn.Module):
     """Features at several resolutions and the words become logits at the picture's size."""
 
-    def __init__(
-        self, channels: Sequence[int], *, width: int, words: int, doublings: int, heads: int = 4
-    ) -> None:
+    def __init__(self, channels: Sequence[int], *, width: int, words: int, doublings: int) -> None:
         """Take the features' channels, its own width, the text's, and log2 of the enlargement."""
         super().__init__()
         self.into = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
-        self.norm = nn.GroupNorm(heads, width)
+        self.norm = nn.GroupNorm(_HEADS, width)
         self.attend = nn.MultiheadAttention(
-            width, heads, kdim=words, vdim=words, batch_first=True, bias=False
+            width, _HEADS, kdim=words, vdim=words, batch_first=True, bias=False
         )
         self.blocks = nn.ModuleList(_convolutions(width, width) for _ in range(2))
         wide = [max(8, width >> k) for k in range(doublings + 1)]

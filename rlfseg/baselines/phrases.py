@@ -129,7 +129,10 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
 
         folder = together(train_stage(run, baseline), train, profile=run.profile)
         with readable(folder / _WEIGHTS):
-            model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
+            fit = model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
+            free = {name for name, p in model.named_parameters() if p.requires_grad}
+            if unfit := {*fit.unexpected_keys, *free.intersection(fit.missing_keys)}:
+                raise ValueError(f"it holds weights of another model, by {min(unfit)}")
     model.requires_grad_(False).eval().to(coder.device)
     return model
 

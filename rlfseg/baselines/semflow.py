@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass as settings
 from safetensors.torch import load_file, save_file
 
 from rlfseg.baselines.palette import Palette, calibrated, spread
-from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, SamplerConfig, Seed
+from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed
 from rlfseg.evaluation.closed_set import confusions_in_parts, true_classes
 from rlfseg.evaluation.confusion import Confusion
 from rlfseg.evaluation.predict import spaced
@@ -31,7 +31,7 @@ from rlfseg.experiment import (
     packed,
     ready,
 )
-from rlfseg.method.sampling import sample
+from rlfseg.method.sampling import multi_step
 from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity, for_sampling, load_trained, load_unet, save_trained
@@ -108,11 +108,11 @@ def named_by_colour(
     Yields:
         For each picture, class numbers [H, W], int64.
     """
-    codec, pack, way = cache.codec, cache.pack, SamplerConfig("steps", steps=euler)
-    c, zb = codec.text([""]), codec.black(cache.pixels)
+    codec, pack = cache.codec, cache.pack
+    c = codec.text([""])
     for image_id in images:
         z1 = cache.z1([pack.find(image_id, pack.captions(image_id)[0])])
-        z0 = sample(way, v, z1=z1, c=c, zb=zb).z0
+        z0 = multi_step(v, z1=z1, c=c, steps=euler).z0
         yield palette.nearest(codec.decode_image(z0))[0]
 
 

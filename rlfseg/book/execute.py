@@ -8,7 +8,6 @@ For one chapter at a time `papermill NOTEBOOK EXECUTED -f PARAMETERS` does. Of s
 begin at once, two may choose the same TCP port; one dies of it, and papermill waits for ever.
 """
 
-import ast
 import json
 import logging
 import os
@@ -22,11 +21,12 @@ from typing import ClassVar
 
 import papermill
 from jupyter_client.manager import AsyncKernelManager
-from papermill.iorw import read_yaml_file
 from traitlets.config import Config
 
 from rlfseg.book.executed import finish
 from rlfseg.book.kernels import PROGRAM, served_here
+from rlfseg.chapters import assigned
+from rlfseg.config import read_yaml
 
 STOPPED = 75  # BSD's status of a temporary failure
 _STOPPED = "StoppedError"  # `rlfseg.training.loop`'s, which would be imported for its name alone
@@ -47,10 +47,11 @@ def execute(notebook: Path, executed: Path, parameters: Path) -> None:
     """Execute a notebook with the parameters of a YAML file; write it, cell by cell, to `executed`.
 
     Raises:
-        ValueError: if the notebook has no parameter of a name; nothing is executed.
+        ValueError: if the file is no YAML of parameters, or the notebook doesn't have one of them;
+            nothing is executed.
         papermill.PapermillExecutionError: if a cell fails; what was executed is kept.
     """
-    given, known = read_yaml_file(str(parameters)), _known(notebook)
+    given, known = read_yaml(parameters), _known(notebook)
     if unknown := [name for name in given if name not in known]:
         raise ValueError(
             f"{parameters}: {', '.join(unknown)}: {notebook} has no such parameter; "
@@ -73,9 +74,7 @@ def _known(notebook: Path) -> list[str]:
     """Return the names that the cell of the parameters sets."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     given = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    body = [line for cell in given for line in ast.parse("".join(cell["source"])).body]
-    targets = [target for line in body if isinstance(line, ast.Assign) for target in line.targets]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for cell in given for name in assigned("".join(cell["source"]))]
 
 
 @contextmanager

@@ -15,16 +15,16 @@ def compared(gain: float, interval: tuple[float, float], *, unit: str = "points"
 
     Returns:
         As in `4.1 points ahead (2.9 to 5.2)`, `4.1 points behind (2.9 to 5.2)`, or, where the
-        interval holds nought, `level, within -0.3 to +0.5 points`; with two decimals where all is
-        below a fifth.
+        interval holds nought, `not told apart (0.1 points ahead, -0.3 to +0.5)`; with two decimals
+        where all is below a fifth.
     """
     low, high = interval
     near, far = sorted((abs(low), abs(high)))
     digits = 1 if far >= 0.2 else 2
+    size = f"{abs(gain):.{digits}f} {unit} {'ahead' if gain > 0 else 'behind'}"
     if low <= 0 <= high:
-        return f"level, within {low:+.{digits}f} to {high:+.{digits}f} {unit}"
-    side = "ahead" if gain > 0 else "behind"
-    return f"{abs(gain):.{digits}f} {unit} {side} ({near:.{digits}f} to {far:.{digits}f})"
+        return f"not told apart ({size}, {low:+.{digits}f} to {high:+.{digits}f})"
+    return f"{size} ({near:.{digits}f} to {far:.{digits}f})"
 
 
 def over_all_seeds(gains: Sequence[float]) -> str:

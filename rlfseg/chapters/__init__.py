@@ -5,12 +5,13 @@ Snakefile read it. This module is light; what a chapter asks for lies in the cla
 parameters, which is loaded when it is asked for.
 """
 
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from rlfseg.stage import asked, kept
+from rlfseg.stage import asked, forget, kept
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,13 @@ def made_in(table: int) -> str:
     return next(name for name, chapter in CHAPTERS.items() if table in chapter.tables)
 
 
+def assigned(source: str) -> list[str]:
+    """Return the names that a cell of parameters sets."""
+    lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
+    targets = [target for line in lines for target in line.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
 def chapter(name: str, given: Any) -> Any:
     """Check a chapter's parameters and return them, with the run that they are of.
 
@@ -85,6 +93,7 @@ def chapter(name: str, given: Any) -> Any:
     from rlfseg.chapters.making import make_in_processes
     from rlfseg.chapters.reading import checked
 
+    forget()
     here = checked(name, given)
     make_in_processes(here.run, here.asks())
     return here
@@ -109,7 +118,7 @@ def expect(given: Any, numbers: Mapping[str, tuple[float, float]]) -> None:
         if not found >= least
     ]
     if short and given.run.data.source == "mini":
-        raise AssertionError("; ".join(short))
+        raise AssertionError(f"less than the parameters expect (at_least): {'; '.join(short)}")
     name = next(key for key, each in CHAPTERS.items() if each.parameters is type(given))
     file = kept(given.run.profile) / "findings" / f"{name}.txt"
     file.unlink(missing_ok=True)

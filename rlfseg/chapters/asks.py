@@ -6,8 +6,17 @@ from functools import partial
 from typing import Self
 
 from rlfseg.baselines import phrases, semflow
-from rlfseg.experiment import ClosedSet, Run, Scoring, class_names, curve_stage, predictor
-from rlfseg.stage import Stage
+from rlfseg.experiment import (
+    ClosedSet,
+    Run,
+    Scoring,
+    check_there,
+    class_names,
+    curve_stage,
+    outside,
+    predictor,
+)
+from rlfseg.stage import Stage, found
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Rival:
         outside: the folder or hub id of weights that are not trained here, or nothing.
         curve: the stage that ends in its learning curve, if it has one.
         full: whether all parameters of the backbone's UNet are trained.
+        there: tells whether what it takes from elsewhere is there; else its row stays empty.
     """
 
     training: Stage
@@ -40,6 +50,7 @@ class Rival:
     outside: str = ""
     curve: Stage | None = None
     full: bool = False
+    there: Callable[[], bool] = partial(bool, 1)
 
 
 @dataclass(frozen=True)
@@ -181,6 +192,7 @@ def phrase_rivals(
 
 def _phrase_rival(run: Run, name: str, baseline: phrases.Baseline, on: phrases.PhraseSet) -> Rival:
     training = phrases.train_stage(run, baseline)
+    weights = str(baseline.outside.config["name"]) if baseline.outside else ""
     return Rival(
         training=training,
         scores=phrases.scores_stage(run, baseline, on),
@@ -189,9 +201,14 @@ def _phrase_rival(run: Run, name: str, baseline: phrases.Baseline, on: phrases.P
         data=(run,),
         split=on.split,
         scored=on.phrases,
-        outside=str(baseline.outside.config["name"]) if baseline.outside else "",
+        outside=weights,
         curve=curve_stage(training) if baseline.curve else None,
+        there=partial(_is_there, weights),
     )
+
+
+def _is_there(weights: str) -> bool:
+    return not weights or outside(weights) is not None
 
 
 def _made(run: Run, name: str, baseline: phrases.Baseline, on: phrases.PhraseSet) -> bool:
@@ -213,4 +230,15 @@ def semflow_rival(run: Run, config: semflow.SemflowConfig, *, images: int) -> Ri
         scored=images,
         passes=config.euler,
         full=True,
+        there=partial(_can_be_learned, run, config),
     )
+
+
+def _can_be_learned(run: Run, config: semflow.SemflowConfig) -> bool:
+    if found(semflow.train_stage(run, config), profile=run.profile) is not None:
+        return True
+    try:
+        check_there(semflow.to_learn(run, config), "train")
+    except FileNotFoundError:
+        return False
+    return True

@@ -49,15 +49,21 @@ def make(asks: Asks) -> None:
 
 
 def missing(run: Run, asks: Asks) -> list[Stage]:
-    """Return what `make` would train, refine or score for a chapter of a run, rather than find."""
+    """Return what `make` would train, refine or score for a chapter of a run, rather than find.
+
+    A baseline that can't be made here, for what it takes from elsewhere is missing, is not in it.
+    """
     stages = [each.train_stage for each in asks.runs]
     stages += [each.refined_stage(split) for each, split in asks.refined]
     stages += [each.scores_stage(scoring) for each, scoring in asks.scored]
     stages += [each.closed_stage(closed) for each, closed in asks.closed]
     stages += [curve_stage(each.train_stage) for each in asks.learned]
-    stages += [rival.scores for rival in asks.rivals]
-    stages += [rival.curve for rival in asks.rivals if rival.curve]
-    return [stage for stage in stages if found(stage, profile=run.profile) is None]
+    due = [stage for stage in stages if found(stage, profile=run.profile) is None]
+    for rival in asks.rivals:
+        its = [stage for stage in (rival.scores, rival.curve) if stage is not None]
+        unmade = [stage for stage in its if found(stage, profile=run.profile) is None]
+        due += unmade if unmade and rival.there() else []
+    return due
 
 
 def make_in_processes(run: Run, asks: Asks) -> None:

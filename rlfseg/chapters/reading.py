@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from rlfseg.chapters import CHAPTERS
+from rlfseg.chapters import CHAPTERS, assigned
 from rlfseg.config import DataConfig, read_yaml, validated
 from rlfseg.experiment import Run, read_run
 from rlfseg.stage import repository
@@ -26,6 +26,9 @@ def checked(name: str, given: Mapping[str, Any], *, where: str = "") -> Any:
     """
     kind, place = CHAPTERS[name].parameters, where or f"chapter {name}"
     own = [field.name for field in fields(kind) if field.name != "run"]
+    if unknown := [each for each in _injected(given) if each not in (*own, *_OF_THE_RUN)]:
+        known = ", ".join((*_OF_THE_RUN, *own))
+        raise ValueError(f"{place}: {unknown[0]} is no parameter of it; they are {known}")
     values = {key: given[key] for key in (given if where else own) if key in given}
     run = run_of(given, where=place)
     values = {key: value for key, value in values.items() if key not in _OF_THE_RUN}
@@ -35,6 +38,15 @@ def checked(name: str, given: Mapping[str, Any], *, where: str = "") -> Any:
     except ValueError as error:
         raise ValueError(f"{place}: {' '.join(str(error).split())}") from error
     return found
+
+
+def _injected(given: Mapping[str, Any]) -> list[str]:
+    """Return the names that papermill set in a notebook, whose variables these are.
+
+    Of a name that the notebook doesn't know it only warns.
+    """
+    told = [text for text in given.get("In", ()) if str(text).startswith("# Parameters\n")]
+    return [name for text in told for name in assigned(text)]
 
 
 def run_of(given: Mapping[str, Any], *, where: str) -> Run:

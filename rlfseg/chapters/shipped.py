@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from rlfseg.chapters.making import make, make_in_processes
 from rlfseg.chapters.reading import chapters_of
-from rlfseg.stage import RECORD, Stage, is_current, made_at, read_record, repository, shipped
+from rlfseg.stage import PARTS, RECORD, Stage, is_current, made_at, read_record, repository, shipped
 
 _RECORDED = "steps.jsonl"  # and what ends so: records of trainings
 _EVERY = 5  # steps, of which one ships
@@ -91,7 +91,7 @@ def _ship(made: Path, kept: Path) -> None:
     """Copy an artefact, with every fifth step of its trainings' records, whole or not at all."""
     draft = kept.with_name(f".{kept.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(made, draft)
+    shutil.copytree(made, draft, ignore=shutil.ignore_patterns(PARTS))
     for record in draft.rglob(f"*{_RECORDED}"):
         lines = record.read_text().splitlines(keepends=True)
         last = len(lines) - 1

@@ -62,12 +62,20 @@ def read_maps(
         ValueError: if a map is broken, not of one 8-bit channel, or holds a value over the
             table's largest, so that it is a map of something else.
     """
-    root = Path(root)
+    return _mapped(*map_files(Path(root), split), split, classes)
+
+
+def map_files(root: Path, split: str) -> tuple[list[Path], Path]:
+    """Return a split's pixel maps, in the order of their names, and the folder of its images.
+
+    Raises:
+        FileNotFoundError: if a folder is missing, or there is no map.
+    """
     maps, images = _folder(root, split, MAP_FOLDERS), _folder(root, split, IMAGE_FOLDERS)
     paths = sorted(path for path in maps.glob("*.png") if not path.name.endswith(_CONVERTED))
     if not paths:
         raise FileNotFoundError(f"{maps} holds no pixel map (*.png)")
-    return _mapped(paths, images, split, classes)
+    return paths, images
 
 
 def read_json(

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +17,8 @@ _TINT = (38, 115, 235)
 #: Pixels that a byte of a file can hold at most: deflate's 1032 bytes, of eight pixels each.
 _PIXELS_A_BYTE = 8 * 1032
 _BY_DEFLATE_OR_LESS = ("PNG", "JPEG", "MPO", "TIFF", "BMP")
+#: Pillow's names of what is taken; for others it may start a program, as Ghostscript for EPS.
+_TAKEN = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM", "AVIF")
 #: What Pillow raises over a damaged file.
 DAMAGE = (
     OSError,
@@ -27,7 +30,7 @@ DAMAGE = (
     IndexError,
     ZeroDivisionError,
     OverflowError,
-    RecursionError,
+    RuntimeError,  # of too deep a recursion, and of AVIF's decoder
     EOFError,
     struct.error,
     Image.DecompressionBombError,
@@ -57,8 +60,19 @@ def as_stored(path: Path | str) -> Image.Image:
             return opened
     except UnidentifiedImageError as error:
         raise OSError(f"{path} is no picture that can be read here: give a JPEG or PNG") from error
+    except Image.DecompressionBombError as error:
+        raise OSError(f"{path} is too large a picture ({error}): make it smaller") from error
     except DAMAGE as error:
-        raise OSError(f"{path} can't be read ({error}): is the file whole?") from error
+        system = isinstance(error, OSError) and error.errno is not None
+        asked = "" if system else ": is the file whole?"
+        raise OSError(f"{path} can't be read ({error}){asked}") from error
+
+
+@cache
+def taken() -> tuple[str, ...]:
+    """Return Pillow's names of the formats that are taken: those of them that it knows."""
+    Image.init()
+    return tuple(name for name in _TAKEN if name in Image.OPEN)
 
 
 def bounded(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
@@ -66,14 +80,14 @@ def bounded(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
 
     Args:
         path: the file.
-        formats: Pillow's names of those that are taken; None takes all.
+        formats: Pillow's names of those that are taken; None takes `taken()`.
 
     Raises:
         ValueError: if it claims more pixels than a file of its size can hold. Formats that can hold
             any number, as fax pages and WebP, are left to Pillow's own bound.
     """
     content = path.read_bytes()  # of a file, a chunk's claimed length would be allocated
-    opened = Image.open(BytesIO(content), formats=formats)
+    opened = Image.open(BytesIO(content), formats=formats or taken())
     fax = str(opened.info.get("compression", "")).startswith(("group", "tiff_ccitt"))
     claimed, held = opened.width * opened.height, _PIXELS_A_BYTE * len(content)
     if opened.format in _BY_DEFLATE_OR_LESS and not fax and claimed > held:
@@ -82,6 +96,19 @@ def bounded(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
             "fewer"
         )
     return opened
+
+
+def read_rgb(path: Path | str) -> np.ndarray:
+    """Read a picture file as uint8 [H, W, 3], turned upright as its camera noted.
+
+    Raises:
+        OSError: as for `read_picture`.
+        ValueError: naming the file, if its values are not finite or out of range.
+    """
+    try:
+        return as_rgb(read_picture(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
@@ -189,7 +216,7 @@ def paired(
         OSError: if a file can't be read.
     """
     single = isinstance(image, str | Path | Image.Image | np.ndarray | Tensor)
-    batch = isinstance(image, np.ndarray | Tensor) and image.ndim == 4 and len(image) > 1
+    batch = isinstance(image, np.ndarray | Tensor) and image.ndim == 4
     pictures: Sequence[Given] = [image] if single and not batch else image  # type: ignore[list-item, assignment]
     if phrases is None or isinstance(phrases, Mapping):
         raise ValueError(f"phrases are a text, or several, got {type(phrases).__name__}")
@@ -205,8 +232,8 @@ def paired(
     arrays = []
     for number, picture in enumerate(pictures):
         try:
-            opened = read_picture(picture) if isinstance(picture, str | Path) else picture
-            arrays.append(as_rgb(opened))
+            made = read_rgb(picture) if isinstance(picture, str | Path) else as_rgb(picture)
+            arrays.append(made)
         except ValueError as error:
             raise ValueError(f"picture {number}: {error}") from error
     pairs = []

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rlfseg.data.files import ImageFile, check_there, field, image_file, load_json
+from rlfseg.data.images import DAMAGE, taken
 from rlfseg.data.sample import Polygons, Sample, Unreadable
 
 #: The table of images: its usual name, and the one under which it is also handed out.
@@ -117,9 +118,9 @@ def size_mismatches(root: Path | str, split: str) -> list[SizeMismatch]:
     for image_id, number in numbers.items():
         entry = _entry(images, image_id, _where(refer, number))
         try:
-            with Image.open(entry.path) as image:
+            with Image.open(entry.path, formats=taken()) as image:
                 size: tuple[int, int] | None = image.size
-        except OSError:
+        except DAMAGE:
             size = None
         if size != (entry.width, entry.height):
             found.append(SizeMismatch(image_id, (entry.width, entry.height), size))
@@ -215,6 +216,6 @@ def region_of(instances: Any) -> Polygons | Unreadable:
             tuple(np.array(polygon, np.float64).reshape(len(polygon), 2) for polygon in instance)
             for instance in instances
         )
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return Unreadable("Polygons is not [instance][polygon][[x, y], ...]")
     return Polygons(polygons)

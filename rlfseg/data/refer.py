@@ -24,15 +24,8 @@ PARTITIONS = {
 IMAGE_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 
 
-def read(
-    root: Path | str,
-    dataset: str,
-    split: str,
-    *,
-    partition: str | None = None,
-    images: Path | str | None = None,
-) -> Iterator[Sample]:
-    """Read one split, a sample for each sentence, in the order of the refs file.
+def read(root: Path | str, dataset: str, split: str) -> Iterator[Sample]:
+    """Read one split of the usual partition, a sample for each sentence, in the refs file's order.
 
     The caption is the sentence as REFER cleaned it (`sent`). The image file is the one that
     `instances.json` names: a ref's own `file_name` carries the annotation's id. Refs and
@@ -42,10 +35,7 @@ def read(
     Args:
         root: the folder that holds the data set's folder.
         dataset: refcoco, refcoco+ or refcocog.
-        split: train, val, testA or testB; train, val or test for G-Ref of UMD; train or val for
-            G-Ref of Google.
-        partition: unc, google or umd; None takes UNC's, and UMD's for G-Ref.
-        images: the folder of images; None looks for it below `root` (`IMAGE_FOLDERS`).
+        split: train, val, testA or testB; train, val or test for G-Ref.
 
     Returns:
         An iterator of samples; `ids` holds `ref_id`, `ann_id`, `sent_id`, `category_id` and the
@@ -53,26 +43,21 @@ def read(
 
     Raises:
         FileNotFoundError: if a folder, a file or an image is missing.
-        ValueError: if the data set, partition or split is unknown, if a file is incomplete or not
-            of the expected form, if the pickle is refused (see `safe_pickle.load`), if refs and
+        ValueError: if the data set or split is unknown, if a file is incomplete or not of the
+            expected form, if the pickle is refused (see `safe_pickle.load`), if refs and
             annotations don't fit each other, or if a file name leaves the folder of images.
     """
     root = Path(root)
     if dataset not in PARTITIONS:
         raise ValueError(f"unknown data set {dataset!r}: choose from {', '.join(PARTITIONS)}")
-    if partition is None:
-        partition = PARTITIONS[dataset][0]
-    if partition not in PARTITIONS[dataset]:
-        known = ", ".join(PARTITIONS[dataset])
-        raise ValueError(f"{dataset} has no partition {partition!r}: choose from {known}")
-    pickle = root / dataset / f"refs({partition}).p"
+    pickle = root / dataset / f"refs({PARTITIONS[dataset][0]}).p"
     if not pickle.is_file():
         found = ", ".join(sorted(p.name for p in pickle.parent.glob("refs(*).p"))) or "none"
         raise FileNotFoundError(f"{pickle} is not there; partitions found beside it: {found}")
     instances = pickle.with_name("instances.json")
     if not instances.is_file():
         raise FileNotFoundError(f"{instances} is not there: it comes with {pickle.name}")
-    folder = _image_folder(root, images)
+    folder = _image_folder(root)
     refs = load(pickle)
     if not isinstance(refs, list):
         raise ValueError(f"{pickle} holds a {type(refs).__name__}, not a list")
@@ -92,8 +77,8 @@ def read(
     return _samples(pickle, refs, files, annotations, instances, split)
 
 
-def _image_folder(root: Path, images: Path | str | None) -> Path:
-    choices = [Path(images)] if images is not None else [root / name for name in IMAGE_FOLDERS]
+def _image_folder(root: Path) -> Path:
+    choices = [root / name for name in IMAGE_FOLDERS]
     for folder in choices:
         if folder.is_dir():
             return folder

@@ -40,7 +40,7 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class PixelMap:
-    """Classes of a pixel map, as COCO-Stuff keeps them.
+    """Classes of a pixel map, as COCO-Stuff keeps them: all that is told of its image.
 
     Attributes:
         path: a PNG of one channel.
@@ -87,13 +87,17 @@ def by_image(samples: Iterable[Sample]) -> Iterator[Sample]:
     """Put the samples of an image next to each other, as a packed file needs them.
 
     Images keep the order of their first sample, and the samples of an image keep their own. A
-    data set's file need not be in such an order, so all samples (not their pixels) are held.
+    data set's file need not be in such an order, so all samples (not their pixels) are held; but
+    those of a pixel map, which come together, go on at once.
 
     Yields:
         The same samples, one image after another.
     """
     grouped: dict[str, list[Sample]] = {}
     for sample in samples:
-        grouped.setdefault(sample.image_id, []).append(sample)
+        if isinstance(sample.region, PixelMap):
+            yield sample
+        else:
+            grouped.setdefault(sample.image_id, []).append(sample)
     for group in grouped.values():
         yield from group

@@ -50,7 +50,8 @@ def _from_array(path: Path) -> np.ndarray:
     if head[6:7] > b"\x01" and int.from_bytes(head[8:], "little") > size:
         raise ValueError(f"its header claims more than the file's {size} bytes")
     array = np.load(path, mmap_mode="r", allow_pickle=False)  # no larger than its file
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 2:
+    floats = isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim == 2
+    if not floats or not array.size:
         kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
         raise ValueError(f"it holds {kind}; it must be floats [height, width]")
     return array.astype(np.float32)
@@ -101,7 +102,7 @@ def count_given(
     """
     paths, annotation, photographs = _paths(folder, names), [], []
     for item, path in enumerate(tqdm(paths, desc="counting", leave=False)):
-        scores, mask = read_prediction(path), pack.masks(item)[0]
+        scores, mask = read_prediction(path), pack.annotation(item)
         own = mask if native is None else native(item)
         if scores.shape[0] != scores.shape[1] and scores.shape != own.shape:
             size, wanted = (f"{each.shape[1]} x {each.shape[0]}" for each in (scores, own))

@@ -15,7 +15,7 @@ from rlfseg.config import RefineConfig
 from rlfseg.data.packed.prepare import load_image
 from rlfseg.data.packed.read import Pack
 from rlfseg.evaluation.boundary import boundary_f
-from rlfseg.method.refinement import Predictor, Refined, refine_shown
+from rlfseg.method.refinement import Predictor, Refined, mask_iou, refine_shown
 
 _POINTS = 240  # that an outline is resampled to
 _SMOOTH = 0.008  # of the outline's length, against the steps of pixels,
@@ -92,7 +92,7 @@ def quality(pack: Pack, items: Sequence[int], results: Sequence[Refined]) -> Qua
         if truth is None:
             raise ValueError(f"{pack.path} has no exact masks, so labels can't be scored")
         both = (annotation, result.mask)
-        ious.append([(mask & truth).sum() / (mask | truth).sum() for mask in both])
+        ious.append([mask_iou(mask, truth) for mask in both])
         boundaries.append([boundary_f(mask, truth) for mask in both])
     return Quality(
         np.array(items),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlfseg.config import SamplerConfig
+from rlfseg.method.refinement import mask_iou
 from rlfseg.method.sampling import sample
 from rlfseg.method.types import PerSample, Score, Velocity
 from rlfseg.models.latent_cache import LatentCache
@@ -36,15 +37,11 @@ def other_captions(cache: LatentCache, items: Sequence[int]) -> tuple[list[int],
         first, said, own = pack.find(image_id, every[0]), pack.caption(item), pack.annotation(item)
         for other in [*range(item + 1, first + len(every)), *range(first, item)]:
             caption = pack.caption(other)
-            if caption != said and _iou(pack.annotation(other), own) < _APART:
+            if caption != said and mask_iou(pack.annotation(other), own) < _APART:
                 kept.append(item)
                 captions.append(caption)
                 break
     return kept, captions
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max(1, (one | other).sum()))
 
 
 @dataclass(frozen=True, eq=False)

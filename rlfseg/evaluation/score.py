@@ -205,7 +205,7 @@ def scored_in_parts(
     return _summed(against, pack)
 
 
-def edges_in_parts(
+def boundaries_in_parts(
     folder: Path,
     pack: Pack,
     items: Sequence[int],

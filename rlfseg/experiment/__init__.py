@@ -48,6 +48,7 @@ from rlfseg.experiment.weights import (
     codec,
     loaded_tiny_decoder,
     located,
+    outside,
     predictor,
     ready,
 )

@@ -78,8 +78,8 @@ class Curve:
 def further(samples: Sequence[int], scores: Sequence[float], times: float) -> float:
     """Guess a score in [0, 1] after so many times the samples.
 
-    The least-squares line through the last four points, over the logarithm of samples, goes on; a
-    guess on the high side, since paces fall.
+    The least-squares line through the last four points, over the logarithm of samples, goes on: a
+    guess that may err to either side, and knows no ceiling but 1.
 
     Args:
         samples: increasing, at least one.
@@ -165,6 +165,3 @@ class Learning:
         best = {name: self._scores(self._items, each).miou().value for name, each in said.items()}
         with replaced(self._path) as draft:
             draft.write_text(json.dumps([*rows, {"samples": samples, **best}]) + "\n")
-
-    def finish(self) -> None:
-        """Nothing is left to be done."""

@@ -131,8 +131,9 @@ def native_masks(run: Run, split: str) -> Callable[[int], np.ndarray]:
     The data set's files are read again; no picture is.
     """
     root, pack = source_folder(run), packed(run, split)
+    passed_over = pack_report(run, split)["passed_over"]
     drawn: dict[tuple[str, ...], Any] = {}
-    for each in _examples(run, root, run.splits[split], _passed_over(run, root, run.splits[split])):
+    for each in _examples(run, root, run.splits[split], passed_over):
         drawn[each.image_id, each.caption, *each.ids] = each.mask
 
     def draw(item: int) -> np.ndarray:
@@ -248,9 +249,8 @@ def photographs(run: Run, split: str) -> dict[str, Path] | None:
     """
     if run.data.source == "mini":
         return None
-    root, theirs = source_folder(run), run.splits[split]
-    passed_over = _passed_over(run, root, theirs)
-    samples = read(run.data.dataset, root, theirs, leave_out=passed_over)
+    root, passed_over = source_folder(run), pack_report(run, split)["passed_over"]
+    samples = read(run.data.dataset, root, run.splits[split], leave_out=passed_over)
     return {sample.image_id: sample.image_path for sample in samples}
 
 

@@ -126,8 +126,7 @@ def keep_labels(path: Path, out: Path, to: Path) -> None:
         to: an .npz; masks are kept as bits.
     """
     pack, records = Pack(path), read_records(out)
-    masks = [pack.masks(record.item)[2] for record in records]
-    arrays = _as_arrays(records, [mask for mask in masks if mask is not None])
+    arrays = _as_arrays(records, [pack.refined(record.item) for record in records])
     arrays["made_of"] = np.frombuffer((refined_by(path) or "").encode(), np.uint8)
     with replaced(to) as draft, draft.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -142,10 +141,10 @@ def _arrays(job: _Job, predictor: Predictor, images: Sequence[int]) -> dict[str,
     """What is kept of some images until all are there."""
     records, masks = [], []
     for image in images:
-        items = np.flatnonzero(job.pack.item_image == image).tolist()
+        items = job.pack.items(job.pack.image_ids[image])
         results = refine_items(job.pack, items, predictor, job.config, job.photographs)
         for item, result in zip(items, results, strict=True):
-            records.append(record_of(job.pack, item, job.pack.masks(item)[0], result))
+            records.append(record_of(job.pack, item, job.pack.annotation(item), result))
             masks.append(result.mask)
     return _as_arrays(records, masks)
 
@@ -160,19 +159,20 @@ def _as_arrays(records: Sequence[MaskRecord], masks: Sequence[np.ndarray]) -> di
 
 
 def _records(part: Path) -> list[MaskRecord]:
-    with np.load(part) as arrays:
+    with readable(part), np.load(part) as arrays:
         return [MaskRecord(**one) for one in json.loads(arrays["records"].tobytes())]
 
 
 def _masks(part: Path) -> Iterator[np.ndarray]:
-    with np.load(part) as arrays:
-        bits, shapes = arrays["bits"], arrays["shapes"]
-    start = 0
-    for height, width in shapes.tolist():
-        end = start + -(-height * width // 8)
-        flat = np.unpackbits(bits[start:end], count=height * width)
-        yield flat.reshape(height, width).astype(np.bool_)
-        start = end
+    with readable(part):
+        with np.load(part) as arrays:
+            bits, shapes = arrays["bits"], arrays["shapes"]
+        start = 0
+        for height, width in shapes.tolist():
+            end = start + -(-height * width // 8)
+            flat = np.unpackbits(bits[start:end], count=height * width)
+            yield flat.reshape(height, width).astype(np.bool_)
+            start = end
 
 
 def _put_together(job: _Job, parts: Sequence[Path]) -> None:

@@ -14,7 +14,7 @@ from rlfseg.evaluation.predict import spaced
 from rlfseg.evaluation.score import (
     Evaluation,
     boundaries,
-    edges_in_parts,
+    boundaries_in_parts,
     evaluate,
     scored_in_parts,
 )
@@ -54,13 +54,13 @@ def scored(run: Run, scoring: Scoring) -> Evaluation:
             raise ValueError(f"{cache.pack.path} has no exact masks: leave truth away")
         work = partial(evaluate, v, cache, config=scoring.sampler, native=own)
         scores = scored_in_parts(parts, cache.pack, items, work, title=stage.name)
-        edges = None
+        boundary = None
         if scoring.boundary:
             level = scores.annotation.miou().threshold
             measure = partial(boundaries, v, cache, config=scoring.sampler, threshold=level)
-            edges = edges_in_parts(parts, cache.pack, items, measure, title=stage.name)
+            boundary = boundaries_in_parts(parts, cache.pack, items, measure, title=stage.name)
         truth = scores.truth if scoring.truth else None
-        kept = replace(scores, truth=truth, boundary=edges)
+        kept = replace(scores, truth=truth, boundary=boundary)
         if PartialState().is_main_process:
             kept.save(folder)
 

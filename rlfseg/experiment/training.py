@@ -25,6 +25,7 @@ from rlfseg.experiment.previews import Watch
 from rlfseg.experiment.run import GivenWeights, Run
 from rlfseg.experiment.weights import backbone_folder, codec, ready
 from rlfseg.models.latent_cache import LatentCache
+from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.unet import (
     ATTENTION,
     EVERYTHING,
@@ -99,7 +100,7 @@ def first_steps(run: Run, *, until: int) -> list[Step]:
 
 def _record(run: Run, until: int, path: Path) -> None:
     """Train for the first steps of the run; the first process writes them down."""
-    parts = work(run, untrained(run))
+    parts = work(run, untrained(run), codec(run))
     steps = fit(*parts, accelerator=quick_accelerator(), machine=run.machine, until=until)
     if PartialState().is_main_process:
         steps = recorded(steps, path, total=until, title="first steps")
@@ -132,30 +133,31 @@ def trained(run: Run) -> Path:
     )
 
     def train(folder: Path) -> dict[str, Any]:
-        unet = untrained(run)
-        cache = latent_cache(run, "val", codec(run))
+        unet, coder = untrained(run), codec(run)
+        cache = latent_cache(run, "val", coder)
         places = np.linspace(0, len(cache.pack) - 1, _PREVIEWED)
         items = np.unique(places.round().astype(int)).tolist()
         every = max(1, run.train.steps // _PREVIEWS)
-        watches: list[Watch | Tracked | Learning] = [Watch(folder, unet, cache, items, every=every)]
+        ended: list[Watch | Tracked] = [Watch(folder, unet, cache, items, every=every)]
+        if run.machine.tracker:
+            ended.append(Tracked(folder))
+        watches: list[Callable[[Step], None]] = [*ended]
         if run.train.curve:
             scores = partial(_counts, unet, cache)
             asked = {name: getattr(run.train, name) for name in ("steps", "batch")}
             watches.append(Learning(folder, scores, cache, phrases=run.train.curve, **asked))
-        if run.machine.tracker:
-            watches.append(Tracked(folder))
 
         def watch(step: Step) -> None:
             for each in watches:
                 each(step)
 
         def save() -> None:
-            for each in watches:
+            for each in ended:
                 each.finish()
             save_trained(unet, folder)
 
         return fit_in_stage(
-            *work(run, unet),
+            *work(run, unet, coder),
             folder,
             title=f"training {run.train_stage.name}",
             save=save,
@@ -220,13 +222,13 @@ def _prepare(run: Run) -> None:
 
 
 def work(
-    run: Run, unet: UNet2DConditionModel
+    run: Run, unet: UNet2DConditionModel, coder: LatentCodec
 ) -> tuple[RectifiedFlowObjective, Callable[[int], FlowBatch], OptimiserConfig]:
     """Return a training's objective, this process's batches by step, and the optimiser's settings.
 
     They are what `fit` takes; `unet` is what is trained, as `untrained` gives it.
     """
-    train, state, coder = run.train, PartialState(), codec(run)
+    train, state = run.train, PartialState()
     cache = latent_cache(run, "train", coder, with_refined=run.uses_refined)
     optimiser = OptimiserConfig(
         steps=train.steps, lr=train.lr, warmup=train.warmup, schedule=train.schedule

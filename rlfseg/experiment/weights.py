@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from diffusers import AutoencoderTiny
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from rlfseg.device import quick_dtype
 from rlfseg.experiment.run import Run
@@ -32,6 +34,17 @@ def located(name: str) -> Path | str:
         if folder.is_dir():
             return folder
     return name
+
+
+def outside(name: str) -> Path | None:
+    """Return where outside weights lie, here or in the hub client's cache; None if they don't."""
+    folder = located(name)
+    if isinstance(folder, Path):
+        return folder
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
 def backbone_folder(run: Run) -> Path | str:

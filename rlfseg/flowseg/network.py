@@ -13,6 +13,10 @@ from torch.nn.functional import normalize, silu
 from rlfseg.method.types import Latent, Time
 from rlfseg.models.unet import timestep
 
+_PATCH = 4  # pixels of a side
+_WIDTH, _DEPTH, _HEADS = 64, 3, 4  # channels of a token, transformer blocks, heads of each
+_FEATURES, _HIDDEN = 16, 32  # channels at a pixel, and within a patch's MLP
+
 
 class PixelField(nn.Module):
     """The velocity at every pixel, without an autoencoder, after PixNerd (MCG-NJU/PixNerd).
@@ -28,71 +32,53 @@ class PixelField(nn.Module):
 
     cosines: Float[Tensor, "pixels features"]
 
-    def __init__(
-        self,
-        *,
-        pixels: int = 16,
-        patch: int = 4,
-        width: int = 64,
-        depth: int = 3,
-        heads: int = 4,
-        features: int = 16,
-        hidden: int = 32,
-        out: int = 3,
-    ) -> None:
+    def __init__(self, *, pixels: int = 16, out: int = 3) -> None:
         """Build it with random weights.
 
         Args:
-            pixels: side of the pictures, a multiple of `patch`.
-            patch: side of a patch.
-            width: channels of a token, a multiple of `heads`.
-            depth: transformer blocks.
-            heads: of their attention.
-            features: channels at a pixel.
-            hidden: hidden channels of a patch's MLP.
+            pixels: side of the pictures, a multiple of the patch's.
             out: channels that come out.
 
         Raises:
             ValueError: if the pictures are no whole number of patches.
         """
         super().__init__()
-        if pixels % patch:
-            raise ValueError(f"pixels must be a multiple of the patch's {patch}, got {pixels}")
-        self.patch, self.features, self.hidden = patch, features, hidden
-        self.embed = PatchEmbed(pixels, pixels, patch, in_channels=3, embed_dim=width)
-        self.time = AdaLayerNormSingle(width)
+        if pixels % _PATCH:
+            raise ValueError(f"pixels must be a multiple of the patch's {_PATCH}, got {pixels}")
+        self.embed = PatchEmbed(pixels, pixels, _PATCH, in_channels=3, embed_dim=_WIDTH)
+        self.time = AdaLayerNormSingle(_WIDTH)
         self.blocks = nn.ModuleList(
             BasicTransformerBlock(
-                width,
-                heads,
-                width // heads,
+                _WIDTH,
+                _HEADS,
+                _WIDTH // _HEADS,
                 activation_fn="gelu-approximate",
                 attention_bias=True,
                 norm_elementwise_affine=False,
                 norm_type="ada_norm_single",
             )
-            for _ in range(depth)
+            for _ in range(_DEPTH)
         )
-        self.norm = nn.LayerNorm(width)
-        self.weights = nn.Linear(width, 2 * features * hidden)
-        self.register_buffer("cosines", cosine_features(patch), persistent=False)
-        self.pixel = nn.Linear(3 + patch * patch, features)
-        self.pixel_norm = nn.LayerNorm(features)
-        self.head = nn.Linear(features, out)
+        self.norm = nn.LayerNorm(_WIDTH)
+        self.weights = nn.Linear(_WIDTH, 2 * _FEATURES * _HIDDEN)
+        self.register_buffer("cosines", cosine_features(_PATCH), persistent=False)
+        self.pixel = nn.Linear(3 + _PATCH**2, _FEATURES)
+        self.pixel_norm = nn.LayerNorm(_FEATURES)
+        self.head = nn.Linear(_FEATURES, out)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, zt: Latent, t: Time) -> Latent:
         """Return the velocity (or classes' scores) [b, out, H, W] at zt [b, 3, H, W] and t [b]."""
         b, _, height, width = zt.shape
-        rows, columns = height // self.patch, width // self.patch
+        rows, columns = height // _PATCH, width // _PATCH
         into, back = self.patch_weights(zt, t)
-        cells = zt.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
-        values = cells.permute(0, 2, 3, 4, 5, 1).reshape(b, rows * columns, self.patch**2, 3)
+        cells = zt.unfold(2, _PATCH, _PATCH).unfold(3, _PATCH, _PATCH)
+        values = cells.permute(0, 2, 3, 4, 5, 1).reshape(b, rows * columns, _PATCH**2, 3)
         places = self.cosines.expand(b, rows * columns, -1, -1)
         x = self.pixel(torch.cat([values, places], -1))
         x = x + silu(self.pixel_norm(x) @ into) @ back
-        drawn = self.head(x).view(b, rows, columns, self.patch, self.patch, -1)
+        drawn = self.head(x).view(b, rows, columns, _PATCH, _PATCH, -1)
         return drawn.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, height, width)
 
     def patch_weights(
@@ -105,8 +91,8 @@ class PixelField(nn.Module):
             x = block(x, timestep=modulation)
         into, back = self.weights(self.norm(x)).chunk(2, -1)
         return (
-            normalize(into.unflatten(-1, (self.features, self.hidden)), dim=-2),
-            normalize(back.unflatten(-1, (self.hidden, self.features)), dim=-2),
+            normalize(into.unflatten(-1, (_FEATURES, _HIDDEN)), dim=-2),
+            normalize(back.unflatten(-1, (_HIDDEN, _FEATURES)), dim=-2),
         )
 
 

@@ -78,7 +78,7 @@ class FieldObjective(nn.Module):
         return rf_loss(v_pred=v_pred, z0=z0, z1=z1)
 
     @torch.no_grad()
-    def name(self, image: Image, *, steps: int) -> Int[Tensor, "b H W"]:
+    def predict_classes(self, image: Image, *, steps: int) -> Int[Tensor, "b H W"]:
         """Give every pixel a class, by Euler steps and the nearest centroid, or by its scores."""
         if self.arm == "classes":
             return self.field(image, image.new_ones(len(image))).argmax(1)

@@ -164,7 +164,7 @@ def scored(objective: FieldObjective, test: Labelled) -> dict[str, float]:
     image = test.image.to(objective.mu.device)
     truth = test.classes.numpy()
     for steps in STEPS:
-        given = objective.name(image, steps=steps).cpu().numpy()
+        given = objective.predict_classes(image, steps=steps).cpu().numpy()
         values[f"miou_{steps}"] = 100 * Confusion.of(given, truth, classes=len(NAMES)).miou()
         if steps == 1:
             there = np.zeros((len(truth), len(NAMES)), bool)

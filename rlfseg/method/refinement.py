@@ -288,18 +288,23 @@ def iou(a: Bool[Tensor, "b H W"], b: Bool[Tensor, "b H W"]) -> Float[Tensor, " b
     return shared.double() / joint
 
 
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the IoU of two masks, bool [H, W]; 1 if both are empty."""
+    joint = (a | b).sum()
+    return float((a & b).sum() / joint) if joint else 1.0
+
+
 def _result(original: np.ndarray, track: _Track, tau: float) -> Refined:
     mask = track.steps[-1]
     if not mask.any():
         return _kept(original, "nothing", track)
-    share = float((mask & original).sum() / (mask | original).sum())
     return Refined(
         mask,
         track.anchors,
         tuple(track.steps),
         tuple(track.ious),
         track.ious[-1] >= tau,
-        share,
+        mask_iou(mask, original),
         track.score,
         None,
     )

@@ -13,7 +13,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class LatentCache:
 
     def z0(self, items: Sequence[int] | np.ndarray) -> Latent:
         """Return latents [b, c, h, w] of the items' annotated masks, scaled, float32."""
-        return self._filled(self._masks, np.asarray(items), partial(self._encode_masks, which=0))
+        return self._filled(self._masks, np.asarray(items), self._encode_annotations)
 
     def z0_refined(self, items: Sequence[int] | np.ndarray) -> Latent:
         """Return latents [b, c, h, w] of the items' refined masks, scaled, float32.
@@ -76,8 +76,7 @@ class LatentCache:
         Raises:
             PackError: if the packed file has no refined masks.
         """
-        encode = partial(self._encode_masks, which=2)
-        return self._filled(self._refined, np.asarray(items), encode)
+        return self._filled(self._refined, np.asarray(items), self._encode_refined)
 
     def area(self, items: Sequence[int] | np.ndarray) -> PerSample:
         """Return the share of the picture [b] that the items' annotations take, in [0, 1].
@@ -99,10 +98,9 @@ class LatentCache:
             How many rows this process encoded.
         """
         rank, world = share
-        kinds = [(self._images, self._encode_images)]
-        kinds.append((self._masks, partial(self._encode_masks, which=0)))
+        kinds = [(self._images, self._encode_images), (self._masks, self._encode_annotations)]
         if refined_by(self.pack.path) is not None:
-            kinds.append((self._refined, partial(self._encode_masks, which=2)))
+            kinds.append((self._refined, self._encode_refined))
         missing = [rank + world * np.flatnonzero(~kept.filled()[rank::world]) for kept, _ in kinds]
         total = sum(map(len, missing))
         with tqdm(total=total, desc="encoding", leave=False, disable=rank > 0) as bar:
@@ -147,9 +145,14 @@ class LatentCache:
         stack = np.stack([self.pack.image(int(k)) for k in images])
         return self.codec.encode(to_unit(torch.from_numpy(stack)))
 
-    def _encode_masks(self, items: np.ndarray, *, which: int) -> Latent:
-        masks = [mask for i in items if (mask := self.pack.masks(int(i))[which]) is not None]
-        stack = np.stack(masks)
+    def _encode_annotations(self, items: np.ndarray) -> Latent:
+        return self._encode_masks(self.pack.annotation, items)
+
+    def _encode_refined(self, items: np.ndarray) -> Latent:
+        return self._encode_masks(self.pack.refined, items)
+
+    def _encode_masks(self, read: Callable[[int], np.ndarray], items: np.ndarray) -> Latent:
+        stack = np.stack([read(int(i)) for i in items])
         return self.codec.encode_mask(torch.from_numpy(stack))
 
 

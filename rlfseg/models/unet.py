@@ -13,7 +13,7 @@ from peft.utils import get_peft_model_state_dict
 
 from rlfseg.device import quick_dtype
 from rlfseg.method.types import Latent, Text, Time, Velocity
-from rlfseg.models.weights import load_part, save_model, whole
+from rlfseg.models.weights import load_part, save_model, seeded, whole
 from rlfseg.stage import RECORD, readable
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -42,9 +42,7 @@ def load_unet(backbone: str | Path) -> UNet2DConditionModel:
 
 def fresh_unet(unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
     """Make the same network, float32, with random weights, as pretraining begins with."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        return with_fast_attention(UNet2DConditionModel.from_config(unet.config))
+    return with_fast_attention(seeded(seed, lambda: UNet2DConditionModel.from_config(unet.config)))
 
 
 def with_fast_attention(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -84,9 +82,7 @@ def add_lora(
         if not any(name == target or name.endswith("." + target) for name in names):
             raise ValueError(f"LoRA target {target!r} matches no layer of the UNet")
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        unet.add_adapter(config)
+    seeded(seed, lambda: unet.add_adapter(config))
 
 
 def as_velocity(unet: UNet2DConditionModel) -> Velocity:
@@ -134,7 +130,7 @@ def save_trained(unet: UNet2DConditionModel, folder: Path) -> None:
         save_model(copy.deepcopy(unet).half(), folder / "unet")
 
 
-def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:
+def load_trained(backbone: str | Path, folder: str | Path) -> UNet2DConditionModel:
     """Load an adapter on top of the backbone it was trained on, or a whole UNet; frozen, eval.
 
     Args:
@@ -146,6 +142,7 @@ def load_trained(backbone: str | Path, folder: Path) -> UNet2DConditionModel:
         FileNotFoundError: if the folder holds none of these.
         ValueError: if the adapter doesn't belong to this UNet, or a file of ours is damaged.
     """
+    folder = Path(folder)
     if (folder / _LORA).is_file():
         unet = load_unet(backbone)
         with _as_ours(folder / _LORA), whole(folder / _LORA):

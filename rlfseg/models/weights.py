@@ -3,11 +3,12 @@
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import diffusers
 import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
@@ -65,9 +66,48 @@ def whole(place: str | Path) -> Iterator[None]:
 
 def _pointers(folder: Path) -> list[Path]:
     """Return the files below a folder, or beside a file, that git-lfs left for others."""
-    folder = folder if folder.is_dir() else folder.parent
+    folder = folder.parent if folder.is_file() else folder
     small = (f for f in sorted(folder.rglob("*.safetensors")) if f.stat().st_size < _POINTER)
     return [file for file in small if file.read_bytes().startswith(b"version https://git-lfs")]
+
+
+def without_code(folder: Path, parts: Iterable[str]) -> None:
+    """Check that diffusers will run no Python file of a saved pipeline's folder.
+
+    Older releases do, where the index names it, or it has the name of what the index names.
+
+    Args:
+        folder: in the diffusers layout; one without an index passes, as does what is no folder.
+        parts: those that are loaded.
+
+    Raises:
+        ValueError: naming what is refused.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return
+    with whole(index):
+        told = dict(json.loads(index.read_text()))
+        named = {part: tuple(told.get(part) or (None, None)) for part in parts}
+        odd = [part for part, (library, name) in named.items() if not _known(library, name)]
+    odd += [] if isinstance(told.get("_class_name"), str) else ["_class_name"]
+    if odd:
+        raise ValueError(
+            f"{index} has {odd[0]} as {told.get(odd[0])!r}: only what is of diffusers or "
+            "transformers is loaded, and no code of a folder's own is run"
+        )
+    files = [folder / part / f"{library}.py" for part, (library, _) in named.items()]
+    for file in (folder / "None.py", *files):  # the first is of the pipeline that nobody asked for
+        if file.exists():
+            raise ValueError(f"{file} might be run when {folder} is loaded: take it away")
+
+
+def _known(library: object, name: object) -> bool:
+    """Whether a class is a model of diffusers (no pipeline, which has an index too), or nothing."""
+    if library == "diffusers":
+        kind = getattr(diffusers, str(name), None)
+        return isinstance(kind, type) and issubclass(kind, ModelMixin)
+    return library is None or library == "transformers"
 
 
 def load_part(kind: type[Part], model: str | Path, part: str) -> Part:

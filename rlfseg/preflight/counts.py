@@ -5,7 +5,7 @@ from functools import cache
 from rlfseg.config import DataConfig
 from rlfseg.data.catalogue import DATASETS, read
 from rlfseg.data.check import phrasecut, refer
-from rlfseg.data.cocostuff import MAP_FOLDERS
+from rlfseg.data.cocostuff import map_files
 from rlfseg.stage import repository
 
 _A_PICTURE = 4  # phrases of a picture, drawn or not, about
@@ -44,13 +44,17 @@ def pictures(data: DataConfig, split: str) -> int:
 def _there(source: str, dataset: str, split: str) -> tuple[int, int] | None:
     """Pictures and phrases in a data set's own files; None if they can't be read as a whole.
 
-    COCO-Stuff's maps are counted and not opened; of a split that is not there, there are none.
+    COCO-Stuff's maps are counted and not opened; of a split that is not there, or whose images are
+    not, there are none.
     """
     root = repository() / source
     name = next(n for n in DATASETS[dataset].splits if n.removesuffix("2017") == split)
     if dataset == "cocostuff":
-        maps = sum(1 for folder in MAP_FOLDERS for _ in (root / folder / name).glob("*.png"))
-        return (maps, _AN_IMAGE * maps) if root.is_dir() else None
+        try:
+            maps = len(map_files(root, name)[0])
+        except FileNotFoundError:
+            return (0, 0) if root.is_dir() else None
+        return maps, _AN_IMAGE * maps
     try:
         images = [sample.image_id for sample in read(dataset, root, name)]
     except (OSError, ValueError, LookupError, TypeError):

@@ -83,7 +83,7 @@ def written(task: Task) -> Written:
     if task.kind == "refine":
         return Written(_packed(task) + _MASK * task.amount, _MASK * task.amount)
     if task.kind == "encode":
-        return Written(task.amount * data.pixels**2 * _LATENT)
+        return Written(task.amount * data.pixels**2 * _LATENT if task.kept else 0.0)
     if task.kind == "score":
         return Written(_COUNTS * task.amount if task.stage else 0.0)
     whole, trained = parameters(task.of)

@@ -20,10 +20,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from rlfseg.config import MachineConfig, TrainConfig
 from rlfseg.data.check import Line
 from rlfseg.device import quick_dtype
-from rlfseg.experiment import Run, backbone_folder, ready_to_train
+from rlfseg.experiment import Run, backbone_folder, outside, ready_to_train
+from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.unet import with_fast_attention
 from rlfseg.preflight.plan import Plan, training
-from rlfseg.preflight.weights_and_data import outside
 from rlfseg.stage import found
 from rlfseg.stand_ins.full_size import UNET
 
@@ -107,17 +107,19 @@ def needed(run: Run, *, gpu: bool) -> int:
     """Return the bytes that a run's training needs on a GPU; without one, in all its processes.
 
     A step is run forward and backward on tensors without storage, by the same attention and in the
-    same precisions, and what lives at once is counted. To that come weights (autoencoder and text
-    encoder too), the optimiser's moments, and where processes exchange gradients a second copy of
-    these. What CUDA, its libraries' workspaces and fragmentation take is not in it.
+    same precisions, and what lives at once is counted; so is the encoding of the next batch, which
+    the first epoch does meanwhile. To that come weights (autoencoder and text encoder too), the
+    optimiser's moments, and where processes exchange gradients a second copy of these. What CUDA,
+    its libraries' workspaces and fragmentation take is not in it.
     """
-    every, trained = parameters(run)
-    exchanged = _FLOAT * trained * (run.machine.processes > 1)
-    kept = _FLOAT * (every + _of_codec(run)) + _MOMENTS * trained + exchanged
-    unet = _without_storage(_unet_config(run), run.train, run.machine)
+    (every, trained), codec, several = parameters(run), _codec(run), run.machine.processes
+    every += sum(p.numel() for part in (codec.vae, codec.text_encoder) for p in part.parameters())
+    kept = _FLOAT * every + _MOMENTS * trained + _FLOAT * trained * (several > 1)
+    unet, side = _without_storage(_unet_config(run), run.train, run.machine), run.data.pixels
     both = "two labels" in training(run)
-    total = kept + held(unet, samples=share(run), side=_side(run), gpu=gpu, both=both)
-    return total if gpu else total * run.machine.processes
+    step = held(unet, samples=share(run), side=side // codec.factor, gpu=gpu, both=both)
+    total = kept + step + encoded(codec, pictures=max(1, run.train.batch // several), side=side)
+    return total if gpu else total * several
 
 
 def held(
@@ -135,10 +137,8 @@ def held(
     half = gpu or quick_dtype("cpu") == torch.bfloat16
     width = int(unet.config.cross_attention_dim)
     with FakeTensorMode():
+        _fake(unet)
         for module in unet.modules():
-            for name, p in list(module.named_parameters(recurse=False)):
-                fake = nn.Parameter(torch.empty(p.shape), requires_grad=p.requires_grad)
-                setattr(module, name, fake)
             if gpu and isinstance(module, nn.GroupNorm | nn.LayerNorm):
                 module.register_forward_pre_hook(lambda _, given: (given[0].float(),))
         unet.train()
@@ -154,6 +154,29 @@ def held(
                     predicted(2 * samples)
             predicted(samples).square().mean().backward()
     return counted.most
+
+
+def encoded(codec: LatentCodec, *, pictures: int, side: int) -> int:
+    """Return the most bytes that it takes at once to encode some pictures.
+
+    Args:
+        codec: on the meta device; its autoencoder is left on fake tensors.
+        pictures: as many as a process trains in a step.
+        side: of the pictures.
+    """
+    with FakeTensorMode():
+        _fake(codec.vae)
+        with Held(codec.vae.parameters()) as counted:
+            codec.encode(torch.empty(pictures, 3, side, side))
+    return counted.most
+
+
+def _fake(model: nn.Module) -> None:
+    """Put fake tensors in the place of a model's parameters."""
+    for module in model.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            fake = nn.Parameter(torch.empty(p.shape), requires_grad=p.requires_grad)
+            setattr(module, name, fake)
 
 
 def parameters(run: Run) -> tuple[int, int]:
@@ -189,19 +212,10 @@ def _without_storage(
         return ready_to_train(with_fast_attention(unet), train, replace(machine, compile=""))
 
 
-def _vae(run: Run) -> AutoencoderKL:
-    config = AutoencoderKL.load_config(backbone_folder(run), subfolder="vae")
+def _codec(run: Run) -> LatentCodec:
+    """The run's codec without storage, and without its tokenizer."""
+    folder = backbone_folder(run)
+    text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
     with init_empty_weights():
-        return AutoencoderKL.from_config(config)
-
-
-def _of_codec(run: Run) -> int:
-    """Parameters of the autoencoder and the text encoder."""
-    config = CLIPTextConfig.from_pretrained(backbone_folder(run), subfolder="text_encoder")
-    with init_empty_weights():
-        parts = (_vae(run), CLIPTextModel(config))
-    return sum(p.numel() for part in parts for p in part.parameters())
-
-
-def _side(run: Run) -> int:
-    return run.data.pixels // 2 ** (len(_vae(run).config.block_out_channels) - 1)
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder, subfolder="vae"))
+        return LatentCodec(vae, None, CLIPTextModel(text))

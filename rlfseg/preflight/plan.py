@@ -28,6 +28,7 @@ class Task:
         split: of the data.
         processes: that share it.
         of_a_baseline: whether a baseline is trained.
+        kept: whether what is encoded stays.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Task:
     split: str = ""
     processes: int = 1
     of_a_baseline: bool = False
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,10 @@ def _work(name: str, asks: Asks, due: _Due) -> Work:
     read = [(run, split) for run in asks.data for split in run.splits]
     tasks = [task for run, split in read for task in _packing(run, split, 1, due)]
     for run, split in asks.refined:
-        tasks += _packing(run, split, 1, due)
-        if due(stage := run.refined_stage(split)):
-            tasks.append(Task("refine", phrases(run.data, split), run, stage, split))
+        several, stage = run.machine.processes, run.refined_stage(split)
+        tasks += _packing(run, split, several, due)
+        if due(stage):
+            tasks.append(Task("refine", phrases(run.data, split), run, stage, split, several))
     for run in runs:
         tasks += _training(run, due)
     tasks += [_watching(run) for run in learned]
@@ -219,8 +222,8 @@ def _scoring(run: Run, scoring: Scoring, due: _Due) -> Iterator[Task]:
     asked = min(scoring.phrases or every, every)
     yield from _packing(there, scoring.split, several, due)
     yield from _encoding(there, scoring.split, "images", asked, several, due)
-    amount, stage = asked * scoring.sampler.passes, run.scores_stage(scoring)
-    yield Task("score", amount, run, stage, scoring.split, several)
+    amount = asked * scoring.sampler.passes * (1 + scoring.boundary)  # segmented anew for it
+    yield Task("score", amount, run, run.scores_stage(scoring), scoring.split, several)
 
 
 def _encoding(
@@ -237,22 +240,23 @@ def _of_rivals(rivals: Iterable[tuple[Rival, bool, bool]], due: _Due) -> Iterato
     for rival, scores, curve in rivals:
         if not scores and not curve:
             continue
-        run = rival.data[0]
-        if rival.samples and not pictures(rival.data[-1].data, "train"):
+        run, there, several = rival.data[0], rival.data[-1], rival.data[0].machine.processes
+        if rival.samples and not pictures(there.data, "train"):
             continue  # there is nothing to learn from: its row stays empty
-        yield from _packing(run, rival.split, 1, due)
+        yield from _packing(run, rival.split, several, due)
         if rival.samples:
-            yield from _packing(rival.data[-1], "train", 1, due)
-        if rival.samples and rival.full:  # SemFlow's pictures; its maps are painted at each step
-            several, there = run.machine.processes, rival.data[-1]
+            yield from _packing(there, "train", several, due)
+        if rival.samples and rival.full:  # SemFlow's pictures
             yield from _encoding(there, "train", "images", rival.samples, several, due)
         if rival.samples and due(rival.training):
-            kind = "train, all parameters" if rival.full else "baseline"
-            several, made = run.machine.processes, rival.training
+            if rival.full:  # its maps, painted and encoded at each step
+                yield Task("encode", rival.samples, there, None, "train", several, kept=False)
+            kind, made = "train, all parameters" if rival.full else "baseline", rival.training
             yield Task(kind, rival.samples, run, made, "train", several, of_a_baseline=True)
-        if scores:
+        if scores:  # by phrases, the first process scores alone
             amount = min(rival.scored, phrases(run.data, rival.split)) * rival.passes
-            yield Task("score", amount, run, rival.scores, rival.split)
+            sharing = several if rival.full else 1
+            yield Task("score", amount, run, rival.scores, rival.split, sharing)
 
 
 def read_plan(profile: str) -> Plan:

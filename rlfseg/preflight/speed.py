@@ -19,7 +19,7 @@ from rlfseg.data.packed.write import write_pack
 from rlfseg.device import quick_accelerator
 from rlfseg.experiment import Run, codec, predictor, untrained
 from rlfseg.method.flow import at_time
-from rlfseg.method.refinement import refine
+from rlfseg.method.refinement import refine_shown
 from rlfseg.method.sampling import aos
 from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.sam import PromptedSam, mini_sam
@@ -165,13 +165,17 @@ def training_steps(
 
 
 def _refine_rate(run: Run, seconds: float) -> float:
-    """Masks a second: an image with a few phrases, Algorithm 1 in as many rounds as is usual."""
+    """Masks a second: an image with a few phrases, Algorithm 1 in as many rounds as is usual.
+
+    Outside data are shown at a photograph's size; what is marked is as much as `_pack_rate` marks.
+    """
     sam, side = _predictor(run), run.data.pixels
-    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    shape = _SHOT if run.photographed else (side, side)
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     masks = np.zeros((_PHRASES, side, side), dtype=bool)
-    masks[:, side // 4 : side // 2, side // 4 : side // 2] = True
+    masks[:, side // 5 : side * 5 // 8, side // 3 : side * 5 // 8] = True
     config = replace(run.refine, iterations=_ASKED, tau=1.0)
-    return _PHRASES / _each(lambda: refine(image, list(masks), sam, config), seconds)
+    return _PHRASES / _each(lambda: refine_shown(image, list(masks), sam, config), seconds)
 
 
 def _predictor(run: Run) -> PromptedSam:

@@ -4,12 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from rlfseg.data.check import Line, check
-from rlfseg.experiment import Run, located
+from rlfseg.experiment import Run, outside
 from rlfseg.models.sam import load_sam
 from rlfseg.preflight.plan import Plan
 from rlfseg.stage import found, repository
@@ -38,17 +36,6 @@ def released(plan: Plan) -> Iterator[Line]:
     for chapter, asks in plan.asks.items():
         names = [*(rival.outside for rival in asks.rivals if rival.outside), *asks.outside]
         yield from (_released(chapter, name) for name in dict.fromkeys(names))
-
-
-def outside(name: str) -> Path | None:
-    """Return where outside weights lie, here or in the hub client's cache; None if they don't."""
-    folder = located(name)
-    if isinstance(folder, Path):
-        return folder
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
 
 
 def data(plan: Plan) -> Iterator[Line]:

@@ -1,16 +1,16 @@
 """What the mini CLIP is trained on: drawn scenes, and sentences that are true of them or not."""
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
+from rlfseg.data.drawn.chunks import in_workers, ranges
 from rlfseg.data.drawn.scene import FILLING, RADII, ZOOM, draw_scene
 from rlfseg.data.drawn.sentences import (
     Layout,
@@ -22,12 +22,10 @@ from rlfseg.data.drawn.sentences import (
     true_of,
 )
 from rlfseg.data.images import to_unit
-from rlfseg.data.packed.workers import begin
 from rlfseg.stage import readable, replaced
 
 #: Patches across a picture.
 PATCHES = 8
-_CHUNK = 128
 _ARRAYS = ("images", "things", "centres", "grounds")  # of a gallery
 #: Keep these scenes apart from those of the data splits and of the other stand-ins.
 _STREAM, _FILLED = 9, 10
@@ -157,9 +155,8 @@ def draw_gallery(
         with readable(kept), np.load(kept) as arrays:
             images, *layout = (arrays[name] for name in _ARRAYS)
         return Gallery(images, Layout(*layout))
-    chunks = [(seed, i, min(i + _CHUNK, count), pixels, filled) for i in range(0, count, _CHUNK)]
-    with ProcessPoolExecutor(workers, initializer=begin) as pool:
-        parts = list(tqdm(pool.map(_draw, chunks), total=len(chunks), desc="drawing", leave=False))
+    draw = partial(_draw, seed=seed, pixels=pixels, filled=filled)
+    parts = in_workers(draw, ranges(count), workers=workers)
     layouts = [layout for _, layout in parts]
     gallery = Gallery(
         np.concatenate([images for images, _ in parts]),
@@ -172,11 +169,10 @@ def draw_gallery(
     return gallery
 
 
-def _draw(chunk: tuple[int, int, int, int, bool]) -> tuple[np.ndarray, Layout]:
-    seed, first, last, pixels, filled = chunk
+def _draw(numbers: range, *, seed: int, pixels: int, filled: bool) -> tuple[np.ndarray, Layout]:
     zoom, radii = (1.0, FILLING) if filled else (ZOOM, RADII)
     scenes = []
-    for number in range(first, last):
+    for number in numbers:
         rng = np.random.default_rng([seed, _FILLED if filled else _STREAM, number])
         count = (1, 1) if filled or number % 4 == 0 else (2, 4)
         each = draw_scene(rng, pixels=pixels, held_out=False, count=count, zoom=zoom, radii=radii)

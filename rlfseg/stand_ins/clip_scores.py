@@ -86,10 +86,10 @@ class ClipScores:
         return {"right among 32": self.among, "among 32, an unseen pair": self.unseen, **words}
 
 
-def draw_quiz(*, seed: int, count: int, pixels: int, split: str = "test") -> Quiz:
-    """Draw the first `count` scenes of a split, as the data sets' writers do, and their phrases."""
+def draw_quiz(*, seed: int, count: int, pixels: int) -> Quiz:
+    """Draw the test split's first scenes, as the data sets' writers do, and their phrases."""
     scenes, said = [], []
-    for _, scene, rng in Chunk(Path(), seed, split, 0, count, pixels).scenes():
+    for _, scene, rng in Chunk(Path(), seed, "test", 0, count, pixels).scenes():
         scenes.append(scene)
         said.append(phrases(rng, scene))
     return Quiz(

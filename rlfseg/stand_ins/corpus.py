@@ -1,16 +1,14 @@
 """The pictures and masks that the mini autoencoder is trained on."""
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from rlfseg.data.drawn.chunks import in_workers, ranges
 from rlfseg.data.drawn.phrases import phrases, truth
 from rlfseg.data.drawn.scene import draw_scene
-from rlfseg.data.packed.workers import begin
 
-_CHUNK = 128
 _STREAM = 7  # keeps these scenes apart from those of the data splits
 
 
@@ -32,19 +30,17 @@ def draw_corpus(
 
     Scene number i depends on `seed` and i alone, so a longer corpus begins with a shorter one.
     """
-    chunks = [(seed, i, min(i + _CHUNK, count), pixels, far) for i in range(0, count, _CHUNK)]
-    with ProcessPoolExecutor(workers, initializer=begin) as pool:
-        parts = list(tqdm(pool.map(_draw, chunks), total=len(chunks), desc="drawing"))
+    draw = partial(_draw, seed=seed, pixels=pixels, far=far)
+    parts = in_workers(draw, ranges(count), workers=workers)
     return Corpus(
         np.concatenate([part[0] for part in parts]),
         np.concatenate([part[1] for part in parts]),
     )
 
 
-def _draw(chunk: tuple[int, int, int, int, bool]) -> tuple[np.ndarray, np.ndarray]:
-    seed, first, last, pixels, far = chunk
+def _draw(numbers: range, *, seed: int, pixels: int, far: bool) -> tuple[np.ndarray, np.ndarray]:
     images, masks = [], []
-    for number in range(first, last):
+    for number in numbers:
         rng = np.random.default_rng([seed, _STREAM, number])
         if far:
             scene = draw_scene(rng, pixels=pixels, held_out=False, count=(2, 5), zoom=1.0)

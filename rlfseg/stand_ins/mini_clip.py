@@ -22,7 +22,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed
 from rlfseg.data.images import to_unit
-from rlfseg.models.weights import save_model, seeded
+from rlfseg.models.weights import save_model, seeded, whole
 from rlfseg.processes import together
 from rlfseg.stage import PARTS, Stage
 from rlfseg.stand_ins.clip_batches import (
@@ -104,9 +104,15 @@ def whitened(clip: CLIPModel, images: np.ndarray) -> CLIPModel:
 
 
 def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
-    """Load what `trained_clip` returns, in float32, for evaluation, on this machine's device."""
-    clip = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32)
-    return clip.eval().to(PartialState().device), CLIPTokenizer.from_pretrained(folder)
+    """Load what `trained_clip` returns, in float32, for evaluation, on this machine's device.
+
+    Raises:
+        ValueError: naming the folder, if a file in it is damaged.
+    """
+    with whole(folder):
+        clip = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    return clip.eval().to(PartialState().device), tokenizer
 
 
 def states(clip: CLIPModel, pictures: Tensor, patches: Tensor | None = None) -> Tensor:

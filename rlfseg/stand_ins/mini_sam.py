@@ -1,7 +1,7 @@
 """The mini SAM's recipe: points and coarse masks of drawn scenes, answered with the truth."""
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -14,20 +14,18 @@ from pydantic.dataclasses import dataclass as settings
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, RefineConfig, Seed
+from rlfseg.data.drawn.chunks import in_workers, ranges
 from rlfseg.data.drawn.phrases import phrases
 from rlfseg.data.drawn.scene import draw_scene
 from rlfseg.data.drawn.write_phrasecut import annotate
-from rlfseg.data.packed.workers import begin
 from rlfseg.method.refinement import anchors, logit_map
 from rlfseg.models.sam import decode, mini_sam, save_sam
 from rlfseg.processes import together
 from rlfseg.stage import Stage
 from rlfseg.training.loop import Losses, fit_in_stage
 
-_CHUNK = 64
 _STREAM = 8  # keeps these scenes apart from those of the data splits and of the backbone
 _POINTS = 5
 _NO_MASK = 0.25  # share of the batches without a mask prompt
@@ -180,18 +178,15 @@ def draw_prompts(*, seed: int, count: int, pixels: int, workers: int = 2) -> Pro
     Scene number i depends on `seed` and i alone, so a longer corpus begins with a shorter one.
     Targets of fewer than 5 visible pixels are left out.
     """
-    chunks = [(seed, i, min(i + _CHUNK, count), pixels) for i in range(0, count, _CHUNK)]
-    with ProcessPoolExecutor(workers, initializer=begin) as pool:
-        parts = list(tqdm(pool.map(_draw, chunks), total=len(chunks), desc="drawing", leave=False))
+    parts = in_workers(partial(_draw, seed=seed, pixels=pixels), ranges(count), workers=workers)
     scenes = [scene for part in parts for scene in part]
     images, truth, coarse, targets, points = zip(*scenes, strict=True)
     return PromptCorpus(np.stack(images), np.stack(truth), np.stack(coarse), targets, points)
 
 
-def _draw(chunk: tuple[int, int, int, int]) -> list[tuple[Any, ...]]:
-    seed, first, last, pixels = chunk
+def _draw(numbers: range, *, seed: int, pixels: int) -> list[tuple[Any, ...]]:
     scenes = []
-    for number in range(first, last):
+    for number in numbers:
         rng = np.random.default_rng([seed, _STREAM, number])
         scene = draw_scene(rng, pixels=pixels, held_out=False)
         exact = np.zeros((pixels, pixels), np.uint8)

@@ -23,6 +23,7 @@ from rlfseg.config import STRICT, Count, Positive, Seed
 from rlfseg.data.drawn.scene import COLOURS, HELD_OUT, SHAPES, draw_scene
 from rlfseg.data.images import to_unit
 from rlfseg.device import quick_dtype
+from rlfseg.models.weights import whole
 from rlfseg.stage import Stage, made, readable
 from rlfseg.stand_ins.backbone import BackboneConfig, backbone, backbone_stage
 from rlfseg.stand_ins.clip_batches import tokens
@@ -115,7 +116,6 @@ def _asked(config: RecognitionConfig, of: BackboneConfig, profile: str) -> Path:
 
     def fill(folder: Path) -> dict[str, float]:
         clip, tokenizer = load_clip(trained_clip(asked, profile=profile))
-        clip = clip.eval().to(device)
         wanted = asked_for(config.pictures)
         drawn = draw(
             backbone(of, profile=profile),
@@ -179,8 +179,14 @@ def draw(
         steps: of DDIM.
         guidance: scale of it.
         batch: pictures at once.
+
+    Raises:
+        ValueError: naming the backbone, if a file of it is damaged.
     """
-    pipeline = StableDiffusionPipeline.from_pretrained(backbone, torch_dtype=torch.float32)
+    with whole(backbone):
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            backbone, torch_dtype=torch.float32, use_safetensors=True
+        )
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)

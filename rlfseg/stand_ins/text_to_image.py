@@ -29,6 +29,7 @@ _PIECES = (
 )
 _WIDTH = 128
 _TOKENS = 32
+_EMPTIED = 0.1  # share of the captions
 
 
 def small_tokenizer(captions: tuple[str, ...]) -> CLIPTokenizer:
@@ -224,7 +225,6 @@ def described_batch(
     *,
     size: int,
     seed: int,
-    drop: float = 0.1,
     share: tuple[int, int] = (0, 1),
 ) -> Noised:
     """Make a batch without replacement within an epoch, each picture with a caption made for it.
@@ -237,7 +237,6 @@ def described_batch(
         step: from 1.
         size: of the batch, of all processes.
         seed: of all that is chosen.
-        drop: share of the captions that are emptied.
         share: number of the process, and how many there are.
     """
     rng = np.random.default_rng([seed, 1, step, share[0]])
@@ -246,19 +245,19 @@ def described_batch(
         part = (size + k) // len(galleries)
         chosen = batch_items(len(gallery.latents), part, seed=seed, step=step, share=share)
         latents.append(gallery.latents[chosen])
-        told += _told(rng, gallery.layout[chosen], drop)
+        told += _told(rng, gallery.layout[chosen])
         pictures.append(torch.full((len(chosen),), gallery.pictures))
     ids = galleries[0].tokenizer(told, padding="max_length", truncation=True, return_tensors="pt")
     made = torch.cat(latents), ids.input_ids, torch.cat(pictures)
     return Noised(*made, seed=int(rng.integers(2**31)))
 
 
-def _told(rng: np.random.Generator, scenes: Layout, drop: float) -> list[str]:
+def _told(rng: np.random.Generator, scenes: Layout) -> list[str]:
     """Make a caption for each scene."""
     whole = describe(rng, scenes, whole=True, related=0.3, ground=0.5).texts()
     one = describe(rng, scenes, whole=False, related=0.2).texts()
     kind = rng.random(len(whole))
     return [
-        "" if k < drop else all_ if k < (1 + drop) / 2 else single
+        "" if k < _EMPTIED else all_ if k < (1 + _EMPTIED) / 2 else single
         for k, all_, single in zip(kind, whole, one, strict=True)
     ]

@@ -4,6 +4,7 @@ All randomness of a run is a function of its seed and the step's number, so weig
 moments and the step are the whole state; settings and git commit are kept beside it.
 """
 
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -54,13 +55,17 @@ def load_checkpoint(
     Raises:
         ValueError: if the file is damaged, or was written with another configuration (the fields
             that differ are named), or for other parameters.
+        OSError: if the system can't read it.
     """
+    path.open("rb").close()  # else safetensors says of whatever the system refuses: no such file
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             step, then = int(meta["step"]), dict(json.loads(meta["config"]))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the system
         raise ValueError(f"{path}: not one of our checkpoints ({error}); delete it") from error
     _check_config(path, then, asdict(config))
     unfit = [

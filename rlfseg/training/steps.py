@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -44,14 +45,14 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
         OSError: if it can't be written.
     """
     kept = read_steps(path)
-    with tqdm(total=total, desc=title, leave=False) as bar:
+    with tqdm(total=total, desc=title, leave=False) as bar, ExitStack() as at_end:
         file = None
         for step in steps:
             if file is None:
                 kept = [k for k in kept if k.step < step.step]
                 with replaced(path) as draft:
                     draft.write_text("".join(map(_line, kept)))
-                file = path.open("a", buffering=1)
+                file = at_end.enter_context(path.open("a", buffering=1))
                 bar.update(step.step - 1)
             with full_disk_named(path):
                 file.write(_line(step))
@@ -60,8 +61,6 @@ def recorded(steps: Iterator[Step], path: Path, *, total: int, title: str) -> It
             if step.skipped:
                 bar.write(f"step {step.step} is skipped: {step.skipped}", file=sys.stderr)
             yield step
-        if file is not None:
-            file.close()
 
 
 def rounded(step: Step) -> Step:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from conftest import ROOT
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import latents, texts, tiny_unet
 from tiny_run import given_run
 from transformers import ViTImageProcessor
@@ -252,6 +252,10 @@ def test_released_weights_are_taken_from_the_folder_of_weights(clipseg: Clipseg,
     assert model.model.dtype == torch.float32
     for name, value in model.model.state_dict().items():
         assert torch.allclose(value, clipseg.model.state_dict()[name], atol=1e-2), name
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(ValueError, match=f"{folder} can't be loaded"):
+        released.model(run, codec(run))
 
 
 def test_a_missing_baseline_costs_its_row_alone(
@@ -388,6 +392,14 @@ def test_what_is_trained_is_kept_alone_and_scores_are_found_without_it(
     cache = latent_cache(run, "test", codec(run))
     fresh = evaluate_segmenter(model, cache, spaced(len(cache.pack), 4)).annotation
     assert np.array_equal(fresh.histogram, counts.histogram)
+    name, file = min(kept), folder / "weights.safetensors"
+    less = {key: value for key, value in kept.items() if key != name}
+    for other in (less, {**kept, "more": torch.zeros(1)}):
+        save_file(other, file)
+        missing = name if other is less else "more"
+        with pytest.raises(ValueError, match=f"{file} can't be read .*another model, by {missing}"):
+            trained(run, choice)
+    save_file(kept, file)
     monkeypatch.setattr(phrases, "trained", None)  # not needed any more
     assert np.array_equal(scored(run, choice, way).histogram, counts.histogram)
 

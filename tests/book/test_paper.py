@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,6 @@ from rlfseg.book.paper import (
     UnknownCellError,
     cell,
     difference,
-    environment,
     load_results,
     measured,
     paper_table,
@@ -30,6 +30,7 @@ from rlfseg.book.paper import (
     render,
     save_results,
 )
+from rlfseg.book.paper.render import DRAWN_PROFILES
 from rlfseg.chapters import made_in
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
@@ -384,7 +385,11 @@ def test_nothing_compares_with_a_cell_whose_protocol_is_not_known(tmp_path: Path
                 assert bool(c.unknown) == (c.column.metric == "AP"), c
 
 
-@pytest.mark.parametrize("profile", ["smoke", "mini", "preflight"])
+def test_all_profiles_but_the_published_one_are_of_drawn_scenes() -> None:
+    assert {*DRAWN_PROFILES, "a100"} == {path.name for path in (ROOT / "params").iterdir()}
+
+
+@pytest.mark.parametrize("profile", DRAWN_PROFILES)
 def test_drawn_scenes_are_never_comparable(profile: str) -> None:
     with pytest.raises(ValueError, match=r"Table 1, 'RLFSeg\(Ours\)', 'mIoU'.*not comparable"):
         shown(1, {OURS: result(56.1, "yes")}, profile)
@@ -396,8 +401,9 @@ def test_drawn_scenes_are_never_comparable(profile: str) -> None:
 def test_only_a_full_size_model_may_be_timed() -> None:
     timed = {("Ours", "Inference time (s)"): result(0.19, "yes")}
     assert "+0.00" in shown(4, timed, "preflight")
-    with pytest.raises(ValueError, match="not comparable"):
-        shown(4, timed, "mini")
+    for small in ("mini", "rehearsal"):
+        with pytest.raises(ValueError, match="not comparable"):
+            shown(4, timed, small)
 
 
 def test_render_refuses_what_would_break_the_page() -> None:
@@ -451,6 +457,8 @@ def defined(name: str) -> bool:
 def test_several_seeds_stand_behind_the_value_and_are_kept(tmp_path: Path) -> None:
     text = shown(1, {OURS: result(seeds=(40.0, 42.0, 44.0))})
     assert "40.0 (39.0 to 41.0); 3 seeds 42.0 ± 5.0" in text  # 4.303 times 2 / sqrt 3
+    told = "± 95 % over seeds"
+    assert told in text and told not in shown(1, {OURS: result()})
     path = tmp_path / "table_1.json"
     save_results(path, 1, {OURS: result(seeds=(40.0, 42.0))}, {})
     kept = load_results(path).results[OURS]
@@ -487,10 +495,11 @@ def test_the_page_has_the_papers_versions_and_the_locks() -> None:
         for line in (ROOT / "requirements.lock").read_text().splitlines()
         if "==" in line
     )
+    environment = yaml.safe_load((ROOT / "rlfseg/book/paper/tables.yml").read_text())["environment"]
     for library in ("torch", "transformers", "diffusers", "accelerate"):
-        assert f"| {library} | {environment()[library]} | {lock[library]} |" in page
+        assert f"| {library} | {environment[library]} | {lock[library]} |" in page
     assert f"| peft | not stated | {lock['peft']} |" in page
-    assert f"| Python | {environment()['Python']} |" in page
+    assert f"| Python | {environment['Python']} |" in page
 
 
 def some_counts(seed: int) -> Counts:
@@ -506,12 +515,12 @@ def test_counts_become_the_two_cells_that_most_tables_have() -> None:
     counts = some_counts(0)
     about = {"chosen": 0.5, "native": "not counted"}
     no, yes = ({"comparable": word, **about} for word in ("no: another world", "yes: alike"))
-    cells = measured(counts, data="24 masks", dataset="PhraseCut", seed=3, **no)
+    cells = measured(counts, data="24 masks", dataset="PhraseCut", **no)
     miou, ap = cells["PhraseCut mIoU"], cells["PhraseCut AP"]
     best = counts.miou()
     assert miou.value == pytest.approx(100 * best.value) and miou.threshold == best.threshold
     assert ap.value == pytest.approx(100 * counts.ap_mean()) and ap.threshold is None
-    span = counts.bootstrap(lambda c: c.miou().value, n=1000, seed=3)
+    span = counts.bootstrap(lambda c: c.miou().value, n=1000, seed=0)
     assert (miou.low, miou.high) == pytest.approx((100 * span[0], 100 * span[1]))
     assert ap.low is not None and ap.high is not None and ap.low <= ap.value <= ap.high
     assert not miou.is_comparable and not ap.is_comparable

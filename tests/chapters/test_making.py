@@ -10,10 +10,12 @@ import pytest
 import torch
 from tiny_run import given_run
 
+from rlfseg.baselines.clipseg import ClipsegConfig
 from rlfseg.baselines.ldznet import LdznetConfig
 from rlfseg.baselines.phrases import PhraseSet
+from rlfseg.baselines.semflow import SemflowConfig
 from rlfseg.chapters import making
-from rlfseg.chapters.asks import Asks, phrase_rivals
+from rlfseg.chapters.asks import Asks, phrase_rivals, semflow_rival
 from rlfseg.config import SamplerConfig
 from rlfseg.experiment import Scoring, is_trained
 from rlfseg.stage import found
@@ -83,3 +85,22 @@ def test_what_is_meant_for_gpus_is_not_begun_without(
             making.make_in_processes(run, asks)
     else:
         making.make_in_processes(run, asks)
+
+
+def test_a_baseline_that_cannot_be_made_here_starts_no_processes(
+    repo: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else each drawing of a finished chapter would want its GPUs."""
+    launched: list[int] = []
+    monkeypatch.setattr(making, "launch", lambda *_, processes, **__: launched.append(processes))
+    monkeypatch.setattr(making, "ready", lambda _: None)
+    several = given_run(machine={"processes": 2})
+    released = {"CLIPSeg": ClipsegConfig(checkpoint="no/where")}
+    phrases = phrase_rivals(several, released, PhraseSet("val", 2))
+    elsewhere = several.on(replace(several.data, source=str(tmp_path), dataset="cocostuff"))
+    semflow = semflow_rival(elsewhere, SemflowConfig(steps=1, batch=1, euler=1, scenes=1), images=2)
+    making.make_in_processes(several, Asks(rivals=(*phrases, semflow)))
+    assert not launched
+    there = replace(phrases[0], there=lambda: True)
+    making.make_in_processes(several, Asks(rivals=(there,)))
+    assert launched == [2]

@@ -64,3 +64,4 @@ def test_a_backbone_that_draws_helps_all_parameters_alone() -> None:
     gained = {way: 100 * (other - own) for way, (own, other) in ends.items()}
     assert gained.pop("all, t = 1") == pytest.approx(3, abs=0.5)
     assert len(gained) == 2 and max(gained.values()) < 0
+    assert gained["LoRA 64, t = 1"] == pytest.approx(-5, abs=0.5)

@@ -16,6 +16,7 @@ from rlfseg.chapters.reading import chapters_of, run_file, run_on
 from rlfseg.config import DataConfig, SamplerConfig
 from rlfseg.experiment import Scoring
 from rlfseg.stage import Stage, found
+from rlfseg.training.loop import StoppedError
 
 
 @pytest.fixture
@@ -39,12 +40,21 @@ def test_a_notebooks_variables_become_checked_parameters(repo: Path) -> None:
     assert profile and shown and other
 
 
+def test_a_name_that_papermill_only_warns_of_is_refused(repo: Path) -> None:
+    given = {"profile": "mini", "shown": 1, "In": ["", "shown = 9", "# Parameters\nshown = 1\n"]}
+    assert chapter("01_data", given).shown == 1
+    given["In"] = [*given["In"], "# Parameters\nshown = 1\nshow = 2\n"]
+    said = r"^chapter 01_data: show is no parameter of it; they are profile, changes, shown$"
+    with pytest.raises(ValueError, match=said):
+        chapter("01_data", given)
+
+
 def test_a_shortfall_is_an_error_on_drawn_scenes_and_a_finding_on_real_data(
     repo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = chapters_of("mini")["05_phrasecut"]
     expect(here, {"mIoU": (0.5, 0.5)})
-    with pytest.raises(AssertionError, match=r"mIoU: 0\.4 < 0\.5"):
+    with pytest.raises(AssertionError, match=r"\(at_least\): mIoU: 0\.4 < 0\.5"):
         expect(here, {"mIoU": (0.4, 0.5), "best": (0.9, 0.5)})
     with pytest.raises(AssertionError, match="nan"):
         expect(here, {"mIoU": (float("nan"), 0.5)})
@@ -65,6 +75,8 @@ def test_what_is_looked_for_beyond_the_entry_is_named(repo: Path) -> None:
     found(Stage("not-in-any-entry", 1, {}), profile="mini")
     (new,) = set(unasked(here)) - before
     assert new.startswith("not-in-any-entry-")
+    again = chapter("01_data", {"profile": "mini", "shown": 1})  # as when its cells are run again
+    assert not unasked(again)
 
 
 def test_a_file_of_profile_and_changes_is_a_run(repo: Path) -> None:
@@ -140,3 +152,18 @@ def test_the_command_to_score_says_what_is_wrong(
         with pytest.raises(SystemExit):
             main(["score", "refcoco", *arguments])
         assert message in capsys.readouterr().err
+
+
+def test_a_command_that_a_signal_ended_says_so_in_a_line(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "stopped by SIGTERM after step 3 of 9; run the same again to go on"
+
+    def ended(_: Path) -> None:
+        raise StoppedError(said)
+
+    monkeypatch.setattr("rlfseg.chapters.reading.run_file", ended)
+    with pytest.raises(SystemExit) as left:
+        main(["train", "mine.yml"])
+    assert left.value.code == 75  # a temporary failure
+    assert capsys.readouterr().err == f"{said}\n"

@@ -16,6 +16,7 @@ from rlfseg.data import cocostuff
 from rlfseg.data.cocostuff import read_json, read_maps, train_id
 from rlfseg.data.cocostuff_names import COCO_STUFF, PROMPTS, Label
 from rlfseg.data.masks import rasterise
+from rlfseg.data.sample import by_image
 
 GONE = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # raw ids of the things COCO gave up
 RLE = {"size": [4, 6], "counts": [4, 8, 12]}
@@ -86,6 +87,16 @@ def test_each_class_of_a_map_is_a_sample(tmp_path: Path) -> None:
     assert wall.image_path == tmp_path / "images" / "val2017" / "000000000139.jpg"
     for sample, raw in ((person, 0), (sign, 12), (wall, 172)):
         np.testing.assert_array_equal(rasterise(sample), values == raw)
+
+
+def test_a_map_is_read_when_its_samples_are_asked_for(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        put(tmp_path, name, np.array([[0, 12]]))
+    (tmp_path / "stuffthingmaps" / "val2017" / "3.png").write_bytes(b"no map")
+    stream = by_image(read_maps(tmp_path, "val2017"))
+    assert [next(stream).image_id for _ in range(4)] == ["1", "1", "2", "2"]
+    with pytest.raises(FileNotFoundError, match=r"3\.jpg"):
+        next(stream)
 
 
 def test_the_other_usual_folders_are_found(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import zlib
@@ -20,6 +21,7 @@ from rlfseg.data.images import (
     paired,
     read_picture,
     rgb_of,
+    taken,
     to_unit,
 )
 
@@ -157,6 +159,44 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_picture(tmp_path / "cut.png")
 
 
+def test_a_file_for_which_pillow_starts_a_program_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(RGB).save(tmp_path / "eps.jpg", "EPS")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(OSError, match=r"eps\.jpg is no picture"):
+        as_stored(tmp_path / "eps.jpg")
+
+
+@pytest.mark.parametrize("kind", [*taken(), "MPO"])
+def test_pictures_of_common_formats_are_taken(tmp_path: Path, kind: str) -> None:
+    more = {"save_all": True, "append_images": [Image.fromarray(RGB)]} if kind == "MPO" else {}
+    Image.fromarray(RGB).save(tmp_path / "a", kind, **more)
+    opened = as_stored(tmp_path / "a")
+    assert (opened.format, opened.size) == (kind, RGB.shape[1::-1])
+
+
+def test_a_picture_that_is_too_large_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(RGB).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(OSError, match=r"large\.png is too large a picture .*: make it smaller"):
+        as_stored(tmp_path / "large.png")
+
+
+def test_an_error_of_the_system_does_not_doubt_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(OSError, match=r"a\.png can't be read \(.*Input/output error\)$"):
+        as_stored(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_picture_that_claims_more_than_its_file_holds_gets_no_memory(
     tmp_path: Path, deep: bool
@@ -208,6 +248,9 @@ def test_pictures_and_phrases_are_paired_in_order() -> None:
     for several in (batch, torch.from_numpy(batch).permute(0, 3, 1, 2)):
         arrays, pairs = paired(several, ["a", "b"])
         assert pairs == [(0, "a"), (1, "b")] and np.array_equal(arrays[1], other)
+        for phrases in ("a", ["a"]):
+            arrays, pairs = paired(several[:1], phrases)
+            assert pairs == [(0, "a")] and np.array_equal(arrays[0], RGB)
 
 
 def test_a_file_will_do_in_a_pictures_place(tmp_path: Path) -> None:
@@ -217,6 +260,9 @@ def test_a_file_will_do_in_a_pictures_place(tmp_path: Path) -> None:
         assert np.array_equal(paired(given, "a")[0][0], RGB)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"there is no picture .*b\.png"):
         paired(tmp_path / "b.png", "a")
+    Image.fromarray(np.full((4, 4), 7, np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(ValueError, match=r"picture 1: .*f\.tif: a picture of floats .* got 7 to 7"):
+        paired([path, tmp_path / "f.tif"], "a")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from urllib.parse import unquote
 import h5py
 import numpy as np
 import pytest
+from h5py import h5f, h5o
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -434,8 +436,36 @@ def test_a_closed_reader_lets_others_write_and_opens_again(tmp_path: Path) -> No
 def test_a_reader_notices_that_its_file_was_packed_anew(tmp_path: Path) -> None:
     pack = pack_of(tmp_path / "a.h5", examples(["cat"]))
     write_pack(examples(["dog"]), tmp_path / "a.h5", size=None)
-    with pytest.raises(PackError, match=r"a\.h5 was packed anew"):
+    before = h5f.get_obj_count(where=h5f.OBJ_ALL, types=h5f.OBJ_FILE)
+    with pytest.raises(PackError, match=r"a\.h5 was packed anew") as told:
         pack[0]
+    assert told.tb is not None  # whose frames have the file still
+    assert h5f.get_obj_count(where=h5f.OBJ_ALL, types=h5f.OBJ_FILE) == before
+
+
+@pytest.mark.parametrize("place", ["7", "7/mask/cat"])
+def test_refined_masks_for_a_damaged_file_are_refused_naming_it(tmp_path: Path, place: str) -> None:
+    pack = pack_of(tmp_path / "a.h5", examples(["cat"]))
+    with h5py.File(pack.path) as file:
+        start = h5o.get_info(file[place].id).addr
+    with pack.path.open("r+b") as raw:
+        raw.seek(start)
+        raw.write(bytes(4))
+    with pytest.raises(PackError, match=r"a\.h5: 7 can't be read .*: copy the file again"):
+        add_refined(pack, [blob(5)], made_of="x")
+    assert {path.name for path in tmp_path.glob(".*")} == set()
+
+
+def test_an_index_that_the_system_cannot_read_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    pack_of(tmp_path / "a.h5", examples(["cat"]))
+    monkeypatch.setattr(np, "load", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        Pack(tmp_path / "a.h5")
 
 
 def test_broken_files_give_one_clear_error(tmp_path: Path) -> None:
@@ -459,6 +489,13 @@ def test_broken_files_give_one_clear_error(tmp_path: Path) -> None:
     path.write_bytes(whole)
     for broken in (whole_index[:100], b"", b"nothing"):
         index.write_bytes(broken)
+        with pytest.raises(PackError, match=r"index\.npz can't be read"):
+            Pack(path)
+    index.write_bytes(whole_index)
+    with np.load(index) as arrays:
+        held = dict(arrays)
+    for first in (np.array(1), held["first"] + 1):
+        np.savez(index, **{**held, "first": first})
         with pytest.raises(PackError, match=r"index\.npz can't be read"):
             Pack(path)
     index.unlink()

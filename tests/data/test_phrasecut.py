@@ -85,13 +85,18 @@ def test_a_repeated_image_id_takes_its_last_entry(root: Path) -> None:
     assert [s.width for s in phrasecut.read(root, "val")] == [20, 10, 20]
 
 
-def test_images_of_another_size_than_annotated_are_found(root: Path) -> None:
+def test_images_of_another_size_than_annotated_are_found(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert phrasecut.size_mismatches(root, "val") == []
     picture = root / "images" / "11.jpg"
     Image.effect_noise((12, 20), 90).save(picture)
     assert phrasecut.size_mismatches(root, "val") == [SizeMismatch("11", (20, 12), (12, 20))]
     picture.write_bytes(picture.read_bytes()[:-60])  # the header is there: no pixel is read
     assert phrasecut.size_mismatches(root, "val")[0].stored == (12, 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow refuses twice as many
+        assert {each.stored for each in phrasecut.size_mismatches(root, "val")} == {None}
     for broken in (lambda: picture.write_bytes(b"<html>"), picture.unlink):
         broken()
         assert phrasecut.size_mismatches(root, "val") == [SizeMismatch("11", (20, 12), None)]
@@ -149,6 +154,7 @@ def test_a_wrong_task_is_named(root: Path, changed: dict[str, Any], message: str
         ([SQUARE], "Polygons is not"),
         ([[[[1, 2, 3]]]], "Polygons is not"),
         (None, "Polygons is not"),
+        ([[[[10**400, 1], [2, 2]]]], "Polygons is not"),
         ([[[[1, float("nan")], [2, 2]]]], "no finite number"),
     ],
 )

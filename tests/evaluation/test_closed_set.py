@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.write import write_pack
 from rlfseg.evaluation.closed_set import confusions, given_classes, true_classes
-from rlfseg.evaluation.confusion import IGNORED, Confusion, pooled
+from rlfseg.evaluation.confusion import IGNORED, Confusion, miou_interval, pooled
 from rlfseg.models.latent_cache import LatentCache
 
 RNG = np.random.default_rng(5)
@@ -54,6 +55,24 @@ def test_a_class_that_is_nowhere_has_no_say_and_one_that_is_only_given_has() -> 
     found = Confusion.of(np.array([0, 2, 1, 1]), truth, classes=5)
     np.testing.assert_array_equal(found.iou(), [0.5, 1, 0, np.nan, np.nan])
     assert found.miou() == 0.5
+
+
+def test_the_interval_is_that_of_confusions_pooled_anew() -> None:
+    truth = RNG.integers(5, size=(9, 6, 6))  # class 5 is given alone, class 6 nowhere
+    given = np.where(RNG.random(truth.shape) < 0.6, truth, RNG.integers(6, size=truth.shape))
+    parts = [Confusion.of(g, t, classes=7) for g, t in zip(given, truth, strict=True)]
+    rng, values = np.random.default_rng(3), []
+    for _ in range(1000):
+        drawn = [parts[k] for k in rng.integers(9, size=9)]
+        values.append(pooled(drawn).miou())
+    assert miou_interval(parts, seed=3) == tuple(np.quantile(values, (0.025, 0.975)))
+
+
+def test_the_interval_of_the_whole_closed_set_takes_no_minutes() -> None:
+    parts = [Confusion(RNG.integers(99, size=(171, 171))) for _ in range(400)]
+    started = time.process_time()
+    miou_interval(parts, seed=0)
+    assert time.process_time() - started < 10  # once a minute and more
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
 from rlfseg.data.packed.write import write_pack
-from rlfseg.evaluation.given import count_given
+from rlfseg.evaluation.given import count_given, read_prediction
 
 NAMES = ("low", "wide", "corner")
 
@@ -45,6 +45,12 @@ def test_a_mask_of_the_photographs_own_size_is_counted_at_it(pack: Pack, tmp_pat
     assert found.native.positives.tolist() == [mask.sum() for mask in masks()]
     assert set(found.annotation.pixels) == {8 * 8} and found.annotation.miou_lavt(0.5) == 1
     assert found.native.image_id.tolist() == found.annotation.image_id.tolist() == list(NAMES)
+
+
+def test_an_array_without_values_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", np.zeros((0, 5), np.float32))
+    with pytest.raises(ValueError, match=r"none\.npy is no prediction: it holds float32 \(0, 5\)"):
+        read_prediction(tmp_path / "none.npy")
 
 
 def test_a_square_is_stretched_to_the_photograph(pack: Pack, tmp_path: Path) -> None:

@@ -15,7 +15,16 @@ from rlfseg.data.check import check
 from rlfseg.data.drawn.write_phrasecut import write_phrasecut
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.score import Evaluation
-from rlfseg.experiment import Run, Scoring, left_out, pack_report, packed, photographs
+from rlfseg.experiment import (
+    Run,
+    Scoring,
+    left_out,
+    native_masks,
+    pack_report,
+    packed,
+    packing,
+    photographs,
+)
 from rlfseg.stand_ins.backbone import BackboneConfig
 
 
@@ -50,6 +59,16 @@ def test_they_are_passed_over_and_counted(turned: tuple[Run, dict[str, str]]) ->
     assert left_out(run, "test") == "left out: 1 image of another size than annotated"
     assert left_out(run, "val") == ""
     assert check("phrasecut", "cut").ok  # what packing takes, the check takes too
+
+
+def test_what_packing_passed_over_is_not_looked_for_again(
+    turned: tuple[Run, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = turned
+    pack = packed(run, "test")
+    monkeypatch.setattr(packing, "size_mismatches", lambda *_: pytest.fail("headers are read"))
+    assert native_masks(run, "test")(0).shape == (32, 32)
+    assert set(photographs(run, "test") or {}) == set(pack.image_ids)
 
 
 def test_the_table_says_what_is_left_out_and_nothing_where_nothing_is(

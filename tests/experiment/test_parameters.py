@@ -210,6 +210,12 @@ def test_most_spoilt_files_are_refused(checkout: Path) -> None:
         ('profile: "mini\\nx"\n', "there is no profile"),
         ("profile: mini\nshown: " + "9" * 5000 + "\n", "is no YAML"),
         ("profile: mini\nlive_steps: 2020-01-01\n", "live_steps is '2020-01-01'"),
+        ("profile: mini\nshown: 1\nshown: 2\n", "shown stands there twice"),
+        ("profile: mini\nchanges:\n  train: {lr: 1, lr: 2}\n", "lr stands there twice"),
+        (
+            "profile: mini\nlive_steps: 3\nshown: 1\nagreement: 1e-4\n",
+            r"agreement is '1e-4': .*YAML takes it for text: .* 1\.0e-4",
+        ),
         ("profile: mini\nlive_steps: !!python/name:os.system x\n", "is no YAML"),
     ],
 )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import h5py
 import numpy as np
@@ -210,6 +213,16 @@ def test_a_spoiled_part_is_made_again(tmp_path: Path, whole: Path) -> None:
     assert results(tmp_path) == results(whole)
 
 
+def flipped(content: bytes, name: str) -> bytes:
+    """An .npz in which a byte of one array's data is another."""
+    with ZipFile(BytesIO(content)) as file:
+        member = file.getinfo(f"{name}.npy")
+    lengths = struct.unpack_from("<HH", content, member.header_offset + 26)
+    spoilt = bytearray(content)
+    spoilt[member.header_offset + 30 + sum(lengths) + member.compress_size // 2] ^= 255
+    return bytes(spoilt)
+
+
 def test_masks_that_were_kept_are_not_refined_again(tmp_path: Path, whole: Path) -> None:
     kept, log = tmp_path / "labels.npz", tmp_path / "log"
     keep_labels(whole / "a.h5", whole / "out", kept)
@@ -218,9 +231,11 @@ def test_masks_that_were_kept_are_not_refined_again(tmp_path: Path, whole: Path)
     assert not log.exists() and results(tmp_path) == results(whole)
     relabel(path, Grows(log, "another"), CONFIG, out, known=kept)  # made in another way
     assert log.stat().st_size == IMAGES
-    kept.write_bytes(kept.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"labels\.npz can't be read"):
-        relabel(write(path), Grows(log), CONFIG, tmp_path / "new", known=kept)
+    good = kept.read_bytes()
+    for spoilt in (good[:50], flipped(good, "bits"), flipped(good, "records")):
+        kept.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=r"labels\.npz can't be read"):
+            relabel(write(path), Grows(log), CONFIG, tmp_path / "new", known=kept)
 
 
 def test_sam_refines_a_packed_file(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_an_interrupted_training_is_taken_up(run: Run, monkeypatch: pytest.Monke
         folder = trained(other)
     assert not seen and len(read_steps(folder / "steps.jsonl")) == 4
     unet = untrained(other)
-    deque(fit(*work(other, unet), accelerator=quick_accelerator()), maxlen=0)
+    deque(fit(*work(other, unet, codec(other)), accelerator=quick_accelerator()), maxlen=0)
     save_trained(unet, folder.parent / "uninterrupted")
     file = "pytorch_lora_weights.safetensors"
     first, second = load_file(folder / file), load_file(folder.parent / "uninterrupted" / file)
@@ -174,7 +174,7 @@ def test_each_objective_is_another_loss(run: Run) -> None:
 
 def test_the_reshaped_field_is_pulled_to_black_and_white_in_this_order(run: Run) -> None:
     other = run.variant({"objective": "reshaped"})
-    objective, *_ = work(other, untrained(other))
+    objective, *_ = work(other, untrained(other), codec(other))
     white = torch.ones(1, 16, 16, dtype=torch.bool)
     wanted = codec(run).encode_mask(torch.cat([~white, white]))
     torch.testing.assert_close(objective.mu, wanted)
@@ -234,7 +234,7 @@ def test_training_takes_the_labels_that_it_is_told_to(run: Run, selection: str) 
 @pytest.mark.integration
 def test_a_runs_settings_reach_its_optimiser_objective_and_batches(repo: Path) -> None:
     run = with_sam(schedule="cosine", warmup=3, time="one", selection="probe")
-    objective, batch, optimiser = work(run, untrained(run))
+    objective, batch, optimiser = work(run, untrained(run), codec(run))
     assert optimiser == OptimiserConfig(steps=4, lr=1e-2, warmup=3, schedule="cosine")
     assert objective.selection == "probe"
     first = batch(1)

@@ -171,10 +171,11 @@ def test_classes_are_named_by_the_nearest_centroid_or_the_highest_score() -> Non
     b = batch()
     flow = FieldObjective(Oracle(b), MU, arm="plain")
     for steps in (1, 10):
-        assert torch.equal(flow.name(b.image, steps=steps), b.classes)
+        assert torch.equal(flow.predict_classes(b.image, steps=steps), b.classes)
     scores = Still(len(NAMES))
     scores.value.data[7] = 1.0
-    assert (FieldObjective(scores, MU, arm="classes").name(b.image, steps=1) == 7).all()
+    classifier = FieldObjective(scores, MU, arm="classes")
+    assert (classifier.predict_classes(b.image, steps=1) == 7).all()
 
 
 def test_the_classifiers_loss_is_the_cross_entropy_of_its_scores_at_the_picture() -> None:

@@ -28,11 +28,11 @@ from transformers import CLIPTextModel
 
 from rlfseg.config import read_yaml
 from rlfseg.data.files import load_json
-from rlfseg.data.images import as_rgb, read_picture
+from rlfseg.data.images import as_rgb, read_picture, taken
 from rlfseg.data.masks import pixel_map
 from rlfseg.data.packed.prepare import Example
 from rlfseg.data.packed.read import Pack
-from rlfseg.data.packed.schema import PackError
+from rlfseg.data.packed.schema import PackError, index_path
 from rlfseg.data.packed.write import write_pack
 from rlfseg.data.safe_pickle import load as load_pickle
 from rlfseg.evaluation.counting import count
@@ -75,6 +75,12 @@ def read_pack(path: Path) -> None:
     pack.validate()
     for number in range(len(pack)):
         pack[number], pack.ids(number)
+
+
+def index(folder: Path) -> tuple[Path, Callable[[Path], object]]:
+    """Damaged beside a packed file that is whole."""
+    target = packed(folder)
+    return index_path(target), lambda _: read_pack(target)
 
 
 def counts(folder: Path) -> Path:
@@ -144,9 +150,12 @@ KINDS: dict[str, Callable[[Path], tuple[Path, Callable[[Path], object]]]] = {
     "pixel map": lambda f: (class_map(f), pixel_map),
     "npz": lambda f: (counts(f), Counts.load),
     "hdf5": lambda f: (packed(f), read_pack),
+    "index": index,
     "safetensors": part,
     "adapter": adapter,
 }
+if "AVIF" in taken():  # not of each Pillow
+    KINDS["avif"] = lambda f: (picture(f / "a.avif"), lambda p: as_rgb(read_picture(p)))
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:

@@ -6,6 +6,7 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig, RefineConfig
 from rlfseg.method.refinement import Predicted, anchors, logit_map, refine, refine_shown
-from rlfseg.models.sam import PromptedSam, load_sam, mini_sam, save_sam
+from rlfseg.models.sam import PromptedSam, _quick_products, load_sam, mini_sam, save_sam
 from rlfseg.stand_ins.mini_sam import (
     PromptCorpus,
     SamConfig,
@@ -292,6 +293,26 @@ def test_sam_answers_as_its_own_predictor_does(
             clear = np.abs(full[0]) > 1e-4
             assert np.array_equal(ours.masks[row].numpy()[clear], full[0][clear] > 0)
         logits = ours.logits
+
+
+def test_a_gpu_encodes_in_tensorfloat32_and_does_nothing_else_in_it(
+    prompted: PromptedSam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def note(*_: object) -> None:
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        if len(seen) > 2:
+            raise RuntimeError("no memory")
+
+    hook = prompted.sam.image_encoder.register_forward_hook(note)
+    prompted.embed(picture(8, 8))
+    as_on_a_gpu = partial(_quick_products, torch.device("cuda"))
+    monkeypatch.setattr("rlfseg.models.sam._quick_products", lambda device: as_on_a_gpu())
+    prompted.embed(picture(8, 8))
+    with hook, pytest.raises(RuntimeError, match="no memory"):
+        prompted.embed(picture(8, 8))
+    assert seen == [False, True, True] and not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_a_batch_of_phrases_equals_one_by_one(prompted: PromptedSam) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import init_empty_weights
-from diffusers import UNet2DConditionModel
-from tiny import WIDTH, tiny_backbone, tiny_unet
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from tiny import WIDTH, tiny_backbone, tiny_unet, tiny_vae
 from torch.profiler import ProfilerActivity, profile
 
 from rlfseg.config import DataConfig, TrainConfig
 from rlfseg.device import quick_dtype
 from rlfseg.experiment import Run, untrained
+from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.unet import add_lora
 from rlfseg.preflight import memory
 from rlfseg.stand_ins.backbone import BackboneConfig
@@ -29,14 +31,10 @@ def adapted() -> UNet2DConditionModel:
     return unet.train()
 
 
-def allocated(unet: UNet2DConditionModel, dtype: torch.dtype) -> int:
-    """The most bytes at once of a step, as torch's profiler counts them."""
-    z, c = torch.randn(SAMPLES, 4, SIDE, SIDE), torch.randn(SAMPLES, 77, WIDTH)
-    half = dtype == torch.bfloat16
+def allocated(work: Callable[[], object]) -> int:
+    """The most bytes at once of some work, as torch's profiler counts them."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            v = unet(z, torch.ones(SAMPLES), c).sample
-        v.float().square().mean().backward()
+        work()
     events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
@@ -54,7 +52,28 @@ def test_what_a_step_holds_is_what_torch_allocates(
     with init_empty_weights():
         unet = adapted()
     counted = memory.held(unet, samples=SAMPLES, side=SIDE, gpu=False)
-    assert counted == pytest.approx(allocated(adapted(), dtype), rel=0.03)
+    there = adapted()
+    z, c = torch.randn(SAMPLES, 4, SIDE, SIDE), torch.randn(SAMPLES, 77, WIDTH)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            v = there(z, torch.ones(SAMPLES), c).sample
+        v.float().square().mean().backward()
+
+    assert counted == pytest.approx(allocated(step), rel=0.03)
+
+
+@pytest.mark.integration
+def test_what_encoding_holds_is_what_torch_allocates() -> None:
+    real = LatentCodec(tiny_vae((32, 64)), None, None)
+    with init_empty_weights():
+        bare = LatentCodec(AutoencoderKL.from_config(real.vae.config), None, None)
+    counted = memory.encoded(bare, pictures=SAMPLES, side=64)
+    wanted = allocated(lambda: real.encode(torch.zeros(SAMPLES, 3, 64, 64)))
+    assert 0.85 * wanted < counted <= wanted  # a CPU's convolutions hold copies of their own
+    several = [memory.encoded(bare, pictures=n, side=16) for n in (8, 16, 48)]
+    assert several[0] == pytest.approx(several[1] / 2)
+    assert several[2] == pytest.approx(several[1], rel=0.1)  # not more than sixteen at once
 
 
 def counted(unet: object, *, samples: int, side: int, gpu: bool, both: bool) -> int:
@@ -69,6 +88,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     tiny_backbone(tmp_path / "backbone")
     monkeypatch.setattr(memory, "held", counted)
+    monkeypatch.setattr(memory, "encoded", lambda codec, pictures, side: 0)
     data, train = DataConfig(pixels=16), TrainConfig(steps=2, rank=2, batch=8)
     return Run("tiny", BackboneConfig(name="backbone"), data, train)
 
@@ -96,6 +116,17 @@ def test_both_labels_are_scored_before_one_is_trained_and_parts_one_after_anothe
     assert memory.needed(at_one, gpu=True) == one
     parts = replace(exact, machine=replace(exact.machine, accumulate=4))
     assert one - memory.needed(parts, gpu=True) == 10**6 * 8 * (8 - 2 - 1)
+
+
+def test_a_process_encodes_its_next_batch_while_it_trains(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = [{}, {"accumulate": 4}, {"processes": 2}]
+    runs = [replace(run, machine=replace(run.machine, **each)) for each in machines]
+    before = [memory.needed(each, gpu=True) for each in runs]
+    monkeypatch.setattr(memory, "encoded", lambda codec, pictures, side: 1000 * pictures * side)
+    added = [memory.needed(each, gpu=True) - had for each, had in zip(runs, before, strict=True)]
+    assert added == [1000 * pictures * 16 for pictures in (8, 8, 4)]
 
 
 @pytest.mark.integration

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -28,7 +29,7 @@ from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
 from rlfseg.data.drawn.write_phrasecut import TRUTH_FILE, write_phrasecut
 from rlfseg.experiment import curve_stage, loaded_tiny_decoder, read_run, untrained
 from rlfseg.models.sam import mini_sam, save_sam
-from rlfseg.preflight import disk, machine, memory, preflight, speed, weights_and_data
+from rlfseg.preflight import counts, disk, machine, memory, preflight, speed, weights_and_data
 from rlfseg.preflight.forecast import Forecast, compared, taken
 from rlfseg.preflight.plan import Plan, Task, Work, read_plan
 from rlfseg.preflight.shipping import expected
@@ -77,6 +78,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     rates = Rates(dict.fromkeys(kinds, 1.0))
     monkeypatch.setattr(speed, "measure", lambda plan, seconds, start: rates)
     monkeypatch.setattr(memory, "held", lambda unet, samples, side, gpu, both: 1000 * samples)
+    monkeypatch.setattr(memory, "encoded", lambda codec, pictures, side: 0)
     AcceleratorState._reset_state(True)  # other tests made one without mixed precision
     yield tmp_path
     AcceleratorState._reset_state(True)
@@ -412,6 +414,13 @@ def test_phrases_are_those_there_are_times_the_passes_of_the_sampler(place: Path
     assert work("04_sampling").scored == (1 + 1 + 2 * 2) * 5 + 4 * 2
 
 
+def test_where_outlines_are_measured_each_phrase_is_segmented_twice(place: Path) -> None:
+    for boundary, times in ((False, 1), (True, 2)):
+        scoring = {"split": "test", "phrases": 3, "boundary": boundary}
+        write(place, "09_ranks", variants={"a": {"rank": 4}}, scoring=scoring)
+        assert work("09_ranks").scored == 3 * times
+
+
 def test_a_closed_set_asks_each_picture_for_all_names(place: Path) -> None:
     stuff = {**DRAWN, "dataset": "cocostuff", "val": 3}
     baseline = {"steps": 7, "batch": 2, "scenes": 4, "euler": 5}
@@ -424,6 +433,49 @@ def test_a_closed_set_asks_each_picture_for_all_names(place: Path) -> None:
     run, closed = plan.asks["07_cocostuff"].closed[0]
     end(run.closed_stage(closed))
     assert work("07_cocostuff").scored == 12 + rival
+
+
+def test_semflows_maps_are_encoded_at_each_step_and_not_kept(place: Path) -> None:
+    stuff = {**DRAWN, "dataset": "cocostuff"}
+    write(place, "07_cocostuff", other=stuff, semflow={"steps": 7, "batch": 2, "scenes": 4})
+    encoded = [t for t in work("07_cocostuff").tasks if t.kind == "encode" and t.split == "train"]
+    assert [(task.amount, task.kept) for task in encoded] == [(4, True), (14, False)]
+    assert [disk.written(task).kept for task in encoded] == [4 * 16 * 16 / 8, 0]
+    end(read_plan("tiny").asks["07_cocostuff"].rivals[0].training)
+    assert all(task.kept for task in work("07_cocostuff").tasks)
+
+
+def test_what_a_launch_refines_packs_and_names_is_shared_by_its_processes(place: Path) -> None:
+    write_run(place, machine={"processes": 3})
+    tasks = work("02_refine").tasks + work("07_cocostuff").tasks
+    shared = [task for task in tasks if task.of.data.dataset == "cocostuff"]
+    shared += [task for task in tasks if task.kind == "refine"]
+    assert {task.kind for task in shared} == {
+        *("pack", "encode", "refine", "score", "train, all parameters")
+    }
+    assert {task.processes for task in shared} == {3}
+
+
+def test_a_split_of_coco_stuff_is_there_if_it_can_be_read(place: Path) -> None:
+    stuff = DataConfig(source="stuff", dataset="cocostuff", pixels=16)
+    maps, converted = place / "stuff/stuffthingmaps/train2017", place / "stuff/annotations/val2017"
+
+    def found() -> tuple[int, int]:
+        counts._there.cache_clear()
+        return counts.pictures(stuff, "train"), counts.phrases(stuff, "train")
+
+    assert found() == (118_287, 8 * 118_287)  # as published
+    for folder in (maps, maps.with_name("val2017"), converted):
+        folder.mkdir(parents=True)
+        for name in ("1.png", "1_labelTrainIds.png", "2.png"):
+            (folder / name).touch()
+    converted.rename(converted.with_name("train2017"))  # where maps may lie too
+    assert found() == (0, 0)  # the maps' archive has both splits
+    write(place, "07_cocostuff", other={"source": "stuff", "dataset": "cocostuff", "pixels": 16})
+    assert work("07_cocostuff").baselines == 0
+    (place / "stuff/train2017").mkdir()
+    assert found() == (2, 16)
+    assert work("07_cocostuff").baselines > 0
 
 
 def test_labels_are_refined_once_and_only_for_runs_that_are_not_there(place: Path) -> None:
@@ -448,6 +500,23 @@ def test_space_is_for_every_packed_file(place: Path) -> None:
         write(place, "07_cocostuff", other=stuff, semflow=baseline)
         needs.append(disk.by_kind(read_plan("tiny"))["packed files"])
     assert needs[1] - needs[0] == 1000 * (16 * 16 * 3 + 4 * 6000)
+
+
+def test_masks_are_refined_on_a_photograph_where_the_data_have_some(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[tuple[int, ...], int]] = []
+
+    def note(image: np.ndarray, masks: list[np.ndarray], *_: object) -> None:
+        share = [mask.mean() for mask in masks]
+        assert share == pytest.approx([200 * 200 / (480 * 640)] * 4, rel=0.25)
+        seen.append((image.shape, len(masks[0])))
+
+    monkeypatch.setattr(speed, "refine_shown", note)
+    run = read_run("tiny")
+    for source in ("mini", "files"):
+        speed._refine_rate(replace(run, data=replace(run.data, source=source, pixels=64)), 0)
+    assert set(seen[:3]) == {((64, 64, 3), 64)} and set(seen[3:]) == {((480, 640, 3), 64)}
 
 
 def test_processes_share_what_they_are_launched_for(place: Path) -> None:

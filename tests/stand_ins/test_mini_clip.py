@@ -34,6 +34,7 @@ from rlfseg.stand_ins.mini_clip import (
     ClipObjective,
     contrast,
     heard,
+    load_clip,
     pointed,
     seen,
     states,
@@ -223,7 +224,7 @@ def test_a_gallery_that_is_kept_is_not_drawn_again(
         assert np.array_equal(again.images, gallery.images)
         for name, array in vars(gallery.layout).items():
             assert np.array_equal(vars(again.layout)[name], array)
-        monkeypatch.setattr(drawing, "ProcessPoolExecutor", lambda _: pytest.fail("drawn again"))
+        monkeypatch.setattr(drawing, "in_workers", lambda *a, **k: pytest.fail("drawn again"))
     kept.write_bytes(kept.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"gallery\.npz can't be read"):
         draw_gallery(seed=1, count=16, pixels=32, workers=1, kept=kept)
@@ -378,6 +379,10 @@ def test_the_stage_ends_in_a_clip_and_its_text_encoder(
     torch.testing.assert_close(*states)
     assert states[0].shape[-1] == 128 and tokenizer.model_max_length == 32
     assert trained_clip(config, profile="smoke") == folder
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"{folder} can't be loaded"):
+        load_clip(folder)
 
 
 # --- scores ---------------------------------------------------------------------------------

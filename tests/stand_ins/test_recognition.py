@@ -55,3 +55,7 @@ def test_pictures_are_drawn_by_their_texts_and_the_seed(tmp_path: Path) -> None:
     other = draw(folder, ["blue moon", *texts[1:]], **how)  # type: ignore[arg-type]
     assert not np.array_equal(first[0], other[0])
     assert np.array_equal(first[2], other[2])
+    (file,) = (folder / "unet").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"{folder} can't be loaded"):
+        draw(folder, texts, **how)  # type: ignore[arg-type]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import numpy as np
 import pytest
@@ -96,6 +99,23 @@ def test_batches_are_made_on_the_gpu_of_their_process(monkeypatch: pytest.Monkey
     with _thread(torch.device("cuda")) as thread:
         name = thread.submit(lambda: threading.current_thread().name).result()
     assert chosen == [(3, name)] and name != threading.current_thread().name
+
+
+def test_what_was_trained_on_a_gpu_goes_with_its_user(
+    accelerate_anew: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Regression()
+    steps = fit(model, batch, CONFIG, accelerator=Accelerator(mixed_precision="bf16"))
+    next(steps)
+    monkeypatch.setattr(Accelerator, "device", torch.device("cuda"))
+    steps.close()
+    there = weakref.ref(model)
+    gc.disable()
+    try:
+        del model, steps
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6, 10])
@@ -215,6 +235,26 @@ def test_the_record_holds_what_happened(tmp_path: Path) -> None:
     assert steps[0].values["large"] == pytest.approx((losses.loss > 1).float().mean().item())
     assert [step.lr for step in steps] == [learning_rate(CONFIG, n) for n in range(1, 12)]
     assert read_steps(tmp_path / "none.jsonl") == []
+
+
+def test_the_record_is_closed_on_the_way_out_by_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[IO[str]] = []
+    opened = Path.open
+
+    def noted(*given: object, **more: object) -> IO[str]:
+        made.append(opened(*given, **more))  # type: ignore[arg-type, call-overload]
+        return made[-1]
+
+    def fails() -> Iterator[Step]:
+        yield run(Regression(), until=1)[0]
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(Path, "open", noted)
+    with pytest.raises(RuntimeError, match="no more"):
+        list(recorded(fails(), tmp_path / "steps.jsonl", total=2, title="test"))
+    assert made and all(file.closed for file in made)
 
 
 @pytest.mark.parametrize("end", ["", '{"step": 8, "lo', "\0" * 40, "\0" * 9 + "\n"])
@@ -478,6 +518,22 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, keep: float) -> None:
     file.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not .*; delete it"):
         run(Regression(), checkpoint=file)
+
+
+def test_a_checkpoint_that_the_system_cannot_read_is_not_to_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    run(Regression(), checkpoint=file, until=2)
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    for place in ("rlfseg.training.checkpoint.safe_open", "pathlib.Path.open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, fails)
+            with pytest.raises(OSError, match=r"Stale file handle$"):
+                run(Regression(), checkpoint=file)
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:

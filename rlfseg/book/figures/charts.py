@@ -184,14 +184,14 @@ def smoothed(values: Sequence[float], width: int = 25) -> list[float]:
         return list((total[last] - total[first]) / (count[last] - count[first]))
 
 
-def sample_histograms(samples: Sequence[Sample], *, most: int = 1000) -> Figure:
-    """Draw phrases a picture, words a phrase, and the area of the first `most` masks."""
+def sample_histograms(samples: Sequence[Sample]) -> Figure:
+    """Draw phrases a picture, words a phrase, and the area of the first thousand masks."""
     pictured = Counter(sample.image_id for sample in samples)
     return histograms(
         {
             "phrases per picture": list(pictured.values()),
             "words per phrase": [len(sample.caption.split()) for sample in samples],
-            "mask area, % of the picture": [100 * rasterise(s).mean() for s in samples[:most]],
+            "mask area, % of the picture": [100 * rasterise(s).mean() for s in samples[:1000]],
         },
         y="count",
     )

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rlfseg.book.figures.charts import COLOURS
+from rlfseg.method.refinement import mask_iou
 
 _SIDE = 256  # pixels, the most that is shown of a picture's side
 _STRENGTH = 170  # of 255: how much of a mask's colour lies over the picture
@@ -70,7 +71,7 @@ def explorer(asked: Sequence[Asked]) -> Interactive:
                     "phrase": phrase,
                     "annotation": _overlay(each.annotation, COLOURS[1]),
                     "masks": [_overlay(mask, COLOURS[0]) for mask in each.masks.values()],
-                    "iou": [round(100 * _iou(m, each.annotation)) for m in each.masks.values()],
+                    "iou": [round(100 * mask_iou(m, each.annotation)) for m in each.masks.values()],
                 }
                 for phrase, each in one.phrases.items()
             ],
@@ -80,11 +81,6 @@ def explorer(asked: Sequence[Asked]) -> Interactive:
     data = json.dumps({"ways": ways.pop(), "asked": content}).replace("<", "\\u003c")
     name = f"ask-{sha256(data.encode()).hexdigest()[:8]}"
     return Interactive(_PAGE.replace("NAME", name).replace("DATA", data))
-
-
-def _iou(mask: np.ndarray, annotation: np.ndarray) -> float:
-    union = (mask | annotation).sum()
-    return float((mask & annotation).sum() / union) if union else 1.0
 
 
 def _picture(picture: np.ndarray) -> str:

@@ -76,16 +76,16 @@ def pictures(
     return finished(figure)
 
 
-def sample_pictures(samples: Sequence[Sample], *, shown: int, size: float = 1.7) -> Figure:
+def sample_pictures(samples: Sequence[Sample], *, shown: int) -> Figure:
     """Draw evenly spaced samples of a data set: the phrase above the picture, the mask outlined."""
     some = [samples[k] for k in spaced(len(samples), shown)]
     opened = [rgb_of(as_stored(sample.image_path)) for sample in some]
     captions = [textwrap.fill(sample.caption, 20) for sample in some]
     outlines = {(0, k): [rasterise(sample)] for k, sample in enumerate(some)}
-    return pictures([opened], columns=captions, outlines=outlines, size=size)
+    return pictures([opened], columns=captions, outlines=outlines, size=1.7)
 
 
-def refinement(items: Sequence[Item], results: Sequence[Refined], *, size: float = 1.7) -> Figure:
+def refinement(items: Sequence[Item], results: Sequence[Refined]) -> Figure:
     """Draw Algorithm 1 on some phrases, a row each: annotation and anchors, first, last, error.
 
     The error is drawn where the exact mask is known: what is missing in orange, what is too much
@@ -104,23 +104,20 @@ def refinement(items: Sequence[Item], results: Sequence[Refined], *, size: float
         if item.truth is not None and len(columns) == 4:
             rows[-1].append(_error(item.truth, result.mask))
     labels = [textwrap.fill(item.caption, 14) for item in items]
-    figure = pictures(rows, columns=columns, labels=labels, outlines=outlines, size=size)
+    figure = pictures(rows, columns=columns, labels=labels, outlines=outlines, size=1.7)
     for axis, result in zip(figure.axes[:: len(columns)], results, strict=True):
         x, y = result.anchors.T
         axis.scatter(x, y, s=14, color="white", edgecolors="black", linewidths=0.8)
     return figure
 
 
-def segmentations(
-    items: Sequence[Item], scores: Tensor, *, threshold: float, size: float = 1.6
-) -> Figure:
+def segmentations(items: Sequence[Item], scores: Tensor, *, threshold: float) -> Figure:
     """Draw phrases side by side: the picture with both outlines, the score, the mask.
 
     Args:
         items: what was asked; the annotation is outlined in orange.
         scores: of each item [n, H, W]; the mask is where they exceed `threshold`, outlined in blue.
         threshold: in [0, 1].
-        size: of one picture, in inches.
     """
     masks = [np.asarray(score > threshold) for score in scores]
     rows = [[item.image for item in items], list(scores.clamp(0, 1)), masks]
@@ -129,7 +126,7 @@ def segmentations(
     }
     captions = [textwrap.fill(item.caption, 20) for item in items]
     names = ["picture", "score", "mask"]
-    return pictures(rows, columns=captions, labels=names, outlines=outlines, size=size)
+    return pictures(rows, columns=captions, labels=names, outlines=outlines, size=1.6)
 
 
 def class_maps(

@@ -23,7 +23,6 @@ from rlfseg.book.paper.tables import (
     Table,
     UnknownCellError,
     cell,
-    environment,
     paper_table,
     paper_tables,
 )

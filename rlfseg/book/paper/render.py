@@ -15,6 +15,7 @@ DRAWN_PROFILES = {
     "smoke": "drawn scenes and a small model trained for a few steps",
     "mini": "drawn scenes and a small model of our own",
     "preflight": "drawn scenes and the full-size model with random weights",
+    "rehearsal": "drawn scenes in the official layouts and a small model of random weights",
 }
 """Profiles whose scores are no evidence about the paper's numbers, and what they run."""
 
@@ -191,6 +192,8 @@ def _this_run(filled: Results, profile: str) -> str:
         chosen = [f"{row}, {column}: {t:.2f}" for row, column, t in cells if t is not None]
         thresholds = f" Threshold for {'; '.join(chosen)}." if chosen else ""
         lines.append(f"- {columns}: {data}; {protocol}.{thresholds}")
+    if any(isinstance(each, Result) and len(each.seeds) > 1 for each in filled.values()):
+        lines.append("- In brackets 95 % over images, first seed; ± 95 % over seeds, same phrases.")
     return "\n".join(lines)
 
 

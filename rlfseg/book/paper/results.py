@@ -11,7 +11,6 @@ from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.readings import Reading, readings
 
 NOT_RUN = "not run on this profile"
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,6 @@ def measured(
     native: Counts | str,
     method: str = "",
     dataset: str = "",
-    seed: int = 0,
     again: Sequence[Counts] = (),
 ) -> dict[str, Result]:
     """Return the best mIoU and AP of some counts, with 95% bootstrap intervals over images.
@@ -174,7 +172,6 @@ def measured(
         native: counts at the photographs' size, or why there are none: see `readings`.
         method: which parts of the paper's it has (`Run.method`), for the note.
         dataset: goes before the columns' names, where a table has several data sets.
-        seed: of the bootstrap.
         again: of runs that differ from the first by their seed alone.
 
     Returns:
@@ -192,7 +189,7 @@ def measured(
 
     def cell(read: Callable[[Counts], float], protocol: str, **more: Any) -> Result:
         said = f"{protocol}, scored at {side} x {side}"
-        span = counts.bootstrap(read, n=_RESAMPLES, seed=seed)
+        span = counts.bootstrap(read, seed=0)
         seeds = [read(each) for each in (counts, *again)] if again else []
         return percent(read(counts), span, protocol=said, seeds=seeds, **more)
 

@@ -173,12 +173,9 @@ class Table:
 @cache
 def paper_tables() -> Mapping[int, Table]:
     """Return the paper's tables by number."""
-    return MappingProxyType({given["number"]: _table(**given) for given in _data()["tables"]})
-
-
-def environment() -> Mapping[str, str]:
-    """Return the versions of A.3.1."""
-    return MappingProxyType(_data()["environment"])
+    path = files("rlfseg.book.paper") / "tables.yml"
+    tables = yaml.safe_load(path.read_text(encoding="utf-8"))["tables"]
+    return MappingProxyType({given["number"]: _table(**given) for given in tables})
 
 
 def paper_table(number: int) -> Table:
@@ -201,13 +198,6 @@ def cell(table: int, row: str, column: str) -> Cell:
         UnknownCellError: if the paper has no such table, row or column.
     """
     return paper_table(table).cell(row, column)
-
-
-@cache
-def _data() -> dict[str, Any]:
-    """Read `tables.yml`, which lies beside this module."""
-    path = files("rlfseg.book.paper") / "tables.yml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _table(

@@ -1,12 +1,11 @@
-"""The drawn scenes of a split, in chunks for worker processes, for all that write them to files.
+"""Scenes drawn by worker processes, and a split of them in chunks for all that write them to files.
 
 Scene number i of a split is the same whatever the file format and however many there are; the
 colour and shape pairs of `HELD_OUT` appear in val and test only.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +16,13 @@ from pycocotools import mask as coco
 from tqdm.auto import tqdm
 
 from rlfseg.data.drawn.scene import Scene, draw_scene
-from rlfseg.data.packed.workers import begin
+from rlfseg.data.packed.workers import ordered_map
 from rlfseg.stage import replaced
 
 SPLITS = ("train", "val", "test")
 _CHUNK = 64
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,19 @@ def image_id(split: str, number: int) -> int:
     return (SPLITS.index(split) + 1) * 1_000_000 + number
 
 
+def ranges(count: int) -> list[range]:
+    """Return the numbers of `count` scenes, parted for workers."""
+    return [range(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
+
+
+def in_workers(
+    work: Callable[[_T], _R], tasks: Sequence[_T], *, workers: int, title: str = "drawing"
+) -> list[_R]:
+    """Hand tasks to worker processes; return what `work` returned for each, in order."""
+    with ordered_map(workers) as each:
+        return list(tqdm(each(work, tasks), total=len(tasks), desc=title, leave=False))
+
+
 def in_chunks(
     work: Callable[[Chunk], _T],
     root: Path,
@@ -73,15 +86,9 @@ def in_chunks(
         raise ValueError(f"unknown splits {sorted(unknown)}: choose from {tuple(splits)}")
 
     def run() -> Iterator[tuple[str, list[_T]]]:
-        with ProcessPoolExecutor(workers, initializer=begin) as pool:
-            for split, count in counts.items():
-                chunks = [
-                    Chunk(root, seed, split, i, min(i + _CHUNK, count), pixels)
-                    for i in range(0, count, _CHUNK)
-                ]
-                title = f"drawing {split}"
-                done = tqdm(pool.map(work, chunks), total=len(chunks), desc=title, leave=False)
-                yield split, list(done)
+        for split, count in counts.items():
+            chunks = [Chunk(root, seed, split, n.start, n.stop, pixels) for n in ranges(count)]
+            yield split, in_workers(work, chunks, workers=workers, title=f"drawing {split}")
 
     return run()
 

@@ -1,6 +1,6 @@
 """The index beside a packed file: which items it holds, in order, as flat arrays."""
 
-import zipfile
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from rlfseg.data.packed.schema import PackError
+from rlfseg.stage import DAMAGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,7 @@ class Index:
 
         Raises:
             PackError: if it is missing, broken, or contradicts itself.
+            OSError: if the system can't read it.
         """
         try:
             with np.load(path) as arrays:
@@ -89,18 +91,19 @@ class Index:
                     captions=Texts(arrays["caption_text"], arrays["caption_ends"]),
                     first=arrays["first"],
                 )
+            if (
+                len(index.first) != len(index.image_ids) + 1
+                or index.first[0] != 0
+                or index.first[-1] != len(index.captions)
+                or (np.diff(index.first) < 1).any()
+            ):
+                raise ValueError("it contradicts itself")
         except FileNotFoundError as error:
             raise PackError(
                 f"the index {path} is missing: copy it together with its packed file, or pack again"
             ) from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGE as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # of the system
             raise PackError(f"the index {path} can't be read ({error}): pack again") from error
-        sizes = np.diff(index.first)
-        if (
-            len(index.first) != len(index.image_ids) + 1
-            or index.first[0] != 0
-            or index.first[-1] != len(index.captions)
-            or (sizes < 1).any()
-        ):
-            raise PackError(f"the index {path} contradicts itself: pack again")
         return index

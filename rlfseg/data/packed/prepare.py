@@ -24,7 +24,7 @@ class Example:
         image_id: the examples of an image must follow each other.
         image: uint8 [H, W, 3], or the image file; the same for all examples of an image. A file is
             taken as it is stored (no rotation by EXIF), as annotations are.
-        caption: not empty; kept exactly.
+        caption: kept exactly; without one that `key_of` takes, the phrase is left out.
         mask: bool [H, W], the annotation; or what draws it, such as `partial(rasterise, sample)`,
             which a worker process calls. It must be picklable, even if there are no workers.
         truth: bool [H, W] or what draws it: the exact mask, where it is known (for all phrases of
@@ -52,7 +52,8 @@ class LeftOut:
         caption: the phrase.
         ids: the data set's own ids of the annotation.
         reason: "empty", the annotation itself marks no pixel; "vanished", it marks a few, all of
-            which were lost when the mask was made smaller; or "malformed", it can't be drawn.
+            which were lost when the mask was made smaller; or "malformed", it can't be drawn, or
+            the phrase is none that can be kept.
         why: what is wrong with a malformed one.
     """
 
@@ -111,9 +112,10 @@ def prepare(image_id: str, examples: Sequence[Example], size: int | None) -> Rea
     malformed: dict[tuple[str, str], str] = {}
     for example in examples:
         where = f"{place}, caption {example.caption!r:.80}"
-        _check_texts(example, place)
+        _check_ids(example, place)
         item, ids = (example.caption, example.item), example.ids
         try:
+            _check_caption(example.caption)
             mask = _drawn(example.mask, image, where)
         except AnnotationError as error:
             malformed.setdefault(item, str(error))
@@ -173,9 +175,15 @@ def _same(a: np.ndarray | Path, b: np.ndarray | Path) -> bool:
     return a is b or np.array_equal(a, b)
 
 
-def _check_texts(example: Example, place: str) -> None:
+def _check_caption(caption: str) -> None:
     try:
-        key_of(example.caption)
+        key_of(caption)
+    except ValueError as error:
+        raise AnnotationError(str(error)) from error
+
+
+def _check_ids(example: Example, place: str) -> None:
+    try:
         for name in filter(None, example.ids):
             key_of(name, what="id")
     except ValueError as error:

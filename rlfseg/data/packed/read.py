@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -73,7 +73,7 @@ class Pack:
         self._pid = 0
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no packed file {self.path}: pack the data first")
-        with _open(self.path) as file:
+        with opened(self.path) as file:
             self.content_hash = _identity(self.path, file)
         self._index = _index_of(self.path, self.content_hash)
         self.image_ids = tuple(self._index.image_ids)
@@ -110,6 +110,14 @@ class Pack:
         """Return an item's mask alone."""
         return self._mask(number, MASK)
 
+    def refined(self, number: int) -> np.ndarray:
+        """Return an item's refined mask alone.
+
+        Raises:
+            PackError: if the file has none, or is damaged there.
+        """
+        return self._mask(number, REFINED)
+
     def masks(self, number: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Return an item's mask, exact mask and refined mask, and leave its image unread."""
         return (
@@ -121,8 +129,19 @@ class Pack:
     def ids(self, number: int) -> tuple[str, ...]:
         """Return the data set's own ids of an item's annotation."""
         place = self._item_place(number, MASK)
-        with _undamaged(f"{self.path}: the ids of {place}"):
+        with undamaged(f"{self.path}: the ids of {place}"):
             return tuple(map(text_of, self._handle()[place].attrs["ids"]))
+
+    def items(self, image_id: str) -> range:
+        """Return the numbers of an image's items.
+
+        Raises:
+            KeyError: if there is no such image.
+        """
+        if image_id not in self._numbers:
+            raise KeyError(f"{self.path} has no image {image_id!r}")
+        number = self._numbers[image_id]
+        return range(int(self._index.first[number]), int(self._index.first[number + 1]))
 
     def captions(self, image_id: str) -> tuple[str, ...]:
         """Return the captions of an image, in the file's order.
@@ -130,7 +149,7 @@ class Pack:
         Raises:
             KeyError: if there is no such image.
         """
-        return tuple(self._index.captions[number] for number in self._items(image_id))
+        return tuple(self._index.captions[number] for number in self.items(image_id))
 
     def find(self, image_id: str, caption: str) -> int:
         """Return the number of the first item with this image and this caption.
@@ -138,7 +157,7 @@ class Pack:
         Raises:
             KeyError: if there is no such image, or no such caption on it.
         """
-        for number in self._items(image_id):
+        for number in self.items(image_id):
             if self._index.captions[number] == caption:
                 return number
         raise KeyError(f"{self.path}: image {image_id!r} has no caption {caption!r:.80}")
@@ -149,7 +168,7 @@ class Pack:
         Raises:
             PackError: naming the file and the key where they differ.
         """
-        with _undamaged(f"{self.path}"):
+        with undamaged(f"{self.path}"):
             check(self.path, self._handle(), self._index)
 
     def close(self) -> None:
@@ -161,12 +180,6 @@ class Pack:
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         """Pickle the path alone: an HDF5 handle doesn't survive."""
         return type(self), (self.path,)
-
-    def _items(self, image_id: str) -> range:
-        if image_id not in self._numbers:
-            raise KeyError(f"{self.path} has no image {image_id!r}")
-        number = self._numbers[image_id]
-        return range(int(self._index.first[number]), int(self._index.first[number + 1]))
 
     def _item_place(self, number: int, name: str) -> str:
         number = range(len(self))[number]
@@ -183,7 +196,7 @@ class Pack:
     def _optional(self, number: int, name: str) -> np.ndarray | None:
         """Read a mask of a group that not every file has."""
         place = self._place(self.image_ids[self.item_image[number]], name)
-        with _undamaged(f"{self.path}: {place}"):
+        with undamaged(f"{self.path}: {place}"):
             root = h5py.h5g.open(self._handle().id, b"/")
             there = root.links.exists(place.encode())
         return self._mask(number, name) if there else None
@@ -195,7 +208,7 @@ class Pack:
     def _read(self, place: str) -> np.ndarray:
         """Read a dataset by h5py's low-level interface, which is twice as quick."""
         file = self._handle()
-        with _undamaged(f"{self.path}: {place}"):
+        with undamaged(f"{self.path}: {place}"):
             dataset = h5py.h5d.open(file.id, place.encode())
             if dataset.dtype != np.uint8:
                 raise TypeError(f"it holds {dataset.dtype}, not uint8")
@@ -206,16 +219,22 @@ class Pack:
     def _handle(self) -> h5py.File:
         if self._file is None or self._pid != os.getpid():
             self.close()  # in a forked child: drops the parent's handle, here only
-            file = _open(self.path)
-            if _identity(self.path, file) != self.content_hash:
-                raise PackError(f"{self.path} was packed anew since this reader was made")
+            with ExitStack() as on_error:
+                file = on_error.enter_context(opened(self.path))
+                if _identity(self.path, file) != self.content_hash:
+                    raise PackError(f"{self.path} was packed anew since this reader was made")
+                on_error.pop_all()
             self._file, self._pid = file, os.getpid()
         return self._file
 
 
 @contextmanager
-def _undamaged(place: str) -> Iterator[None]:
-    """Make of whatever h5py raises over a damaged file one error that names the place."""
+def undamaged(place: str) -> Iterator[None]:
+    """Make of whatever h5py raises over a damaged file one error that names the place.
+
+    Raises:
+        PackError: saying what to do.
+    """
     try:
         yield
     except PackError:
@@ -226,7 +245,12 @@ def _undamaged(place: str) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path) -> h5py.File:
+def opened(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        PackError: naming the file, if that fails.
+    """
     try:
         return h5py.File(path, "r", locking="best-effort")
     except OSError as error:
@@ -251,7 +275,7 @@ def _index_of(path: Path, content_hash: str) -> Index:
 
 def _identity(path: Path, file: h5py.File) -> str:
     """Return the content hash that a packed file carries."""
-    with _undamaged(f"{path}"):
+    with undamaged(f"{path}"):
         held = dict(file.attrs)
         known, content = (text_of(held.get(name, "")) for name in ("format", "content_hash"))
     if known != FORMAT or not content:

@@ -1,14 +1,15 @@
 """Add refined masks to a packed file: a copy with them takes the file's place when complete."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 from h5py import h5g, h5o
 
-from rlfseg.data.packed.read import Pack
+from rlfseg.data.packed.read import Pack, opened, undamaged
 from rlfseg.data.packed.schema import (
     IMAGE,
     MASK,
@@ -47,12 +48,17 @@ def add_refined(
     target = target or pack.path
     draft = target.with_name(f".{target.name}.refined.tmp")
     coming = iter(masks)
-    with h5py.File(pack.path, "r", locking="best-effort") as source, created(draft) as file:
+    with opened(pack.path) as source, created(draft) as file:
         sign(file, pack.content_hash)
         put_text(file.id, _MADE_OF, made_of)
         for number, image_id in enumerate(pack.image_ids):
-            with writing(draft):
-                place, shape = _copied(source, file, image_id)
+            group = key_of(image_id, what="image id")
+            where = f"{pack.path}: {group}"
+            with undamaged(where):
+                whole = source[group]
+                shape = whole[IMAGE].shape[:2]
+            with _copying(whole, where, draft):
+                place = _copied(whole, put_group(file.id, group), image_id)
             captions = pack.captions(image_id)
             for key, caption in zip(keys_of(captions), captions, strict=True):
                 mask = next(coming, None)
@@ -85,18 +91,26 @@ def refined_by(path: Path) -> str | None:
         raise PackError(f"{path} can't be read ({error}): copy it again, or pack again") from error
 
 
-def _copied(
-    source: h5py.File, file: h5py.File, image_id: str
-) -> tuple[h5g.GroupID, tuple[int, ...]]:
+@contextmanager
+def _copying(whole: h5py.Group, where: str, draft: Path) -> Iterator[None]:
+    """Name the source or the draft, whichever a copy fails of: HDF5 reads and writes in one."""
+    try:
+        with writing(draft):
+            yield
+    except PackError:
+        with undamaged(where):
+            whole.visititems(lambda _, each: None)  # opens everything in it
+        raise
+
+
+def _copied(whole: h5py.Group, group: h5g.GroupID, image_id: str) -> h5g.GroupID:
     """Copy an image's group without refined masks, compressed as it is.
 
     Returns:
-        The group that refined masks go to, and their shape.
+        The group that refined masks go to.
     """
-    key = key_of(image_id, what="image id")
-    group, whole = put_group(file.id, key), source[key]
     put_text(group, "image_id", image_id)
     for name in (IMAGE, MASK, TRUTH):
         if name in whole:
             h5o.copy(whole.id, name.encode(), group, name.encode())
-    return put_group(group, REFINED), whole[IMAGE].shape[:2]
+    return put_group(group, REFINED)

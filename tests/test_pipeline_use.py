@@ -255,7 +255,7 @@ def test_a_broken_file_of_a_model_is_one_line(
         ("tiny_vae", ["evil", "X"], "tiny_vae/evil.py", r"has tiny_vae as \['evil', 'X'\]"),
         ("_class_name", ["evil", "X"], "evil.py", r"has _class_name as \['evil', 'X'\]"),
         ("vae", ["diffusers", "StableDiffusionPipeline"], "vae/x", "has vae as"),
-        ("vae", ["diffusers", "AutoencoderKL"], "vae/diffusers.py", r"vae/diffusers\.py might be run"),
+        ("vae", ["diffusers", "AutoencoderKL"], "vae/diffusers.py", r"diffusers\.py might be run"),
         ("threshold", 0.5, "None.py", r"None\.py might be run"),
     ],
 )

@@ -36,7 +36,8 @@ class Rival:
         outside: the folder or hub id of weights that are not trained here, or nothing.
         curve: the stage that ends in its learning curve, if it has one.
         full: whether all parameters of the backbone's UNet are trained.
-        there: tells whether what it takes from elsewhere is there; else its row stays empty.
+        there: tells whether what it takes from elsewhere is there, if it takes anything; where it
+            isn't, the row stays empty.
     """
 
     training: Stage
@@ -50,7 +51,7 @@ class Rival:
     outside: str = ""
     curve: Stage | None = None
     full: bool = False
-    there: Callable[[], bool] = partial(bool, 1)
+    there: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -203,12 +204,12 @@ def _phrase_rival(run: Run, name: str, baseline: phrases.Baseline, on: phrases.P
         scored=on.phrases,
         outside=weights,
         curve=curve_stage(training) if baseline.curve else None,
-        there=partial(_is_there, weights),
+        there=partial(_is_there, weights) if weights else None,
     )
 
 
 def _is_there(weights: str) -> bool:
-    return not weights or outside(weights) is not None
+    return outside(weights) is not None
 
 
 def _made(run: Run, name: str, baseline: phrases.Baseline, on: phrases.PhraseSet) -> bool:

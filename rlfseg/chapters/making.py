@@ -62,7 +62,7 @@ def missing(run: Run, asks: Asks) -> list[Stage]:
     for rival in asks.rivals:
         its = [stage for stage in (rival.scores, rival.curve) if stage is not None]
         unmade = [stage for stage in its if found(stage, profile=run.profile) is None]
-        due += unmade if unmade and rival.there() else []
+        due += unmade if unmade and (rival.there is None or rival.there()) else []
     return due
 
 

@@ -278,11 +278,16 @@ def test_latents_that_are_encoded_in_batches_are_the_direct_ones(
         assert counting.encoded == every  # each once
 
 
-def test_refined_masks_are_filled_in_too(pack: Pack, tmp_path: Path) -> None:
+def test_refined_masks_are_filled_in_too(
+    pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in (pack.path.name, index_path(pack.path).name):
         shutil.copy(pack.path.with_name(name), tmp_path)
     pack = Pack(tmp_path / pack.path.name)
-    add_refined(pack, [~pack.masks(item)[0] for item in range(len(pack))], made_of="turned")
+    with pytest.raises(PackError, match="mask_refined"):
+        pack.refined(0)
+    add_refined(pack, [~pack.annotation(item) for item in range(len(pack))], made_of="turned")
+    monkeypatch.setattr(Pack, "masks", lambda *_: pytest.fail("more is read than one mask"))
     lossless = LatentCache(tmp_path / "cache", pack, Lossless())  # type: ignore[arg-type]
     assert lossless.fill() == len(pack.image_ids) + 2 * len(pack)
     items = list(range(len(pack)))

@@ -90,7 +90,7 @@ def write_pack(
     Where several examples of an image have the same caption and the same `item`, their masks are
     united, their exact masks too, and their ids are joined; the report counts them. A phrase whose
     mask is empty, or becomes so by resizing, is left out and listed in the report; so is one of
-    which an annotation can't be drawn (`AnnotationError`).
+    which an annotation can't be drawn (`AnnotationError`), or whose caption no file can keep.
 
     A run that was interrupted is taken up by the same call again (see `shard.fingerprint` for what
     "same" covers), and the content is what an uninterrupted run would have written. An earlier

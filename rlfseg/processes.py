@@ -91,6 +91,18 @@ def joined() -> Iterator[None]:
     state.destroy_process_group()
 
 
+def as_first(tell: Callable[[], _T]) -> _T:
+    """Return what the first process of a launch is told, in all of them; the others don't ask.
+
+    For what each could see otherwise, such as a network.
+    """
+    state = PartialState()
+    told = [tell() if state.is_main_process else None]
+    if state.num_processes > 1:
+        broadcast_object_list(told)
+    return told[0]  # type: ignore[return-value]
+
+
 def by_first(
     stage: Stage, fill: Callable[[Path], Mapping[str, Any] | None], *, profile: str
 ) -> Path:

@@ -19,7 +19,7 @@ from rlfseg.config import STRICT, Count, OptimiserConfig
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
 from rlfseg.experiment import Curve, Learning, Run, codec, kept_curve, latent_cache, packed, ready
-from rlfseg.processes import by_first, launch_for, together
+from rlfseg.processes import as_first, by_first, launch_for, together
 from rlfseg.stage import Stage, found, readable
 from rlfseg.stand_ins.mini_clip import clip_stage
 from rlfseg.training.loop import fit_in_stage
@@ -181,13 +181,20 @@ def scored_if_there(run: Run, some: Mapping[str, Baseline], on: PhraseSet) -> di
     counts = {}
     for name, baseline in some.items():
         stage = scores_stage(run, baseline, on)
-        if baseline.outside is not None and found(stage, profile=run.profile) is None:
-            try:
-                trained(run, baseline)
-            except OSError as error:  # in every process of a launch; one of scoring is raised
-                if error.errno not in (None, errno.ENOENT):  # there, and not to be read
-                    raise
-                print(f"{name} is left out: {' '.join(str(error).split())[:200]}")
-                continue
-        counts[name] = scored(run, baseline, on)
+        unscored = baseline.outside is not None and found(stage, profile=run.profile) is None
+        if unscored and (why := as_first(partial(_missing, run, baseline))):
+            print(f"{name} is left out: {why}")
+        else:
+            counts[name] = scored(run, baseline, on)
     return counts
+
+
+def _missing(run: Run, baseline: Baseline) -> str:
+    """Why released weights can't be had; nothing if they can."""
+    try:
+        trained(run, baseline)
+    except OSError as error:
+        if error.errno not in (None, errno.ENOENT):  # there, and not to be read
+            raise
+        return " ".join(str(error).split())[:200]
+    return ""

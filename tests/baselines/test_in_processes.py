@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from test_baselines import CHOICES, LDZNET
 from test_semflow import CHOICE, NAMES
 from tiny_run import given_run
@@ -103,6 +103,21 @@ def test_what_is_missing_costs_its_rows_in_two_processes(repo: Path, tmp_path: P
 
 def _made(root: Path, asks: Asks) -> None:
     os.chdir(root)
+    make(asks)
+
+
+def test_what_one_process_leaves_out_all_do(repo: Path) -> None:
+    """Of several that ask a hub, some may be refused: the others would wait for ever."""
+    absent = ClipsegConfig(checkpoint="no/folder/there", pixels=16)
+    (released,) = phrase_rivals(given_run(), {"absent": absent}, phrases.PhraseSet("val", 3))
+    run_two(_refused, repo, Asks(rivals=(released,)))
+    assert found(released.scores, profile="smoke") is None
+
+
+def _refused(root: Path, asks: Asks) -> None:
+    os.chdir(root)
+    if not PartialState().is_main_process:  # whose weights are there
+        phrases.trained = lambda *_: None
     make(asks)
 
 

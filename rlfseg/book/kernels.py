@@ -131,7 +131,8 @@ def _stand_for(place: str, arguments: list[str]) -> None:
         line.settimeout(_POLL)
         while os.getppid() == parent:
             with suppress(TimeoutError):
-                line.recv(1)
+                with suppress(ConnectionResetError):  # of a kernel that left something unread
+                    line.recv(1)
                 return
 
 

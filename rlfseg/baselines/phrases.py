@@ -67,6 +67,7 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
 
     Raises:
         RuntimeError: if the processes fail.
+        ValueError: if a file of weights is damaged, or another model's.
     """
     if baseline.steps:
         launch_for(

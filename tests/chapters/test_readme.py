@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from rlfseg.chapters.reading import chapter_file
+from rlfseg.chapters.results import OURS
 from rlfseg.chapters.starts import OTHER, OWN
 from rlfseg.experiment.curves import curve_stage
 from rlfseg.stage import Stage, found
@@ -36,6 +37,10 @@ def test_its_table_is_of_the_curves_that_ship() -> None:
         )
         samples = f"{seeds[0].samples[-1]:,}"
         rows.append(f"| {name} | {samples} | {len(seeds)} | {phrase:.1f} | {another:.1f} |")
+    own, doubled = here.curves()[OURS], here.curves()["paper's way, longer"]
+    assert doubled[0].samples[-1] == 2 * own[0].samples[-1]
+    assert 0 < doubled[0].phrase[-1] - own[0].phrase[-1] < 0.005
+    assert "a schedule twice as long brings less than half a point" in " ".join(README)
     head = README.index("| trained | samples | seeds | the phrase | another phrase |")
     assert README[head + 2 : head + 2 + len(rows)] == rows, "\n".join(rows)
 

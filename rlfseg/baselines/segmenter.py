@@ -79,7 +79,7 @@ def phrase_batch(
         share: this process's number and how many there are.
     """
     items = batch_items(len(cache.pack), size, seed=seed, step=step, share=share)
-    masks = np.stack([cache.pack.masks(int(i))[0] for i in items])
+    masks = np.stack([cache.pack.annotation(int(i)) for i in items])
     captions = [cache.pack.caption(int(i)) for i in items]
     return PhraseBatch(
         segmenter.see(cache, items), segmenter.hear(cache, captions), torch.from_numpy(masks)

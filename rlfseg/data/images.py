@@ -98,15 +98,20 @@ def bounded(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
     return opened
 
 
-def read_rgb(path: Path | str) -> np.ndarray:
-    """Read a picture file as uint8 [H, W, 3], turned upright as its camera noted.
+def read_rgb(path: Path | str, *, upright: bool = True) -> np.ndarray:
+    """Read a picture file as uint8 [H, W, 3].
+
+    Args:
+        path: the file.
+        upright: turned as its camera noted, as people see it; or as stored, as annotations do.
 
     Raises:
         OSError: as for `read_picture`.
         ValueError: naming the file, if its values are not finite or out of range.
     """
+    image = read_picture(path) if upright else as_stored(path)
     try:
-        return as_rgb(read_picture(path))
+        return rgb_of(image)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

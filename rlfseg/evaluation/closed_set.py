@@ -27,7 +27,7 @@ def true_classes(pack: Pack, image_id: str, names: Sequence[str]) -> np.ndarray:
     captions = pack.captions(image_id)
     if strange := [caption for caption in captions if caption not in numbers]:
         raise ValueError(f"{pack.path}: {strange[0]!r} of image {image_id} is not in the set")
-    masks = [pack.masks(pack.find(image_id, caption))[0] for caption in captions]
+    masks = [pack.annotation(pack.find(image_id, caption)) for caption in captions]
     classes = np.full(masks[0].shape, IGNORED, np.uint8)
     for caption, mask in zip(captions, masks, strict=True):
         classes[mask] = numbers[caption]

@@ -70,7 +70,7 @@ def refine_items(
     results: dict[int, Refined] = {}
     for image in dict.fromkeys(pack.item_image[list(items)].tolist()):
         own = [item for item in items if pack.item_image[item] == image]
-        masks = [pack.masks(item)[0] for item in own]
+        masks = [pack.annotation(item) for item in own]
         shown = pack.image(image)
         if photographs is not None:
             image_id = pack.image_ids[image]

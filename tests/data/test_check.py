@@ -239,6 +239,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda root: (root / "images" / "11.jpg").write_bytes(b"<html>"),
         ("1 of 3 no image", "images/11.jpg"),
     ),
+    "EPS": (
+        lambda root: Image.new("RGB", (9, 9)).save(root / "images" / "11.jpg", "EPS"),
+        ("1 of 3 no image", "images/11.jpg"),  # packing doesn't take it
+    ),
     "no images": (lambda root: (root / "images").rename(root / "pictures"), ("images not there",)),
     "unknown image": (
         put_tasks(task(5), task(77)),
@@ -259,8 +263,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "no phrase": (put_tasks(task(5), task(11, 1, phrase=None)), ("task number 1", "'phrase'")),
     "empty phrase": (put_tasks(task(5, phrase="")), ("task number 0", "'phrase' is ''")),
-    "half a letter": (put_tasks(task(5, phrase="a\ud800")), ("task number 0", "can't be packed")),
-    "NUL": (put_tasks(task(5, phrase="a\0b")), ("task number 0", "can't be packed")),
+    "half a letter": (
+        put_tasks(task(5, phrase="a\ud800")),
+        ("task number 0", "packing leaves out"),
+    ),
+    "NUL": (put_tasks(task(5, phrase="a\0b")), ("task number 0", "packing leaves out")),
     "flat polygons": (
         put_tasks(task(5, Polygons=[[1, 2]])),
         ("refer_val.json 1 of 1 can't be drawn", "task number 0: Polygons is not"),

@@ -65,6 +65,12 @@ def spoiled(photo: Path) -> Path:
     return path
 
 
+def bright(photo: Path) -> Path:
+    path = photo.with_name("bright.tiff")
+    Image.fromarray(np.full((40, 40), 7, np.float32)).save(path)
+    return path
+
+
 BAD: list[tuple[Callable[[Path], Example], str]] = [
     (
         lambda p: Example("x", p.with_name("gone.jpg"), "a", some(0)),
@@ -77,6 +83,7 @@ BAD: list[tuple[Callable[[Path], Example], str]] = [
     (lambda p: Example("x", text(p), "a", some(0)), r"image 'x': .*text\.jpg is no picture"),
     (lambda p: Example("x", empty(p), "a", some(0)), r"image 'x': .*empty\.png is no picture"),
     (lambda p: Example("x", spoiled(p), "a", some(0)), r"image 'x': .*spoiled\.png can't be read"),
+    (lambda p: Example("x", bright(p), "a", some(0)), r"image 'x': .*bright\.tiff: .* 7 to 7"),
     (lambda p: Example("x", p.parent, "a", some(0)), "image 'x': there is no picture"),
     (
         lambda p: Example("x", p, "a", partial(some, 0, 40, 41)),

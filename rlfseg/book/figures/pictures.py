@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from rlfseg.book.figures.charts import COLOURS, finished
-from rlfseg.data.images import as_stored, rgb_of
+from rlfseg.data.images import read_rgb
 from rlfseg.data.masks import rasterise
 from rlfseg.data.packed.read import Item
 from rlfseg.data.sample import Sample
@@ -79,7 +79,7 @@ def pictures(
 def sample_pictures(samples: Sequence[Sample], *, shown: int) -> Figure:
     """Draw evenly spaced samples of a data set: the phrase above the picture, the mask outlined."""
     some = [samples[k] for k in spaced(len(samples), shown)]
-    opened = [rgb_of(as_stored(sample.image_path)) for sample in some]
+    opened = [read_rgb(sample.image_path, upright=False) for sample in some]
     captions = [textwrap.fill(sample.caption, 20) for sample in some]
     outlines = {(0, k): [rasterise(sample)] for k, sample in enumerate(some)}
     return pictures([opened], columns=captions, outlines=outlines, size=1.7)

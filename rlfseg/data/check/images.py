@@ -12,6 +12,7 @@ from PIL import Image
 
 from rlfseg.data.check.report import Line
 from rlfseg.data.files import ImageFile
+from rlfseg.data.images import taken
 from rlfseg.data.phrasecut import SizeMismatch
 
 _THREADS = 16  # they wait for the disk, most of all where it is across a network
@@ -175,7 +176,7 @@ def _holds(file: BinaryIO, end: bytes, start: int) -> bool:
 def _by_pillow(file: BinaryIO) -> tuple[int, int] | None:
     file.seek(0)
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=taken()) as image:
             return image.size
     except Exception:  # a damaged file fails in any way
         return None

@@ -153,7 +153,7 @@ def _read_task(task: Any, where: str, number: int, split: _Split) -> None:
         split.faults.append(str(error))
         return
     if findings.unfit(phrase):
-        split.faults.append(f"{where}: 'phrase' is {phrase!r:.60}, which can't be packed")
+        split.faults.append(f"{where}: 'phrase' is {phrase!r:.60}, which packing leaves out")
     if wrong := fault(region, 0, 0):
         split.malformed.append(f"{where}: {wrong}")
     elif blank(region):

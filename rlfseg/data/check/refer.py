@@ -189,7 +189,7 @@ def _read_ref(ref: Any, where: str, refs: _Refs, instances: _Instances | None) -
             refs.sent_ids.append(files.field(sentence, "sent_id", int, spoken))
             said = files.field(sentence, "sent", str, spoken)
             if findings.unfit(said):
-                raise ValueError(f"{spoken}: 'sent' is {said!r:.60}, which can't be packed")
+                raise ValueError(f"{spoken}: 'sent' is {said!r:.60}, which packing leaves out")
     except ValueError as error:
         refs.faults.append(str(error))
         return

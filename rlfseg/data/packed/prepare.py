@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from rlfseg.data.images import as_stored, rgb_of, scaled
+from rlfseg.data.images import read_rgb, scaled
 from rlfseg.data.packed.schema import PackError, Stored, image_digest, key_of
 from rlfseg.data.sample import AnnotationError
 
@@ -157,10 +157,11 @@ def load_image(image_id: str, image: np.ndarray | Path) -> np.ndarray:
     """
     if isinstance(image, Path):
         try:
-            return rgb_of(as_stored(image))
+            return read_rgb(image, upright=False)
         except (OSError, ValueError) as error:
             raise PackError(
-                f"image {image_id!r}: {error}; fetch it again, or leave the image out"
+                f"image {image_id!r}: {error}; fetch it again (of PhraseCut, `leave_out` in "
+                "run.yml can name it)"
             ) from error
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
@@ -198,7 +199,7 @@ def _drawn(source: MaskSource, image: np.ndarray, where: str) -> np.ndarray:
     if mask.shape != image.shape[:2]:
         raise ValueError(
             f"{where}: the annotation is {mask.shape[1]} x {mask.shape[0]} pixels, but the image "
-            f"is {image.shape[1]} x {image.shape[0]}: leave the image out, or mend its annotation"
+            f"is {image.shape[1]} x {image.shape[0]}: fetch the image again, or mend its annotation"
         )
     return np.ascontiguousarray(mask).view(np.uint8)
 

@@ -108,6 +108,15 @@ class PhraseCut:
         }
         return ours | theirs
 
+    def panels(self) -> dict[str, dict[str, list[Curve]]]:
+        """Return the learning curves by what learns: LoRA layers, all parameters, a classifier."""
+        panels: dict[str, dict[str, list[Curve]]] = {}
+        for name, curves in self.curves().items():
+            run = self.learning.get(name, [None])[0]
+            kind = "LoRA" if run and run.train.rank else "all parameters" if run else "classifiers"
+            panels.setdefault(kind, {})[name] = curves
+        return panels
+
     def asks(self) -> Asks:
         """Ask for the run scored, the variants trained, the baselines scored, and the curves."""
         return Asks(

@@ -258,9 +258,23 @@ def test_a_notebook_shows_figures_under_any_backend(monkeypatch: pytest.MonkeyPa
 
 def test_what_is_learned_again_is_thin_and_of_the_same_colour() -> None:
     curve = Curve(np.array([10, 20]), np.array([0.1, 0.2]), np.array([0.1, 0.1]))
-    figure = learning_curves({"a": [curve], "b": [curve], "a, short": [curve] * 2}, again=", short")
+    curves = {"a": [curve], "b": [curve], "a, short": [curve] * 2}
+    figure = learning_curves({"": curves}, again=", short")
     told = {line.get_label(): line for line in figure.axes[0].lines if line.get_linestyle() == "-"}
     long, other, again = (told[name] for name in ("a", "b", "a, short"))
     assert long.get_color() == again.get_color() != other.get_color()
     assert again.get_linewidth() < long.get_linewidth() == other.get_linewidth()
     assert long.get_ydata().tolist() == pytest.approx([10, 20])
+
+
+def test_each_panel_has_its_own_curves_before_those_of_the_others() -> None:
+    low, high = (
+        Curve(np.array([10, 20]), np.array([0.1, top]), np.array([0.1, 0.1])) for top in (0.2, 0.8)
+    )
+    first, second = learning_curves({"one": {"a": [low]}, "two": {"b": [high]}}).axes
+    assert (first.get_title(), second.get_title()) == ("one", "two")
+    for axis, name, own, other in ((first, "a", 20, 80), (second, "b", 80, 20)):
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == [name]
+        behind, line, _ = axis.lines
+        assert (behind.get_ydata()[-1], line.get_ydata()[-1]) == pytest.approx((other, own))
+        assert behind.get_zorder() < line.get_zorder()

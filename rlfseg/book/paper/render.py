@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from IPython.display import Markdown
 
+from rlfseg.book.myst import DASH, captioned, flat, grid
 from rlfseg.book.paper.results import Missing, Result, Results, complete, difference
 from rlfseg.book.paper.tables import UNREPORTED, Cell, paper_table
 from rlfseg.chapters import made_in
@@ -18,8 +19,6 @@ DRAWN_PROFILES = {
     "rehearsal": "drawn scenes in the official layouts and a small model of random weights",
 }
 """Profiles whose scores are no evidence about the paper's numbers, and what they run."""
-
-_DASH = "–"
 
 
 def render(table: int, results: Results, *, caption: str, name: str, profile: str) -> Markdown:
@@ -63,14 +62,17 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
     rows = _rows(table, filled, notes)
     here, folded = rows[True], rows[False]
     without = {"metric"} if len(printed.columns) == 1 else set()
-    without |= {"difference"} if {line[4] for line in here} <= {_DASH} else set()
-    same = {line[5] for line in here} - {_DASH}
+    without |= {"difference"} if {line[4] for line in here} <= {DASH} else set()
+    same = {line[5] for line in here} - {DASH}
     alike = len(same) < 2 and not any(each.startswith("yes") for each in same)
     without |= {"comparable?"} if alike else set()
     parts = [
-        f":::{{table}} Paper, Table {table}: {_flat(caption)}\n:name: {name}\n\n"
-        f"{_table(heads, here or folded, without)}\n:::",
-        f"Comparable with the paper: {_flat(same.pop())}." if alike and same else "",
+        captioned(
+            _table(heads, here or folded, without),
+            caption=f"Paper, Table {table}: {caption}",
+            name=name,
+        ),
+        f"Comparable with the paper: {flat(same.pop())}." if alike and same else "",
         _this_run(filled, profile),
         _folded(_table(heads, folded, {*heads[3:], *without}), folded) if here else "",
         notes.folded(f"{note}." for note in printed.notes),
@@ -83,8 +85,8 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
 def _table(heads: list[str], lines: list[list[str]], without: set[str]) -> str:
     """Write a table, but for some columns."""
     kept = [k for k, head in enumerate(heads) if head not in without]
-    body = [[line[k] for k in kept] for line in (heads, ["---"] * len(heads), *lines)]
-    return "\n".join(map(_line, body))
+    head, *body = ([line[k] for k in kept] for line in (heads, *lines))
+    return grid(head, body)
 
 
 def _folded(body: str, lines: list[list[str]]) -> str:
@@ -107,7 +109,7 @@ class _Notes:
 
     def mark(self, *texts: str) -> str:
         """Return the superscript for some notes; empty texts have none."""
-        wanted = [_flat(text) for text in texts if text.strip()]
+        wanted = [flat(text) for text in texts if text.strip()]
         self._texts += [text for text in dict.fromkeys(wanted) if text not in self._texts]
         numbers = sorted({self._texts.index(text) + 1 for text in wanted})
         return f"\N{NO-BREAK SPACE}{{sup}}`{','.join(map(str, numbers))}`" if numbers else ""
@@ -140,11 +142,11 @@ def _rows(table: int, filled: Results, notes: _Notes) -> dict[bool, list[list[st
         if not reported and result == Missing():
             continue
         measured = () if cell.column.metric == "value" else (cell.protocol,)
-        paper = (cell.printed if reported else _DASH) + notes.mark(*measured, *cell.flags)
+        paper = (cell.printed if reported else DASH) + notes.mark(*measured, *cell.flags)
         gap = difference(cell, result)
         places = decimals[cell.column.name]
         if isinstance(result, Missing):
-            run, comparable = result.reason, _DASH
+            run, comparable = result.reason, DASH
         else:
             run = _number(result, places) + notes.mark(result.note)
             comparable = result.comparable
@@ -154,7 +156,7 @@ def _rows(table: int, filled: Results, notes: _Notes) -> dict[bool, list[list[st
                 cell.column.name,
                 paper,
                 run,
-                _DASH if gap is None else f"{gap:+.{places}f}".replace("-", "−"),
+                DASH if gap is None else f"{gap:+.{places}f}".replace("-", "−"),
                 comparable,
             ]
         )
@@ -182,7 +184,7 @@ def _this_run(filled: Results, profile: str) -> str:
     groups: dict[tuple[str, str], list[tuple[str, str, float | None]]] = {}
     for (row, column), result in filled.items():
         if isinstance(result, Result):
-            group = groups.setdefault((_flat(result.data), _flat(result.protocol)), [])
+            group = groups.setdefault((flat(result.data), flat(result.protocol)), [])
             group.append((row, column, result.threshold))
     if not groups:
         return f"{where}. Nothing of this table was run."
@@ -218,11 +220,3 @@ def _refuse_a_false_claim(cell: Cell, result: Result | Missing, profile: str) ->
             f"Table {cell.table}, {cell.row!r}, {cell.column.name!r}: what profile {profile!r} "
             f"measures ({DRAWN_PROFILES[profile]}) is not comparable; say 'no: <reason>'"
         )
-
-
-def _line(texts: list[str]) -> str:
-    return "| " + " | ".join(_flat(text).replace("|", r"\|") for text in texts) + " |"
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())

@@ -28,5 +28,9 @@ def test_what_is_not_said_of_a_thing_is_a_dash() -> None:
     rows = {"a": {"x": "1"}, "b": {"y": "2"}}
     said = tabled(rows, stub="of", caption="two\nthings", name="table-two").data
     assert said.startswith(":::{table} two things\n:name: table-two\n")
-    assert said.splitlines()[3:6] == ["| of | x | y |", "| --- | --- | --- |", f"| a | 1 | {DASH} |"]
+    assert said.splitlines()[3:6] == [
+        "| of | x | y |",
+        "| --- | --- | --- |",
+        f"| a | 1 | {DASH} |",
+    ]
     assert said.splitlines()[6:] == [f"| b | {DASH} | 2 |", ":::"]

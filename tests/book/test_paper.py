@@ -30,7 +30,7 @@ from rlfseg.book.paper import (
     render,
     save_results,
 )
-from rlfseg.book.paper.render import DRAWN_PROFILES
+from rlfseg.book.paper.about import DRAWN_PROFILES
 from rlfseg.chapters import made_in
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
@@ -74,12 +74,17 @@ def result(value: float | str = 40.0, comparable: str = "no: mini world", **rest
     return Result(value, comparable=comparable, **{**fields, **rest})  # type: ignore[arg-type]
 
 
-def body(text: str) -> list[list[str]]:
-    """The cells of the first pipe table below its head, without footnote marks."""
+def plain(text: str) -> list[list[str]]:
+    """The cells of the first pipe table, without footnote marks."""
     after = dropwhile(lambda line: not line.startswith("|"), text.splitlines())
-    lines = list(takewhile(lambda line: line.startswith("|"), after))[2:]
-    plain = (re.sub(r"\s*\{(sup|cite)\}`[^`]*`", "", line) for line in lines)
-    return [[part.strip() for part in line.strip("|").split(" | ")] for line in plain]
+    lines = takewhile(lambda line: line.startswith("|"), after)
+    bare = (re.sub(r"\s*\{(sup|cite)\}`[^`]*`", "", line) for line in lines)
+    return [[part.strip() for part in line.strip("|").split(" | ")] for line in bare]
+
+
+def body(text: str) -> list[list[str]]:
+    """The same below its head."""
+    return plain(text)[2:]
 
 
 # --- the data -------------------------------------------------------------------------------
@@ -285,11 +290,21 @@ def shown(table: int, results: dict, profile: str = "a100") -> str:
 @pytest.mark.parametrize("number", range(1, 10))
 def test_render_keeps_the_papers_order_and_admits_what_was_not_run(number: int) -> None:
     text = shown(number, {})
-    rows = body(text)
-    assert [row[0] for row in rows if row[0]] == list(paper_table(number).row_names)
-    printed = [c.printed for c in paper_table(number).cells() if c.printed != "-"]
-    assert [row[-2] for row in rows] == printed
-    assert {row[-1] for row in rows} == {NOT_RUN}
+    rows, printed = body(text), paper_table(number)
+    if number in (2, 9):  # side by side
+        names = printed.row_names
+        assert plain(text)[0][1:] == list(names)
+        assert [row[0] for row in rows] == list(printed.column_names)
+        said = {
+            (name, row[0]): cell for row in rows for name, cell in zip(names, row[1:], strict=True)
+        }
+        for c in printed.cells():
+            told = "–" if c.printed == "-" else f"{NOT_RUN}<br>paper {c.printed}"
+            assert said[c.row, c.column.name] == told
+    else:
+        assert [row[0] for row in rows if row[0]] == list(printed.row_names)
+        assert [row[-2] for row in rows] == [c.printed for c in printed.cells() if c.printed != "-"]
+        assert {row[-1] for row in rows} == {NOT_RUN}
     assert "Nothing of this table was run" in text and "other rows" not in text
     assert text.startswith(f":::{{table}} Paper, Table {number}: A caption\n:name: tab-x\n\n|")
 
@@ -322,8 +337,10 @@ def test_render_shows_what_was_run() -> None:
     miou, ap = body(text)[-2:]
     assert miou[1:] == ["mIoU", "56.1", "56.1 (55.0 to 57.3)", "+0.0", "yes"]
     assert ap[1:] == ["AP", "77.3", "70.0 (39.0 to 41.0)", "–", "no: another AP"]
-    line = "- mIoU: 2,545 images; best mIoU at 128 x 128. Threshold for RLFSeg(Ours), mIoU: 0.42."
-    assert line in text.splitlines()
+    lines = text.splitlines()
+    assert "- All: best mIoU at 128 x 128." in lines  # `result` has it for both
+    assert "- mIoU: 2,545 images." in lines
+    assert "- Best thresholds: mIoU 0.42." in lines
     assert "profile `a100`" in text
 
 
@@ -352,6 +369,36 @@ def test_cells_the_paper_leaves_empty_appear_only_when_run() -> None:
     assert len(body(shown(1, {}))) == 13
     rows = body(shown(1, {("RMI", "AP"): result(30.0, "yes")}))
     assert rows[1] == ["", "AP", "–", "30.0 (39.0 to 41.0)", "yes"]
+
+
+def test_a_wide_table_has_its_rows_side_by_side() -> None:
+    run = {("1", "PhraseCut mIoU"): result(57.8, "yes"), ("2", "PhraseCut AP"): result(70.0)}
+    text = shown(9, run)
+    head, _, miou, ap, *rest = plain(text)
+    assert head == ["metric, by steps", "1", "2"]
+    assert miou == [
+        "PhraseCut mIoU",
+        "57.8 (39.0 to 41.0)<br>paper 55.8<br>difference +2.0<br>comparable? yes",
+        f"{NOT_RUN}<br>paper 47.2",
+    ]
+    assert ap[2] == "70.0 (39.0 to 41.0)<br>paper 72.7<br>comparable? no: mini world"
+    assert [row[0] for row in rest] == list(paper_table(9).column_names[2:])
+    folded = text.split("::::{dropdown}")[1]
+    assert plain(folded)[0] == ["metric, by steps", "5", "15"]
+    assert body(folded)[0] == ["PhraseCut mIoU", "46.0", "44.5"]
+
+
+def test_what_holds_for_many_cells_is_said_once_of_their_rows_or_columns() -> None:
+    theirs = result(data="130 phrases", protocol="another")
+    cells = {("LD-ZNet", column): theirs for column in ("mIoU", "AP")}
+    cells |= {(OURS[0], column): result(data=f"all of {column}") for column in ("mIoU", "AP")}
+    lines = shown(1, cells).splitlines()
+    assert "- LD-ZNet: another." in lines and f"- {OURS[0]}: best mIoU at 128 x 128." in lines
+    assert "- LD-ZNet: 130 phrases." in lines
+    split = {place: result(threshold=0.4) for place in (OURS, ("LD-ZNet", "mIoU"))}
+    both = shown(1, split).splitlines()
+    assert f"- Best thresholds: mIoU LD-ZNet 0.40, {OURS[0]} 0.40." in both
+    assert f"- {OURS[0]} (mIoU): all of mIoU." in lines
 
 
 def test_footnotes_are_numbered_once_and_all_listed() -> None:

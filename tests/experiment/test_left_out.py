@@ -85,7 +85,7 @@ def test_the_table_says_what_is_left_out_and_nothing_where_nothing_is(
         ours = {("RLFSeg(Ours)", name): row[name] for name in ("mIoU", "AP")}
         told[split] = render(1, ours, caption="x", name="table-1", profile="smoke").data
     assert "all of test; left out: 1 image of another size than annotated" in told["test"]
-    assert "all of val;" in told["val"] and "left out" not in told["val"]
+    assert "all of val." in told["val"] and "left out" not in told["val"]
 
 
 def test_ids_may_be_named_instead(turned: tuple[Run, dict[str, str]]) -> None:

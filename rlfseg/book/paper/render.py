@@ -5,26 +5,26 @@ from collections.abc import Iterable
 
 from IPython.display import Markdown
 
-from rlfseg.book.myst import DASH, captioned, flat, grid
+from rlfseg.book.myst import DASH, captioned, flat
+from rlfseg.book.paper.about import DRAWN_PROFILES, this_run
+from rlfseg.book.paper.layout import Line, one_by_one, side_by_side
 from rlfseg.book.paper.results import Missing, Result, Results, complete, difference
 from rlfseg.book.paper.tables import UNREPORTED, Cell, paper_table
 from rlfseg.chapters import made_in
 from rlfseg.evaluation.seeds import over_seeds
 from rlfseg.stage import commit
 
-DRAWN_PROFILES = {
-    "smoke": "drawn scenes and a small model trained for a few steps",
-    "mini": "drawn scenes and a small model of our own",
-    "preflight": "drawn scenes and the full-size model with random weights",
-    "rehearsal": "drawn scenes in the official layouts and a small model of random weights",
-}
-"""Profiles whose scores are no evidence about the paper's numbers, and what they run."""
+_LONG = 2  # columns of a table that has a line for each cell
+_OURS = ("run", "difference", "comparable")  # what a line says of this run
+_OURS = ("run", "difference", "comparable")  # what a line says of this run
 
 
 def render(table: int, results: Results, *, caption: str, name: str, profile: str) -> Markdown:
     """Set a table of the paper beside this run.
 
-    Rows are in the paper's order; those for which this run has nothing to say are folded below. A
+    A line each has what the paper prints of a row; where there are more than two columns, they are
+    the lines, and the rows stand side by side, each with the paper's number below this run's. Rows
+    are in the paper's order; those for which this run has nothing to say are folded below. A
     cell that the paper leaves empty is shown only if the run has something for it. The difference
     is shown only where the result says that it is comparable, and columns that would hold the same
     in all rows are left out. Behind a value stand its interval over images and, where there are
@@ -57,24 +57,25 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
         _refuse_a_false_claim(cell, filled[cell.row, cell.column.name], profile)
     settings = printed.columns[0].metric == "value"
     run = "this run" if settings else "this run (95% interval)"
-    heads = [printed.stub, "metric", "paper", run, "difference", "comparable?"]
+    heads = Line(printed.stub, "metric", "paper", run, "difference", "comparable?")
     notes = _Notes()
     rows = _rows(table, filled, notes)
     here, folded = rows[True], rows[False]
     without = {"metric"} if len(printed.columns) == 1 else set()
-    without |= {"difference"} if {line[4] for line in here} <= {DASH} else set()
-    same = {line[5] for line in here} - {DASH}
+    without |= {"difference"} if {line.difference for line in here} <= {DASH} else set()
+    same = {line.comparable for line in here} - {DASH}
     alike = len(same) < 2 and not any(each.startswith("yes") for each in same)
-    without |= {"comparable?"} if alike else set()
+    without |= {"comparable"} if alike else set()
+    lay = side_by_side if len(printed.columns) > _LONG else one_by_one
     parts = [
         captioned(
-            _table(heads, here or folded, without),
+            lay(heads, here or folded, without),
             caption=f"Paper, Table {table}: {caption}",
             name=name,
         ),
         f"Comparable with the paper: {flat(same.pop())}." if alike and same else "",
-        _this_run(filled, profile),
-        _folded(_table(heads, folded, {*heads[3:], *without}), folded) if here else "",
+        this_run(filled, profile),
+        _folded(lay(heads, folded, {*_OURS, *without}), folded) if here else "",
         notes.folded(f"{note}." for note in printed.notes),
         _made_by(table, profile),
         "What the tables compare, and our choices where the paper is silent: {doc}`deviations`.",
@@ -82,18 +83,11 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
     return Markdown("\n\n".join(part for part in parts if part) + "\n")
 
 
-def _table(heads: list[str], lines: list[list[str]], without: set[str]) -> str:
-    """Write a table, but for some columns."""
-    kept = [k for k, head in enumerate(heads) if head not in without]
-    head, *body = ([line[k] for k in kept] for line in (heads, *lines))
-    return grid(head, body)
-
-
-def _folded(body: str, lines: list[list[str]]) -> str:
+def _folded(body: str, lines: list[Line]) -> str:
     """Fold the rows of which nothing was run here."""
     if not lines:
         return ""
-    names = sum(bool(line[0]) for line in lines)
+    names = len({line.row for line in lines})
     return _dropdown(f"The paper's other rows, of which nothing was run here ({names})", body)
 
 
@@ -122,8 +116,8 @@ class _Notes:
         return _dropdown(f"Notes ({len(self._texts)})", f"{about}\n\n{body}") if body else ""
 
 
-def _rows(table: int, filled: Results, notes: _Notes) -> dict[bool, list[list[str]]]:
-    """Lay out the table's body: method, metric, paper, this run, difference, comparable.
+def _rows(table: int, filled: Results, notes: _Notes) -> dict[bool, list[Line]]:
+    """Say what there is of each cell.
 
     Under True stand the rows that this run has a value for, or a reason of its own why not.
     """
@@ -134,8 +128,7 @@ def _rows(table: int, filled: Results, notes: _Notes) -> dict[bool, list[list[st
         for name in printed.column_names
     }
     told = {row for (row, _), result in filled.items() if result != Missing()}
-    lines: dict[bool, list[list[str]]] = {True: [], False: []}
-    shown: set[str] = set()
+    lines: dict[bool, list[Line]] = {True: [], False: []}
     for cell in printed.cells():
         result = filled[cell.row, cell.column.name]
         reported = cell.printed != UNREPORTED
@@ -151,16 +144,15 @@ def _rows(table: int, filled: Results, notes: _Notes) -> dict[bool, list[list[st
             run = _number(result, places) + notes.mark(result.note)
             comparable = result.comparable
         lines[cell.row in told].append(
-            [
-                "" if cell.row in shown else cell.row + cites[cell.row],
+            Line(
+                cell.row + cites[cell.row],
                 cell.column.name,
                 paper,
                 run,
                 DASH if gap is None else f"{gap:+.{places}f}".replace("-", "−"),
                 comparable,
-            ]
+            )
         )
-        shown.add(cell.row)
     return lines
 
 
@@ -174,29 +166,6 @@ def _number(result: Result, places: int) -> str:
         mean, half = over_seeds(result.seeds)
         shown += f"; {len(result.seeds)} seeds {mean:.{places}f} ± {half:.{places}f}"
     return shown
-
-
-def _this_run(filled: Results, profile: str) -> str:
-    """Say profile, data, protocol and thresholds of the cells that were run."""
-    where = f"**This run:** profile `{profile}`"
-    if profile in DRAWN_PROFILES:
-        where += f" ({DRAWN_PROFILES[profile]}; its scores are no evidence about the paper's)"
-    groups: dict[tuple[str, str], list[tuple[str, str, float | None]]] = {}
-    for (row, column), result in filled.items():
-        if isinstance(result, Result):
-            group = groups.setdefault((flat(result.data), flat(result.protocol)), [])
-            group.append((row, column, result.threshold))
-    if not groups:
-        return f"{where}. Nothing of this table was run."
-    lines = [f"{where}.", ""]
-    for (data, protocol), cells in groups.items():
-        columns = ", ".join(dict.fromkeys(column for _, column, _ in cells))
-        chosen = [f"{row}, {column}: {t:.2f}" for row, column, t in cells if t is not None]
-        thresholds = f" Threshold for {'; '.join(chosen)}." if chosen else ""
-        lines.append(f"- {columns}: {data}; {protocol}.{thresholds}")
-    if any(isinstance(each, Result) and len(each.seeds) > 1 for each in filled.values()):
-        lines.append("- In brackets 95 % over images, first seed; ± 95 % over seeds, same phrases.")
-    return "\n".join(lines)
 
 
 def _made_by(table: int, profile: str) -> str:

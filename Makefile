@@ -79,7 +79,7 @@ rehearsal: $(SETUP) ## check, preflight and all tables of a small world in the o
 	@python -m rlfseg preflight --profile rehearsal --against runs/rehearsal/before.json || true
 
 # What was stopped goes on from its checkpoint.
-runs: $(SETUP) places ## train and score the runs of PROFILE's tables, as far as they are not there
+runs: $(SETUP) places ## train and score what PROFILE's chapters ask for, as far as it is not there
 	@for file in params/$(PROFILE)/[0-9A]*.yml; do \
 	  echo "== $$file"; python -m rlfseg evaluate $$file || exit; done
 

@@ -71,4 +71,5 @@ def read(
         return phrasecut.read(root, split, leave_out=leave_out)
     if dataset == "cocostuff":
         return cocostuff.read_maps(root, split, classes=classes)
+    assert dataset in REFERRING, f"{dataset} has no reader here"
     return refer.read(root, dataset, split)

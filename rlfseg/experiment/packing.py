@@ -33,7 +33,15 @@ from rlfseg.stage import found, made_at, read_record, replaced, repository
 
 _LABELS = "labels.npz"
 _WORKERS = 8  # at most, of each process
-_NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"}  # which id a packed item keeps
+#: By data set: which id a packed item keeps, and what writes the drawn world in its format.
+_NUMBERS = {"phrasecut": "task_id", "cocostuff": "category_id"} | dict.fromkeys(
+    REFERRING, "sent_id"
+)
+_WRITERS: dict[str, Callable[..., object]] = {
+    "phrasecut": write_phrasecut,
+    "cocostuff": write_cocostuff,
+    **dict.fromkeys(REFERRING, write_refer),
+}
 
 
 def source_folder(run: Run) -> Path:
@@ -51,15 +59,11 @@ def source_folder(run: Run) -> Path:
                 f"{DATASETS[data.dataset].title}'s files, or 'mini'"
             )
         return folder
-    write: dict[str, Callable[..., object]] = {"phrasecut": write_phrasecut}
-    write["cocostuff"] = write_cocostuff
     names = ("train", "val") if data.dataset == "cocostuff" else ("train", "val", "test")
     counts = {split: getattr(data, split) for split in names}
 
     def draw(folder: Path) -> None:
-        write.get(data.dataset, write_refer)(
-            folder, seed=data.seed, counts=counts, pixels=data.pixels
-        )
+        _WRITERS[data.dataset](folder, seed=data.seed, counts=counts, pixels=data.pixels)
 
     return by_first(run.source_stage, draw, profile=run.profile)
 
@@ -110,7 +114,7 @@ def _examples(run: Run, root: Path, split: str, passed_over: Collection[str]) ->
     """What is packed of a split, by the data set's own name of it."""
     dataset = run.data.dataset
     exact = read_truth(root) if dataset == "phrasecut" and run.data.source == "mini" else {}
-    number = _NUMBERS.get(dataset, "sent_id")
+    number = _NUMBERS[dataset]
     samples = read(dataset, root, split, classes=classes(run), leave_out=passed_over)
     for sample in by_image(samples):
         ids = sample.ids

@@ -5,6 +5,7 @@ All samplers run without gradient. None uses classifier-free guidance.
 """
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -221,5 +222,7 @@ def sample(config: SamplerConfig, v: Velocity, *, z1: Latent, c: Text, zb: Laten
             return aos(v, z1=z1, c=c, zb=zb, tol=config.tol)
         case "aos_signed":
             return aos_signed(v, z1=z1, c=c, zb=zb, tol=config.tol)
-        case _:
+        case "hss":
             return hss(v, z1=z1, c=c, tol=config.tol, steps=config.steps)
+        case _:
+            assert_never(config.name)

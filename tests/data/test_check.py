@@ -24,7 +24,7 @@ from test_refer import image as entry
 from test_safe_pickle import python2
 
 from rlfseg.__main__ import main
-from rlfseg.data.catalogue import read
+from rlfseg.data.catalogue import REFERRING, read
 from rlfseg.data.check import DATASETS, Line, Report, check, cocostuff, images, phrasecut, refer
 from rlfseg.data.check.images import Seen, look
 from rlfseg.data.cocostuff_names import COCO_STUFF
@@ -643,8 +643,10 @@ def test_the_mini_world_passes_by_its_own_counts(tmp_path: Path) -> None:
     for write in (write_phrasecut, write_refer, write_cocostuff):
         write(tmp_path / write.__name__, counts={"train": 3, "val": 2}, **options)
     roots = {"phrasecut": "write_phrasecut", "cocostuff": "write_cocostuff"}
-    for dataset in DATASETS:
-        report = check(dataset, tmp_path / roots.get(dataset, "write_refer"))
+    roots |= dict.fromkeys(REFERRING, "write_refer")
+    assert roots.keys() == set(DATASETS)
+    for dataset, root in roots.items():
+        report = check(dataset, tmp_path / root)
         assert report.ok, report.as_text()
         assert "not the official set: counts are its own" in notes(report)
     assert not check("phrasecut", tmp_path / "write_phrasecut", official=True).ok

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rlfseg.data.catalogue import DATASETS
+from rlfseg.data.catalogue import DATASETS, REFERRING
 from rlfseg.data.check import cocostuff, phrasecut, refer
 from rlfseg.data.check.report import Line, Report
 
@@ -51,5 +51,6 @@ def check(
     elif dataset == "cocostuff":
         lines = cocostuff.lines(root, official=official)
     else:
+        assert dataset in REFERRING, f"{dataset} has no check here"
         lines = refer.lines(root, dataset, official=official)
     return Report(dataset, str(root), tuple(lines))

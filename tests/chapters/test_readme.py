@@ -41,6 +41,9 @@ def test_its_table_is_of_the_curves_that_ship() -> None:
     assert doubled[0].samples[-1] == 2 * own[0].samples[-1]
     assert 0 < doubled[0].phrase[-1] - own[0].phrase[-1] < 0.005
     assert "a schedule twice as long brings less than half a point" in " ".join(README)
+    (best,) = here.curves()["all, t = 1"]
+    assert best.phrase[-1] - best.phrase[-2] > 0.02
+    assert "the score still rises at the end" in " ".join(README)
     head = README.index("| trained | samples | seeds | the phrase | another phrase |")
     assert README[head + 2 : head + 2 + len(rows)] == rows, "\n".join(rows)
 

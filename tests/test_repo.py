@@ -269,6 +269,16 @@ def test_a_chapter_asks_answers_and_leaves_something_to_do(chapter: tuple[str, d
     assert len(asked) == len(solved) and (len(asked) >= 2 or name == "05b_ask")  # which is one
 
 
+def test_a_chapter_is_looked_up_by_its_name_and_says_when_it_asks_for_more(
+    chapter: tuple[str, dict],
+) -> None:
+    name, notebook = chapter
+    sources = ["".join(cell["source"]) for cell in code_cells(notebook)]
+    first = next(k for k, source in enumerate(sources) if f'chapter("{name}", vars())' in source)
+    last = next(k for k, source in enumerate(sources) if "not unasked(here)" in source)
+    assert first < last and last >= len(sources) - 2
+
+
 def test_last_cell_asserts(chapter: tuple[str, dict]) -> None:
     last = "".join(code_cells(chapter[1])[-1]["source"])
     assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(last)))
@@ -301,6 +311,9 @@ def test_book_and_parameters_hold_the_same_chapters() -> None:
     contents = pages(yaml.safe_load((ROOT / "book" / "_toc.yml").read_text()))
     assert len(set(contents)) == len(contents)
     assert names <= set(contents)
+    readme, index = (ROOT / "README.md").read_text(), (BOOK / "index.md").read_text()
+    for name in names:
+        assert f"](book/{name}.ipynb)" in readme and f"| {{doc}}`{name}` |" in index, name
     for page in set(contents) - names:
         assert (ROOT / "book" / f"{page}.md").is_file(), page
     assert {folder.name for folder in (ROOT / "params").iterdir()} == set(PROFILES)

@@ -397,7 +397,7 @@ def test_what_holds_for_many_cells_is_said_once_of_their_rows_or_columns() -> No
     assert "- LD-ZNet: 130 phrases." in lines
     split = {place: result(threshold=0.4) for place in (OURS, ("LD-ZNet", "mIoU"))}
     both = shown(1, split).splitlines()
-    assert f"- Best thresholds: mIoU LD-ZNet 0.40, {OURS[0]} 0.40." in both
+    assert f"- Best thresholds: mIoU (LD-ZNet: 0.40, {OURS[0]}: 0.40)." in both
     assert f"- {OURS[0]} (mIoU): all of mIoU." in lines
 
 

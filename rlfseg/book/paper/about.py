@@ -32,9 +32,10 @@ def this_run(filled: Results, profile: str) -> str:
     for (row, column), each in run.items():
         if each.threshold is not None:
             said = f"{each.threshold:.2f}"
-            chosen.setdefault(column, []).append(said if alone else f"{row} {said}")
+            chosen.setdefault(column, []).append(said if alone else f"{row}: {said}")
     if chosen:
-        listed = (f"{column} {', '.join(rows)}" for column, rows in chosen.items())
+        form = "{} {}" if alone else "{} ({})"
+        listed = (form.format(column, ", ".join(rows)) for column, rows in chosen.items())
         lines.append(f"- Best thresholds: {'; '.join(listed)}.")
     if any(len(each.seeds) > 1 for each in run.values()):
         lines.append("- In brackets 95 % over images, first seed; ± 95 % over seeds, same phrases.")

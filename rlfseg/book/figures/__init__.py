@@ -4,7 +4,6 @@ from rlfseg.book.figures.charts import (
     COLOURS,
     bars,
     histograms,
-    learning_curves,
     lines,
     miou_bars,
     paired_bars,
@@ -14,6 +13,7 @@ from rlfseg.book.figures.charts import (
     sweeps,
 )
 from rlfseg.book.figures.explorer import Answered, Asked, Interactive, explorer, png_uri
+from rlfseg.book.figures.learning import learning_curves
 from rlfseg.book.figures.pictures import (
     as_picture,
     class_maps,

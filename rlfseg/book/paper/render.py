@@ -16,20 +16,19 @@ from rlfseg.stage import commit
 
 _LONG = 2  # columns of a table that has a line for each cell
 _OURS = ("run", "difference", "comparable")  # what a line says of this run
-_OURS = ("run", "difference", "comparable")  # what a line says of this run
 
 
 def render(table: int, results: Results, *, caption: str, name: str, profile: str) -> Markdown:
     """Set a table of the paper beside this run.
 
-    A line each has what the paper prints of a row; where there are more than two columns, they are
-    the lines, and the rows stand side by side, each with the paper's number below this run's. Rows
-    are in the paper's order; those for which this run has nothing to say are folded below. A
-    cell that the paper leaves empty is shown only if the run has something for it. The difference
-    is shown only where the result says that it is comparable, and columns that would hold the same
-    in all rows are left out. Behind a value stand its interval over images and, where there are
-    several seeds, their mean with its own. Below the table stand the run's profile, data, protocol
-    and thresholds; notes are folded.
+    Each cell of the paper is a line; where the paper has more than two columns, these are the lines
+    and its rows stand side by side, the paper's number below this run's. Rows are in the paper's
+    order; those for which this run has nothing to say are folded below. A cell that the paper
+    leaves empty is shown only if the run has something for it. The difference is shown only where
+    the result says that it is comparable, and columns that would hold the same in all rows are left
+    out. Behind a value stand its interval over images and, where there are several seeds, their
+    mean with its own. Below the table stand the run's profile, data, protocol and thresholds; notes
+    are folded.
 
     Args:
         table: 1 to 9.

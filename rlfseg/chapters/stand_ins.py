@@ -19,8 +19,8 @@ from rlfseg.stage import Stage, found
 from rlfseg.stand_ins.clip_scores import Right
 from rlfseg.stand_ins.lengths import (
     QuizConfig,
-    part_of_backbone,
-    part_of_clip,
+    backbone_of_length,
+    clip_of_length,
     right_among,
     right_stage,
 )
@@ -34,15 +34,25 @@ from rlfseg.stand_ins.recognition import (
     recognition_stage,
 )
 
+_Lengths = list[Annotated[float, Field(gt=0)]]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Lengths:
+    """In how many times its steps each is trained too; nothing is asked where none are given."""
+
+    clip: _Lengths
+    backbone: _Lengths
+
 
 @dataclass(frozen=True, config=STRICT)
 class Backbone:
     """The backbone: `masks` go through its autoencoder, and it draws `captions`; and a mini
     `clip`, if given, asked about the phrases of `scenes` of the test split. A backbone of ours
     has a CLIP of its own, that says what it recognises in what is drawn, as `recognise` says. What
-    pretraining is `worth`, if that is asked. CLIP and backbone are asked the same after `parts` of
-    their trainings, each with a schedule of its own. Another `recipe` of the backbone may stand
-    beside it. What is expected `at_least`: of the masks' IoU, how often CLIP is right among 32
+    pretraining is `worth`, if that is asked. CLIP and backbone, trained for other `lengths` with
+    schedules of their own, are asked the same. Another `recipe` of the backbone may stand beside
+    it. What is expected `at_least`: of the masks' IoU, how often CLIP is right among 32
     phrases, and colour and shape recognised, in [0, 1]; in points, of what pretraining gains where
     least is trained; and of colour and shape in what the other draws.
     """
@@ -54,7 +64,7 @@ class Backbone:
     scenes: Count
     recognise: RecognitionConfig
     worth: Worth | None
-    parts: list[Annotated[float, Field(gt=0, lt=1)]]
+    lengths: Lengths
     recipe: Other | None
     at_least: Annotated[dict[str, float], having("mask", "clip", "drawn", "worth", "other")]
 
@@ -113,25 +123,24 @@ class Backbone:
             for name, both in self._both.items()
         }
 
-    def _lengths(self) -> Iterator[tuple[int, Stage, Callable[[], dict[str, Right]]]]:
+    def _by_length(self) -> Iterator[tuple[int, Stage, Callable[[], dict[str, Right]]]]:
         """Yield the pictures seen, and what answers and where that is kept, by rising length."""
         own, profile = self.run.backbone, self.run.profile
-        parts = [*sorted(self.parts), 1.0] if self.parts else []
         if self.clip is not None:
             quiz = QuizConfig(self.scenes, self.run.data.seed)
-            for part in parts:
-                clip = part_of_clip(self.clip, part)
+            for length in _with_the_own(self.lengths.clip):
+                clip = clip_of_length(self.clip, length)
                 yield (
                     clip.steps * clip.batch,
                     right_stage(quiz, clip),
                     partial(_picked, quiz, clip, profile),
                 )
         if own.name == "mini":
-            for part in parts:
-                short = replace(self.run, backbone=part_of_backbone(own, part))
-                stage = recognition_stage(self.recognise, short.backbone)
-                pictures = short.backbone.unet_steps * short.backbone.unet_batch
-                yield pictures, stage, partial(self._drawn, short)
+            for length in _with_the_own(self.lengths.backbone):
+                run = replace(self.run, backbone=backbone_of_length(own, length))
+                stage = recognition_stage(self.recognise, run.backbone)
+                pictures = run.backbone.unet_steps * run.backbone.unet_batch
+                yield pictures, stage, partial(self._drawn, run)
 
     def _drawn(self, run: Run) -> dict[str, Right]:
         """Return how often colour, shape and both are recognised in what a run's backbone draws.
@@ -144,14 +153,14 @@ class Backbone:
         each = recognition(self.recognise, run.backbone, profile=run.profile)[DRAWN]
         return {f"backbone, {what}": right for what, right in vars(each).items()}
 
-    def lengths(self) -> dict[str, dict[int, Right]]:
+    def by_length(self) -> dict[str, dict[int, Right]]:
         """Return how often CLIP and backbone are right, by the pictures they have seen.
 
-        By increasing length, the backbone by `Recognised`'s names; nothing where no shorter
-        training is asked for.
+        By increasing length, the backbone by `Recognised`'s names; nothing where no other length
+        is asked for.
         """
         asked: dict[str, dict[int, Right]] = {}
-        for pictures, _, ask in self._lengths():
+        for pictures, _, ask in self._by_length():
             for name, right in ask().items():
                 asked.setdefault(name, {})[pictures] = right
         return asked
@@ -165,7 +174,7 @@ class Backbone:
         if self.run.backbone.name == "mini":
             stage = recognition_stage(self.recognise, self.run.backbone)
             also.append(Also(stage, self.recognition))
-        also += [Also(stage, ask) for _, stage, ask in self._lengths()]
+        also += [Also(stage, ask) for _, stage, ask in self._by_length()]
         if self._another is not None:
             run, asked = self._another
             also.append(Also(recognition_stage(asked, run.backbone), self.of_another))
@@ -174,6 +183,10 @@ class Backbone:
         both = [run for each in self._both.values() for runs in each.values() for run in runs]
         curves = (*self._longer.values(), *both)
         return Asks(scored=scored, learned=curves, data=(self.run,), also=tuple(also))
+
+
+def _with_the_own(lengths: _Lengths) -> list[float]:
+    return sorted({*lengths, 1.0}) if lengths else []
 
 
 def _picked(quiz: QuizConfig, clip: ClipConfig, profile: str) -> dict[str, Right]:

@@ -1,4 +1,4 @@
-"""The recipes of the mini CLIP and the mini backbone in a part of their steps.
+"""The recipes of the mini CLIP and the mini backbone in fewer steps, or in more.
 
 Each length has a schedule of its own, so that what more training brings is seen without what a
 falling learning rate brings.
@@ -20,15 +20,15 @@ from rlfseg.stand_ins.mini_clip import ClipConfig, clip_stage, load_clip, traine
 _KEPT = "right.json"
 
 
-def part_of_clip(config: ClipConfig, part: float) -> ClipConfig:
-    """Return the CLIP's recipe in a part of its steps, in (0, 1], of both kinds."""
-    steps, alone = (round(part * each) for each in (config.steps, config.alone))
+def clip_of_length(config: ClipConfig, length: float) -> ClipConfig:
+    """Return the CLIP's recipe in `length` > 0 times its steps, of both kinds."""
+    steps, alone = (round(length * each) for each in (config.steps, config.alone))
     return replace(config, steps=max(1, steps), alone=alone)
 
 
-def part_of_backbone(config: BackboneConfig, part: float) -> BackboneConfig:
-    """Return the backbone's recipe in a part, in (0, 1], of the steps of its UNet alone."""
-    return replace(config, unet_steps=max(1, round(part * config.unet_steps)))
+def backbone_of_length(config: BackboneConfig, length: float) -> BackboneConfig:
+    """Return the backbone's recipe in `length` > 0 times the steps of its UNet alone."""
+    return replace(config, unet_steps=max(1, round(length * config.unet_steps)))
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,7 +7,9 @@ import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZIP_LZMA
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -136,13 +138,22 @@ def test_all_that_ships_is_made_and_what_nothing_asks_for_goes(
     assert any(line.startswith("old") for line in told)
     steps = [step.step for step in read_steps(place / trained / "steps.jsonl")]
     assert steps == [1, 5, 10, 12]
+    stages = repo / "runs" / "smoke" / "stages"
+    with (
+        np.load(stages / scores / "counts.npz") as own,
+        np.load(place / scores / "counts.npz") as there,
+    ):
+        assert own.files and {**own}.keys() == {**there}.keys()
+        assert all(np.array_equal(own[name], there[name]) for name in own.files)
+        assert there.zip is not None
+        assert {item.compress_type for item in there.zip.infolist()} == {ZIP_LZMA}
     assert found(live, profile="smoke") is not None
 
-    shutil.rmtree(repo / "runs" / "smoke" / "stages")  # what ships is found, and stays as it is
+    shutil.rmtree(stages)  # what ships is found, and stays as it is
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     assert not [line for line in make_artefacts("smoke") if "NOT" in line or "ships" in line]
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
-    assert not (repo / "runs" / "smoke" / "stages" / trained).exists()
+    assert not (stages / trained).exists()
 
 
 def test_the_weights_that_a_shipped_adapter_stands_on_ship_too(
@@ -157,4 +168,4 @@ def test_the_weights_that_a_shipped_adapter_stands_on_ship_too(
 
 def test_what_ships_stays_small() -> None:
     sizes = [path.stat().st_size for path in (ROOT / "artefacts").rglob("*") if path.is_file()]
-    assert sizes and sum(sizes) <= 60 * 2**20
+    assert sizes and sum(sizes) <= 60e6

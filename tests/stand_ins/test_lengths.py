@@ -1,4 +1,4 @@
-"""The recipes of CLIP and backbone in a part of their steps."""
+"""The recipes of CLIP and backbone in fewer steps, or in more."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rlfseg.stand_ins.backbone import BackboneConfig, autoencoder_stage, backbon
 from rlfseg.stand_ins.clip_scores import Right, clip_scores, draw_quiz
 from rlfseg.stand_ins.lengths import (
     QuizConfig,
-    part_of_backbone,
-    part_of_clip,
+    backbone_of_length,
+    clip_of_length,
     right_among,
     right_stage,
 )
@@ -27,15 +27,16 @@ from rlfseg.stand_ins.text_to_image import save_tokenizer, small_tokenizer
 CLIP = ClipConfig(steps=800, alone=140, pixels=64)
 
 
-def test_a_part_has_its_share_of_both_kinds_of_steps() -> None:
-    half = part_of_clip(CLIP, 0.5)
+def test_both_kinds_of_steps_are_as_many_times_as_many() -> None:
+    half, twice = (clip_of_length(CLIP, length) for length in (0.5, 2))
     assert (half.steps, half.alone) == (400, 70)
-    assert part_of_clip(CLIP, 1.0) == CLIP and part_of_clip(CLIP, 1e-9).steps == 1
+    assert (twice.steps, twice.alone) == (1600, 280)
+    assert clip_of_length(CLIP, 1.0) == CLIP and clip_of_length(CLIP, 1e-9).steps == 1
 
 
 def test_a_shorter_backbone_has_the_same_autoencoder_and_clip() -> None:
     whole = BackboneConfig(clip=CLIP, unet_steps=1000)
-    quarter = part_of_backbone(whole, 0.25)
+    quarter = backbone_of_length(whole, 0.25)
     assert quarter.unet_steps == 250 and quarter.clip == CLIP
     assert autoencoder_stage(quarter).hash == autoencoder_stage(whole).hash
     assert backbone_stage(quarter).hash != backbone_stage(whole).hash
@@ -55,10 +56,10 @@ def test_a_clip_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert right_among(asked, CLIP, profile="smoke") == told and told.asked == len(quiz.phrases)
     monkeypatch.delattr(lengths, "trained_clip")  # it is found, not asked again
     assert right_among(asked, CLIP, profile="smoke") == told
-    assert right_stage(asked, CLIP).hash != right_stage(asked, part_of_clip(CLIP, 0.5)).hash
+    assert right_stage(asked, CLIP).hash != right_stage(asked, clip_of_length(CLIP, 0.5)).hash
 
 
-def test_the_appendix_asks_all_lengths_and_the_whole_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_appendix_asks_all_lengths_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     here = chapter_file(ROOT / "params" / "mini" / "A1_backbone.yml")
     assert isinstance(here, Backbone) and here.clip is not None
     stages = {stage.folder for stage in here.asks().ships().values()}
@@ -67,10 +68,12 @@ def test_the_appendix_asks_all_lengths_and_the_whole_last(monkeypatch: pytest.Mo
         recognition_stage(here.recognise, here.run.backbone),
     )
     assert {stage.folder for stage in whole} <= stages
-    # each of CLIP and backbone, and nothing of what the shorter ones are made of
-    shorter = sum(f.startswith(("clip-right", "recognition")) for f in stages)
-    assert shorter == 2 * (1 + len(here.parts)) + 1  # and the other recipe's drawings
-    assert clip_stage(part_of_clip(here.clip, here.parts[0])).folder not in stages
+    # each of CLIP and backbone, and nothing of what those of other lengths are made of
+    asked_of = {"clip-right": here.lengths.clip, "recognition": here.lengths.backbone}
+    for name, others in asked_of.items():
+        other = name == "recognition"  # the other recipe's drawings
+        assert sum(f.startswith(name) for f in stages) == 1 + len(others) + other
+    assert clip_stage(clip_of_length(here.clip, here.lengths.clip[0])).folder not in stages
     asked: list[object] = []
 
     def count(*what: object, **how: object) -> object:
@@ -79,15 +82,13 @@ def test_the_appendix_asks_all_lengths_and_the_whole_last(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(appendix, "right_among", count)
     monkeypatch.setattr(Backbone, "_drawn", lambda self, run: {"drawn": count(run.backbone)})
-    found = here.lengths()
+    found = here.by_length()
     clip, own = here.clip, here.run.backbone
-    assert list(found) == ["CLIP", "drawn"] and len(asked) == 2 * (1 + len(here.parts))
-    assert [*found["CLIP"]][-1] == clip.steps * clip.batch
-    assert [*found["drawn"]][-1] == own.unet_steps * own.unet_batch
-    for each in found.values():
-        seen = [*each]
-        assert seen == sorted(seen)
-        assert [p / seen[-1] for p in seen[:-1]] == pytest.approx(sorted(here.parts), rel=1e-3)
+    assert list(found) == ["CLIP", "drawn"] and len(asked) == sum(len(s) for s in found.values())
+    whole_of = {"CLIP": clip.steps * clip.batch, "drawn": own.unet_steps * own.unet_batch}
+    for (name, each), others in zip(found.items(), asked_of.values(), strict=True):
+        seen = [pictures / whole_of[name] for pictures in each]
+        assert seen == pytest.approx(sorted([*others, 1.0]), rel=1e-3)
 
 
 def test_what_is_recognised_once_needs_no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +102,7 @@ def test_what_is_recognised_once_needs_no_backbone(monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.setattr(appendix, "found", lambda stage, profile: ROOT)
     shares = {
-        name: {right.share for right in each.values()} for name, each in here.lengths().items()
+        name: {right.share for right in each.values()} for name, each in here.by_length().items()
     }
     assert shares == {
         "CLIP": {0.5},
@@ -111,8 +112,9 @@ def test_what_is_recognised_once_needs_no_backbone(monkeypatch: pytest.MonkeyPat
     }
     assert not trained
     monkeypatch.setattr(appendix, "found", lambda stage, profile: None)
-    here.lengths()
+    here.by_length()
     own = here.run.backbone
     assert trained == [
-        backbone_stage(part_of_backbone(own, part)).folder for part in [*sorted(here.parts), 1.0]
+        backbone_stage(backbone_of_length(own, length)).folder
+        for length in [*sorted(here.lengths.backbone), 1.0]
     ]

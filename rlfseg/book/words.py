@@ -1,8 +1,11 @@
 """Sentences about numbers, made by the run that has them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rlfseg.evaluation.seeds import over_seeds
+
+#: By how much one thing is ahead of another, and the ends of the interval.
+Gain = tuple[float, tuple[float, float]]
 
 
 def compared(gain: float, interval: tuple[float, float], *, unit: str = "points") -> str:
@@ -34,8 +37,30 @@ def over_all_seeds(gains: Sequence[float]) -> str:
     """
     if len(gains) == 1:
         return f"{abs(gains[0]):.1f} points {'ahead' if gains[0] > 0 else 'behind'} (one seed)"
+    return compared(*mean_gain(gains))
+
+
+def mean_gain(gains: Sequence[float]) -> Gain:
+    """Return the mean of gains and its interval, by `over_seeds`; of nan where there is one."""
     mean, half = over_seeds(gains)
-    return compared(mean, (mean - half, mean + half))
+    return mean, (mean - half, mean + half)
+
+
+def verdict(gains: Iterable[Gain]) -> str:
+    """Say whether a claim held, of the gains that it promises.
+
+    Returns:
+        `held` if all are ahead, `held in part` if some are, `did not hold` if none is and some are
+        behind, `not told apart` if neither is, and `not run here` of none. One whose interval holds
+        nought, or that has none, is neither ahead nor behind.
+    """
+    ends = [interval for _, interval in gains]
+    if not ends:
+        return "not run here"
+    ahead = [low > 0 for low, _ in ends]
+    if any(ahead):
+        return "held" if all(ahead) else "held in part"
+    return "did not hold" if any(high < 0 for _, high in ends) else "not told apart"
 
 
 def listed(said: Mapping[str, str]) -> str:

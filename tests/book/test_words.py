@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlfseg.book.words import compared, listed, over_all_seeds
+from rlfseg.book.words import compared, listed, mean_gain, over_all_seeds, verdict
 
 NUMBER = st.floats(-90, 90)
 
@@ -41,3 +41,21 @@ def test_seeds_have_an_interval_where_there_are_several() -> None:
     assert over_all_seeds([-2.04]) == "2.0 points behind (one seed)"
     assert over_all_seeds([1.0, 1.0, 1.0]) == "1.0 points ahead (1.0 to 1.0)"
     assert "not told apart" in over_all_seeds([5.0, -5.0, 1.0])
+
+
+@given(st.lists(st.tuples(NUMBER, NUMBER), min_size=1, max_size=4))
+def test_a_verdict_is_what_the_comparisons_say(ends: list[tuple[float, float]]) -> None:
+    gains = [((low + high) / 2, (low, high)) for low, high in map(sorted, ends)]
+    said = [compared(*gain) for gain in gains]
+    clear = [each for each in said if "not told apart" not in each]
+    ahead = [each for each in clear if "ahead" in each]
+    expected = {
+        len(said): "held",
+        0: "did not hold" if clear else "not told apart",
+    }.get(len(ahead), "held in part")
+    assert verdict(gains) == expected
+
+
+def test_what_has_no_interval_decides_nothing() -> None:
+    assert verdict([mean_gain([5.0])]) == "not told apart" and verdict([]) == "not run here"
+    assert verdict([mean_gain([5.0]), mean_gain([1.0, 1.1, 0.9])]) == "held in part"

@@ -92,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="what --json said before a pass: compare with what its stages have taken since",
     )
-    about = "say which shipped artefacts no chapter asks for any more, or make all that ship"
+    about = (
+        "say which shipped artefacts no chapter asks for, and which are missing; or make them all"
+    )
     keeping = command("artefacts", _artefacts, about)
     keeping.add_argument("--profile", default="mini", help="a folder of artefacts/ (mini)")
     keeping.add_argument("--make", action="store_true", help="make them, or go on making them")
@@ -174,15 +176,15 @@ def _preflight(given: argparse.Namespace) -> int:
 
 
 def _artefacts(given: argparse.Namespace) -> int:
-    from rlfseg.chapters.shipped import make_artefacts, shipped_folders, stale
+    from rlfseg.chapters.shipped import lacking, make_artefacts, shipped_folders, stale
     from rlfseg.preflight.shipping import expected
 
     if given.make:
         for line in chain(expected(given.profile), make_artefacts(given.profile)):
             print(line, flush=True)
-    messages = stale(given.profile)
+    messages = stale(given.profile) + lacking(given.profile)
     count = len(shipped_folders(given.profile))
-    print("\n".join(messages) or f"{count} shipped artefacts, none stale")
+    print("\n".join(messages) or f"{count} shipped artefacts, none stale, none missing")
     return 1 if messages else 0
 
 

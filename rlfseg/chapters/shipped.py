@@ -46,6 +46,21 @@ def stale(profile: str) -> list[str]:
     return messages
 
 
+def lacking(profile: str) -> list[str]:
+    """Say what should ship and doesn't; nothing of a profile of which nothing ships at all."""
+    there = {folder.name for folder in shipped_folders(profile)}
+    asked = {
+        folder: name
+        for name, given in chapters_of(profile).items()
+        for folder in given.asks().ships()
+        if there and folder not in there
+    }
+    return [
+        f"artefacts/{profile}/{folder}: {name} asks for it, and it doesn't ship; `make artefacts`"
+        for folder, name in asked.items()
+    ]
+
+
 def shipped_folders(profile: str) -> list[Path]:
     """Return the folders of the artefacts that ship with a profile."""
     root = repository() / "artefacts" / profile

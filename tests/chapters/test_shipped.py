@@ -19,7 +19,7 @@ from rlfseg.__main__ import main
 from rlfseg.chapters import shipped
 from rlfseg.chapters.asks import Also, Asks
 from rlfseg.chapters.reading import chapters_of
-from rlfseg.chapters.shipped import make_artefacts, shipped_folders, stale, wanted
+from rlfseg.chapters.shipped import lacking, make_artefacts, shipped_folders, stale, wanted
 from rlfseg.config import SamplerConfig
 from rlfseg.experiment import Scoring
 from rlfseg.stage import Stage, found, made
@@ -75,6 +75,20 @@ def test_a_current_artefact_passes(checkout: Path, capsys: pytest.CaptureFixture
     assert f"{len(every)} shipped artefacts, none stale" in capsys.readouterr().out
 
 
+def test_a_missing_artefact_is_named(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lacking("mini") == []  # where nothing ships
+    every = wanted("mini")
+    curve = next(stage for stage in every.values() if stage.name.startswith("curve-"))
+    for stage in every.values():
+        if stage != curve:
+            ship(checkout, stage)
+    assert main(["artefacts"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1 and curve.folder in told[0] and "make artefacts" in told[0]
+    ship(checkout, curve)
+    assert lacking("mini") == [] and main(["artefacts"]) == 0
+
+
 def test_a_stale_artefact_is_named(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ship(checkout, Old("backbone", 1, {}))
     assert main(["artefacts"]) == 1
@@ -105,7 +119,7 @@ def test_changed_parameters_make_it_stale(checkout: Path) -> None:
 
 def test_what_ships_is_what_the_chapters_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert stale("mini") == [] and shipped_folders("mini")
+    assert stale("mini") == lacking("mini") == [] and shipped_folders("mini")
 
 
 @pytest.mark.integration

@@ -106,6 +106,8 @@ def run_on(profile: str, dataset: str, *, changes: Mapping[str, Any]) -> Run:
     run, every = read_run(profile), chapters_of(profile)
     known = {run.data.dataset: run.data, **every["06_refcoco"].others}
     known["cocostuff"] = every["07_cocostuff"].other
+    if dataset not in known and "source" not in changes:
+        raise ValueError(f"{profile}: no chapter has {dataset}; say where it is: --source FOLDER")
     data = {**asdict(known.get(dataset, run.data)), "dataset": dataset, **changes}
     return run.on(validated(DataConfig, data, where=f"{profile}, {dataset}"))
 

@@ -10,7 +10,7 @@ from conftest import ROOT
 from tiny_run import given_run
 
 from rlfseg.__main__ import main
-from rlfseg.chapters import chapter, expect, unasked
+from rlfseg.chapters import chapter, expect, reading, unasked
 from rlfseg.chapters.asks import as_rows
 from rlfseg.chapters.reading import chapters_of, run_file, run_on
 from rlfseg.config import DataConfig, SamplerConfig
@@ -129,7 +129,9 @@ def test_a_rows_threshold_is_chosen_by_its_own_sampler_and_asked_for_once() -> N
     assert as_rows([(given_run(), way) for _, way in rows])[len(rows) :] == ()
 
 
-def test_predictions_are_scored_on_the_data_that_a_profiles_chapters_have(repo: Path) -> None:
+def test_predictions_are_scored_on_the_data_that_a_profiles_chapters_have(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     every = chapters_of("smoke")
     assert run_on("smoke", "phrasecut", changes={}).data == every["05_phrasecut"].run.data
     assert run_on("smoke", "refcoco", changes={}).data == every["06_refcoco"].others["refcoco"]
@@ -139,6 +141,12 @@ def test_predictions_are_scored_on_the_data_that_a_profiles_chapters_have(repo: 
     assert other == replace(usual, source="elsewhere", pixels=384)
     with pytest.raises(ValueError, match=r"pixels is 0: .*greater than 0"):
         run_on("smoke", "refcoco", changes={"pixels": 0})
+    others = {"refcoco": every["06_refcoco"].others["refcoco"]}
+    fewer = every | {"06_refcoco": replace(every["06_refcoco"], others=others)}
+    monkeypatch.setattr(reading, "chapters_of", lambda _: fewer)
+    with pytest.raises(ValueError, match=r"smoke: no chapter has refcoco\+; .*--source FOLDER"):
+        run_on("smoke", "refcoco+", changes={})
+    assert run_on("smoke", "refcoco+", changes={"source": "there"}).data.source == "there"
 
 
 def test_the_command_to_score_says_what_is_wrong(

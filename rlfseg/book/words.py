@@ -50,17 +50,20 @@ def verdict(gains: Iterable[Gain]) -> str:
     """Say whether a claim held, of the gains that it promises.
 
     Returns:
-        `held` if all are ahead, `held in part` if some are, `did not hold` if none is and some are
-        behind, `not told apart` if neither is, and `not run here` of none. One whose interval holds
-        nought, or that has none, is neither ahead nor behind.
+        `held` if all are ahead, `held in part` if some are, with `, in part the opposite` if others
+        are behind; `did not hold` if none is ahead and some are behind, `not told apart` if neither
+        is, and `not run here` of none. One whose interval holds nought, or that has none, is
+        neither ahead nor behind.
     """
     ends = [interval for _, interval in gains]
     if not ends:
         return "not run here"
-    ahead = [low > 0 for low, _ in ends]
+    ahead, behind = [low > 0 for low, _ in ends], any(high < 0 for _, high in ends)
+    if all(ahead):
+        return "held"
     if any(ahead):
-        return "held" if all(ahead) else "held in part"
-    return "did not hold" if any(high < 0 for _, high in ends) else "not told apart"
+        return "held in part" + ", in part the opposite" * behind
+    return "did not hold" if behind else "not told apart"
 
 
 def listed(said: Mapping[str, str]) -> str:

@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: 0 if all is well, 1 if the check found problems, 2 for a wrong command.
+        The exit status: 0 if all is well, 1 if a check found problems. What is wrong with a command
+        or its files ends the program with 2, Ctrl-C with 130, and a signal that left a checkpoint
+        with 75: the same command goes on.
     """
     parser = _Parser(prog="python -m rlfseg", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -147,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         commands.choices[given.command].exit(130, "stopped; the same command goes on\n")
     except RuntimeError as error:
-        from rlfseg.training.loop import StoppedError
+        from rlfseg.processes import StoppedError
 
         if not isinstance(error, StoppedError):
             raise

@@ -310,7 +310,7 @@ class RLFSegPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Encode a black picture, once for an autoencoder as it is."""
         weight = next(self.vae.parameters())
         version = None if weight.is_inference() else weight._version  # those have none
-        of = (self.vae, weight.device, weight.dtype, version)
+        of = (self.vae, self.side, weight.device, weight.dtype, version)
         if self._kept_black is None or self._kept_black[0] != of:
             black = torch.full((1, 3, self.side, self.side), -1.0)
             self._kept_black = of, self._encode(codec, black)

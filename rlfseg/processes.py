@@ -42,6 +42,11 @@ from rlfseg.stage import (
     replaced,
 )
 
+
+class StoppedError(RuntimeError):
+    """A signal asked for an end; what is to be resumed is written."""
+
+
 _LAST = 60  # lines of a process's output that an error repeats
 _POLL = 0.2  # seconds
 _FIRST = "first"  # the file that says which process of a launch failed first
@@ -206,6 +211,7 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
 
     Raises:
         RuntimeError: if one fails; its last lines are in the message. What was checkpointed stays.
+        StoppedError: if a signal ended them.
     """
     multiprocessing.set_forkserver_preload([verb.__module__])
     _begin_forking()
@@ -231,12 +237,15 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
         except (ChildFailedError, SignalException) as error:
             if isinstance(error, SignalException):
                 rank, how = 0, f"was ended by {error.sigval.name}; run the same again"
+                kind = StoppedError.__name__
             else:
-                first, how = Path(folder) / _FIRST, "failed"
-                known = first.read_text() if first.exists() else error.get_first_failure()[0]
-                rank = int(known)
+                first, how, kind = Path(folder) / _FIRST, "failed", ""
+                rank = error.get_first_failure()[0]
+                if first.exists():
+                    number, kind = first.read_text().split()
+                    rank = int(number)
             told = "\n".join([*_last_lines(Path(folder)), *_last_written(files, rank)])
-            raise RuntimeError(
+            raise (StoppedError if kind == StoppedError.__name__ else RuntimeError)(
                 f"{verb.__name__} in {processes} processes {how}. All that they wrote is in "
                 f"{logs}; its end:\n{told}"
             ) from error
@@ -363,17 +372,19 @@ def _joined_call(
     with joined():
         try:
             verb(*arguments)
-        except BaseException:
+        except BaseException as error:
             traceback.print_exc()
             with suppress(FileExistsError), (folder / _FIRST).open("x") as file:
-                file.write(os.environ["RANK"])
+                file.write(f"{os.environ['RANK']} {type(error).__name__}")
             raise
 
 
 def _last_lines(folder: Path) -> list[str]:
     """The end of what processes wrote before they had logs, as where an import failed."""
     files = [*sorted(folder.rglob("stdout.log")), *sorted(folder.rglob("stderr.log"))]
-    return [line for file in files for line in file.read_text().splitlines()[-_LAST:]]
+    return [
+        line for file in files for line in file.read_text(errors="replace").splitlines()[-_LAST:]
+    ]
 
 
 def _last_written(files: Mapping[Path, int], last: int) -> list[str]:

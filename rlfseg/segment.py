@@ -41,8 +41,9 @@ def segment(
         A line for each answer: the mask's share of the picture, and both files.
 
     Raises:
-        ValueError: `out` isn't named as a PNG, or would overwrite a picture; a picture can't be
-            read; the model isn't trained.
+        ValueError: `out` isn't named as a PNG, or would overwrite a picture; the model isn't
+            trained.
+        OSError: a picture can't be read.
     """
     asked = list(product(pictures, phrases))
     files = _outputs(out, len(asked))

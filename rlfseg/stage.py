@@ -183,12 +183,20 @@ def readable(path: Path, *, folder: Path | None = None) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # of the system; a library's own has no number, or is a place outside the file
+        if of_the_system(error):
+            raise
         raise ValueError(
             f"{path} can't be read ({type(error).__name__}: {error}): it was cut off or changed "
             f"since it was written; delete {folder or path.parent} and run the same again"
         ) from error
+
+
+def of_the_system(error: Exception) -> bool:
+    """Tell whether the system refused, and not a library for what it read.
+
+    A library's own error has no number, or is of a place outside the file.
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def is_current(folder: Path, stage: Stage) -> bool:
@@ -232,7 +240,7 @@ def made(stage: Stage, fill: Callable[[Path], Mapping[str, Any] | None], *, prof
     Args:
         stage: what is wanted.
         fill: writes the artefact into the folder it is given.
-        profile: `smoke`, `mini`, `preflight` or `a100`.
+        profile: a folder of `params/`, as `mini`.
 
     Returns:
         The folder, holding what `fill` wrote and `stage.json`.

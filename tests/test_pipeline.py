@@ -143,6 +143,8 @@ def test_the_black_latent_follows_the_autoencoder(backbone: Path, pipe: RLFSegPi
     torch.testing.assert_close(own._black(own.codec), own.codec.black(own.side))
     own.vae = pipe.vae
     torch.testing.assert_close(own._black(own.codec), first)
+    own.unet.register_to_config(sample_size=own.unet.config.sample_size * 2)
+    assert own._black(own.codec).shape[-1] == 2 * first.shape[-1]
     assert own.to(torch.bfloat16)._black(own.codec).dtype == own.codec.black(own.side).dtype
     with torch.inference_mode():  # whose tensors count no changes
         loaded = RLFSegPipeline.from_backbone(backbone)

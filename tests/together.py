@@ -16,8 +16,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from rlfseg.config import OptimiserConfig
-from rlfseg.processes import joined, signals, until
-from rlfseg.training.loop import Losses, StoppedError
+from rlfseg.processes import StoppedError, joined, signals, until
+from rlfseg.training.loop import Losses
 
 CONFIG = OptimiserConfig(
     steps=11, lr=1e-2, warmup=3, schedule="cosine", weight_decay=0.1, beta2=0.95

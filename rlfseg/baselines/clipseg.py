@@ -77,7 +77,7 @@ class ClipsegConfig:
     pixels: Annotated[int, Field(gt=0, le=4096)] = 128
     patch: Annotated[int, Field(gt=0, multiple_of=4)] = 16
     width: Annotated[int, Field(gt=0, le=4096, multiple_of=4)] = 128
-    layers: Annotated[int, Field(gt=0, le=64)] = 6
+    layers: Annotated[int, Field(gt=1, le=64)] = 6
     seed: Seed = 42
     curve: Annotated[int, Field(ge=0, le=10**6)] = 0
     clip: ClipConfig | None = None

@@ -60,7 +60,7 @@ def scores_stage(run: Run, baseline: Baseline, on: PhraseSet) -> Stage:
     return Stage.of(f"scores-{training.name}", 1, on, inputs)
 
 
-def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
+def trained_model(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
     """Return the trained baseline on this machine's device, frozen; trained, or found so.
 
     It is trained by `machine.processes` processes, or, in a process of a launch, by those.
@@ -72,7 +72,7 @@ def trained(run: Run, baseline: Baseline) -> Clipseg | Ldznet | UnetHead:
     if baseline.steps:
         launch_for(
             train_stage(run, baseline),
-            trained,
+            trained_model,
             run,
             baseline,
             processes=run.machine.processes,
@@ -147,7 +147,7 @@ def learned(run: Run, baseline: Baseline) -> Curve:
     stage = train_stage(run, baseline)
 
     def folder() -> Path:
-        trained(run, baseline)
+        trained_model(run, baseline)
         there = found(stage, profile=run.profile)
         assert there is not None
         return there
@@ -166,7 +166,7 @@ def scored(run: Run, baseline: Baseline, on: PhraseSet) -> Counts:
     stage = scores_stage(run, baseline, on)
     if (there := found(stage, profile=run.profile)) is not None:
         return Counts.load(there / "counts.npz")
-    model = trained(run, baseline)
+    model = trained_model(run, baseline)
     packed(run, on.split)  # by all processes; the first alone scores
 
     def score(folder: Path) -> None:
@@ -193,7 +193,7 @@ def scored_if_there(run: Run, some: Mapping[str, Baseline], on: PhraseSet) -> di
 def _missing(run: Run, baseline: Baseline) -> str:
     """Why released weights can't be had; nothing if they can."""
     try:
-        trained(run, baseline)
+        trained_model(run, baseline)
     except OSError as error:
         if error.errno not in (None, errno.ENOENT):  # there, and not to be read
             raise

@@ -29,7 +29,7 @@ from rlfseg.chapters import assigned
 from rlfseg.config import read_yaml
 
 STOPPED = 75  # BSD's status of a temporary failure
-_STOPPED = "StoppedError"  # `rlfseg.training.loop`'s, which would be imported for its name alone
+_STOPPED = "StoppedError"  # `rlfseg.processes`'s, which would be imported for its name alone
 
 
 class _KernelManager(AsyncKernelManager):

@@ -118,10 +118,16 @@ def _follow(line: socket.socket) -> None:
 
 
 def _stand_for(place: str, arguments: list[str]) -> None:
-    """Have a kernel forked, hand on signals, and end with it or with whoever began this."""
+    """Have a kernel forked, hand on signals, and end with it or with whoever began this.
+
+    Where the server has died, this process becomes a kernel as any is.
+    """
     parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as line:
-        line.connect(place)
+        try:
+            line.connect(place)
+        except OSError:
+            os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *arguments])
         order = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
         sent = json.dumps(order).encode()
         socket.send_fds(line, [len(sent).to_bytes(4)], [1, 2])

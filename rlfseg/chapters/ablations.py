@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rlfseg.baselines.phrases import PhraseSet
-from rlfseg.chapters.asks import Also, Asks, as_rows, phrase_rivals
+from rlfseg.chapters.asks import ALL, Also, Asks, as_rows, phrase_rivals
 from rlfseg.chapters.results import Baselines
 from rlfseg.chapters.values import Samplers, TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, Positive
@@ -121,7 +121,7 @@ class Objectives:
     @property
     def baselines_on(self) -> PhraseSet:
         """The phrases that heads are scored on: the runs'."""
-        return PhraseSet(self.scoring.split, self.scoring.phrases or 1)
+        return PhraseSet(self.scoring.split, self.scoring.phrases or ALL)
 
     def asks(self) -> Asks:
         """Ask for all runs by all samplers, and the heads."""

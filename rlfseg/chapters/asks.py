@@ -18,6 +18,9 @@ from rlfseg.experiment import (
 )
 from rlfseg.stage import Stage, found
 
+#: More phrases than any split has.
+ALL = 10**9
+
 
 @dataclass(frozen=True)
 class Rival:

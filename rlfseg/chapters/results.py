@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from rlfseg.baselines import phrases
 from rlfseg.baselines.phrases import Baseline, PhraseSet
 from rlfseg.baselines.semflow import SemflowConfig
-from rlfseg.chapters.asks import Also, Asks, as_rows, phrase_rivals, semflow_rival
+from rlfseg.chapters.asks import ALL, Also, Asks, as_rows, phrase_rivals, semflow_rival
 from rlfseg.chapters.values import TrainChanges, Variants, having
 from rlfseg.config import STRICT, Count, DataConfig
 from rlfseg.experiment import ClosedSet, Curve, Run, Scoring, learned, loaded_tiny_decoder
@@ -22,7 +22,6 @@ Baselines = dict[str, Baseline]
 OURS = "the paper's way"
 #: What the names of shorter runs end in.
 SHORTER = ", shorter"
-_ALL = 10**9  # more phrases than any split has
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -203,7 +202,7 @@ class Referring:
     @property
     def baselines_on(self) -> PhraseSet:
         """The phrases that baselines are scored on: those of our rows."""
-        return PhraseSet("val", _ALL)
+        return PhraseSet("val", ALL)
 
     def asks(self) -> Asks:
         """Ask for the run on every split, the supervised runs, and the baselines."""

@@ -115,7 +115,10 @@ def kept_curve(training: Stage, folder: Callable[[], Path], *, profile: str) -> 
     if there is None:
         path = folder() / _FILE
         if not path.is_file():
-            raise ValueError(f"{path.parent} has no {_FILE}: its training had no `curve`")
+            raise ValueError(
+                f"{path.parent} has no {_FILE}: its training had no `curve`, or none of the "
+                "phrases that it asks has another in its picture"
+            )
         there = by_first(stage, lambda draft: _copied(path, draft), profile=profile)
     curve = Curve.load(there)
     assert curve is not None

@@ -63,15 +63,18 @@ class Watch:
             np.save(file, (scores * 255).round().numpy().astype(np.uint8))
 
     def finish(self) -> None:
-        """Put all previews into one file beside the folder, which goes."""
+        """Put all previews into one file beside the folder, which goes, whole or not at all."""
+        gone = self._folder.with_suffix(".gone")
+        shutil.rmtree(gone, ignore_errors=True)
         files = sorted(self._folder.glob("*.npy"))
         if not files:
             return
         steps = [int(file.stem) for file in files]
         scores = np.stack([np.load(file) for file in files])
-        path = self._folder.with_suffix(".npz")
-        np.savez_compressed(path, items=self._items, steps=steps, scores=scores)
-        shutil.rmtree(self._folder)
+        with replaced(self._folder.with_suffix(".npz")) as draft, draft.open("wb") as file:
+            np.savez_compressed(file, items=self._items, steps=steps, scores=scores)
+        self._folder.rename(gone)
+        shutil.rmtree(gone)
 
 
 def read_previews(folder: Path) -> Previews | None:

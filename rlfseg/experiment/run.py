@@ -94,7 +94,7 @@ class Run:
     """One experiment: a value, which touches no disk; `rlfseg.experiment` makes what it leads to.
 
     Attributes:
-        profile: `smoke`, `mini`, `preflight` or `a100`; where artefacts are looked for.
+        profile: a folder of `params/`, as `mini`; where artefacts are looked for.
         backbone: whose UNet is trained.
         data: that it is trained on.
         train: how.
@@ -131,6 +131,8 @@ class Run:
             raise ValueError(
                 f"start: a run goes on from one of all parameters (rank 0), not {self.start.rank}"
             )
+        if self.start is not None and self.train.weights == "random":
+            raise ValueError("start: with `weights: random` in train nothing goes on from it")
 
     def variant(self, changes: Mapping[str, Any]) -> Self:
         """Return the same with some fields of `train` changed; ValueError names a wrong one."""

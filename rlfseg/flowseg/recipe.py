@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,10 +21,10 @@ from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
 from rlfseg.method.reshaping import kronecker
 from rlfseg.models.weights import seeded
-from rlfseg.stage import Stage, made, readable, replaced
+from rlfseg.stage import PARTS, Stage, made, readable, replaced
 from rlfseg.training.flow_batch import batch_items, draw_times
 from rlfseg.training.loop import fit_in_stage
-from rlfseg.training.steps import Step
+from rlfseg.training.steps import Step, read_steps
 
 #: Euler steps by which a flow is scored.
 STEPS = (1, 10)
@@ -108,13 +107,11 @@ def arm(config: FieldConfig, *, profile: str) -> Curves:
         )
         kept = {}
         for seed in config.seeds:
-            one = folder / f"seed{seed}"
-            one.mkdir(exist_ok=True)
+            one = folder / PARTS / f"seed{seed}"  # until the stage is finished
+            one.mkdir(parents=True, exist_ok=True)
             _train(replace(config, seeds=(seed,)), train, test, one)
             kept[seed] = _rows(one / "curve.json")
         (folder / "curves.json").write_text(json.dumps(kept) + "\n")
-        for one in folder.glob("seed*"):
-            shutil.rmtree(one)
         return {f"miou_{n}": [rows[-1][f"miou_{n}"] for rows in kept.values()] for n in STEPS}
 
     return Curves.load(made(arm_stage(config), make, profile=profile))
@@ -140,22 +137,20 @@ class _Watch:
         self, path: Path, objective: FieldObjective, test: Labelled, config: FieldConfig
     ) -> None:
         self._path, self._objective, self._test, self._config = path, objective, test, config
-        self._losses: list[float] = []
 
     def __call__(self, step: Step) -> None:
-        if not step.skipped:
-            self._losses.append(step.loss)
         if step.step % self._config.every and step.step != self._config.steps:
             return
         self._objective.eval()
-        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
-        row = {"step": step.step, "loss": round(loss, 4)}
+        kept = [each for each in _rows(self._path) if each["step"] < step.step]
+        since = kept[-1]["step"] if kept else 0
+        steps = read_steps(self._path.with_name("steps.jsonl"))  # before a kill, too
+        losses = [each.loss for each in steps if each.step > since and not each.skipped]
+        row = {"step": step.step, "loss": round(float(np.mean(losses or [math.nan])), 4)}
         row |= scored(self._objective, self._test)
         self._objective.train()
-        self._losses.clear()
-        rows = [each for each in _rows(self._path) if each["step"] < step.step] + [row]
         with replaced(self._path) as draft:
-            draft.write_text(json.dumps(rows))
+            draft.write_text(json.dumps([*kept, row]))
 
 
 def scored(objective: FieldObjective, test: Labelled) -> dict[str, float]:

@@ -199,9 +199,7 @@ def mini_sam(*, pixels: int = 128, seed: int = 0) -> Sam:
 
 
 def random_sam(kind: str, *, seed: int = 0) -> Sam:
-    """Make a SAM of full size with random weights, to prove a machine; `kind` as in `KINDS`."""
-    if kind == "mini":
-        return mini_sam(seed=seed)
+    """Make a SAM of full size, as `vit_h`, with random weights, to prove a machine."""
     return seeded(seed, sam_model_registry[kind])
 
 

@@ -1,6 +1,5 @@
 """Weights, whatever the model: begun at random, located on disk, identified, saved."""
 
-import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlfseg.stage import DAMAGE
+from rlfseg.stage import DAMAGE, of_the_system
 
 Part = TypeVar("Part", bound=ModelMixin | PreTrainedModel)
 _POINTER = 1024  # bytes; git-lfs leaves some 130
@@ -53,8 +52,8 @@ def whole(place: str | Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # of the system
+        if of_the_system(error):
+            raise
         pointers = _pointers(Path(place))
         told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(

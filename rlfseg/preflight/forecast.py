@@ -57,12 +57,17 @@ class Forecast:
         return sum(map(self.chapter, self.plan.works))
 
     def stages(self) -> dict[str, float]:
-        """Return the seconds of each stage by its folder; what it encodes on the way is its own."""
-        taken, before = {}, 0.0
-        for task in (task for work in self.plan.works for task in work.tasks):
-            before += self.task(task)
-            if task.stage is not None:
-                taken[task.stage.folder], before = before, 0.0
+        """Return the seconds of each stage by its folder; what it encodes on the way is its own.
+
+        What a page does at its end is in no stage.
+        """
+        taken = {}
+        for work in self.plan.works:
+            before = 0.0
+            for task in work.tasks:
+                before += self.task(task)
+                if task.stage is not None:
+                    taken[task.stage.folder], before = before, 0.0
         return taken
 
     def lines(self) -> Iterator[Line]:

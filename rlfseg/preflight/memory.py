@@ -92,10 +92,13 @@ def lines(plan: Plan) -> Iterator[Line]:
 
 
 def largest(plan: Plan) -> dict[str, Run]:
-    """Return the run of each kind of training that needs most; the default run if none is due."""
+    """Return the run of each kind of training that needs most; the default run if none is due.
+
+    All on the profile's own backbone: another recipe's would have to be trained first.
+    """
     runs = [run for work in plan.works for run in work.runs] or [plan.run]
     ranked = sorted(runs, key=lambda run: (share(run), run.train.rank))
-    return {training(run): run for run in ranked}
+    return {training(run): replace(run, backbone=plan.run.backbone) for run in ranked}
 
 
 def share(run: Run) -> int:

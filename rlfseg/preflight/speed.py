@@ -101,7 +101,8 @@ def measure(plan: Plan, seconds: float, *, start: float) -> Rates:
     each["score"] = batch / _each(_segmenting(unet, coder, z1), seconds)
     del unet
     for kind, one in kinds(plan).items():
-        fresh = untrained(replace(one, start=None, data=run.data)).to(coder.device)
+        here = replace(one, start=None, data=run.data, backbone=run.backbone)
+        fresh = untrained(here).to(coder.device)
         step = training_steps(fresh, coder, z1, both="two labels" in kind)
         each[kind] = batch / _each(step, seconds)
         del fresh, step

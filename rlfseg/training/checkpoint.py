@@ -4,7 +4,6 @@ All randomness of a run is a function of its seed and the step's number, so weig
 moments and the step are the whole state; settings and git commit are kept beside it.
 """
 
-import errno
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlfseg.config import OptimiserConfig
-from rlfseg.stage import commit, replaced
+from rlfseg.stage import commit, of_the_system, replaced
 
 
 def save_checkpoint(
@@ -64,8 +63,8 @@ def load_checkpoint(
             step, then = int(meta["step"]), dict(json.loads(meta["config"]))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # of the system
+        if of_the_system(error):
+            raise
         raise ValueError(f"{path}: not one of our checkpoints ({error}); delete it") from error
     _check_config(path, then, asdict(config))
     unfit = [

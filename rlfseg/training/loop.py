@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from rlfseg.config import MachineConfig, OptimiserConfig
 from rlfseg.device import quick_accelerator
-from rlfseg.processes import signals
+from rlfseg.processes import StoppedError, signals
 from rlfseg.stage import PARTS
 from rlfseg.training.checkpoint import load_checkpoint, save_checkpoint
 from rlfseg.training.steps import Step, read_steps, recorded
@@ -47,10 +47,6 @@ class Losses:
 
 class NonFiniteLossError(RuntimeError):
     """Losses or gradients were NaN or infinite for too many steps in a row; the last is named."""
-
-
-class StoppedError(RuntimeError):
-    """A signal asked for an end; the checkpoint is written."""
 
 
 def learning_rate(config: OptimiserConfig, step: int) -> float:

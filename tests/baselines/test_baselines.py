@@ -28,7 +28,7 @@ from rlfseg.baselines.phrases import (
     scored,
     scores_stage,
     train_stage,
-    trained,
+    trained_model,
 )
 from rlfseg.baselines.segmenter import (
     MaskObjective,
@@ -382,7 +382,7 @@ def test_what_is_trained_is_kept_alone_and_scores_are_found_without_it(
     folder = repository() / "runs" / "smoke" / "stages" / stage.folder
     assert read_record(folder)["settings"] == asdict(choice)  # defaults included
     kept = load_file(folder / "weights.safetensors")
-    model, again = trained(run, choice), trained(run, choice)
+    model, again = trained_model(run, choice), trained_model(run, choice)
     theirs = [name for name in kept if name.startswith("unet.")]
     assert all("lora" in name or "conv_out" in name for name in theirs)
     assert bool(theirs) == (kind == "unethead")
@@ -398,9 +398,9 @@ def test_what_is_trained_is_kept_alone_and_scores_are_found_without_it(
         save_file(other, file)
         missing = name if other is less else "more"
         with pytest.raises(ValueError, match=f"{file} can't be read .*another model, by {missing}"):
-            trained(run, choice)
+            trained_model(run, choice)
     save_file(kept, file)
-    monkeypatch.setattr(phrases, "trained", None)  # not needed any more
+    monkeypatch.setattr(phrases, "trained_model", None)  # not needed any more
     assert np.array_equal(scored(run, choice, way).histogram, counts.histogram)
 
 

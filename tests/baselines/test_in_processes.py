@@ -46,7 +46,7 @@ def everything(root: Path, machine: MachineConfig) -> None:
         for module in ("rlfseg.training.loop", "rlfseg.experiment.training"):
             patch.setattr(f"{module}.quick_accelerator", Accelerator)
         for choice in CHOICES.values():
-            phrases.trained(run, choice)
+            phrases.trained_model(run, choice)
         semflow.trained(closed(), CHOICE, NAMES)
         if steps := first_steps(run, until=3):  # of the first process
             (root / "first").write_text("\n".join(str(step.loss) for step in steps))
@@ -117,7 +117,7 @@ def test_what_one_process_leaves_out_all_do(repo: Path) -> None:
 def _refused(root: Path, asks: Asks) -> None:
     os.chdir(root)
     if not PartialState().is_main_process:  # whose weights are there
-        phrases.trained = lambda *_: None
+        phrases.trained_model = lambda *_: None
     make(asks)
 
 

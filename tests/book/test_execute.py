@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from papermill import PapermillExecutionError
 
+from rlfseg.book import kernels
 from rlfseg.book.execute import execute, main
 from rlfseg.book.kernels import KERNELS, served_here
 
@@ -113,7 +114,7 @@ def test_a_kernel_has_the_parameters_and_no_port(
     ("told", "status"),
     [
         ("raise ValueError('wrong')", 1),
-        ("from rlfseg.training.loop import StoppedError\nraise StoppedError('by SIGTERM')", 75),
+        ("from rlfseg.processes import StoppedError\nraise StoppedError('by SIGTERM')", 75),
         ("pass", 0),
     ],
 )
@@ -200,6 +201,25 @@ def test_a_forked_kernel_ends_with_whoever_executes(tmp_path: Path) -> None:
         assert not gone(kernel)
         process.kill()
         assert by(10, lambda: gone(kernel) and not place.parent.exists())
+
+
+def test_without_its_server_a_kernel_starts_as_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    started: list[list[str]] = []
+
+    def execv(_: str, arguments: list[str]) -> None:
+        started.append(arguments)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execv", execv)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("left")  # by a server that was killed
+    for place in ("left", "nowhere"):
+        with pytest.raises(SystemExit):
+            kernels._stand_for(place, ["-f", "a.json"])
+    assert [each[1:] for each in started] == 2 * [["-m", "ipykernel_launcher", "-f", "a.json"]]
 
 
 def test_a_job_of_its_own_forks_no_kernel_elsewhere(

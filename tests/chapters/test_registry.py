@@ -15,8 +15,8 @@ from rlfseg.chapters.asks import as_rows
 from rlfseg.chapters.reading import chapters_of, run_file, run_on
 from rlfseg.config import DataConfig, SamplerConfig
 from rlfseg.experiment import Scoring
+from rlfseg.processes import StoppedError
 from rlfseg.stage import Stage, found
-from rlfseg.training.loop import StoppedError
 
 
 @pytest.fixture

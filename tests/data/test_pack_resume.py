@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -223,6 +224,18 @@ def test_two_packers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 
     write_pack(interrupted(log, lambda: survives(second) or pytest.fail(), 3), path, size=None)
     Pack(path).validate()
+
+
+def test_where_files_cannot_be_locked_nothing_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refused)
+    with pytest.raises(OSError, match="No locks available"):
+        write_pack(examples(tmp_path / "log", 1), tmp_path / "a.h5", size=None)
+    assert not (tmp_path / "a.h5").exists()
 
 
 def test_the_fingerprint_covers_what_a_shard_is_made_of(tmp_path: Path) -> None:

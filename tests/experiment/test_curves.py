@@ -131,7 +131,7 @@ def test_a_run_and_a_baseline_keep_theirs(repo: Path, cache: LatentCache) -> Non
     )  # being watched changes nothing
 
     ldznet = LdznetConfig(steps=4, batch=2, width=8, curve=9)
-    phrases.trained(run, ldznet)
+    phrases.trained_model(run, ldznet)
     folder = repo / "runs/smoke/stages" / phrases.train_stage(run, ldznet).folder
     curve = Curve.load(folder)
     assert curve is not None and curve.samples.tolist() == [2, 4, 8]

@@ -30,7 +30,7 @@ READERS: dict[str, Callable[[Run, Path], object]] = {
     "previews.npz": lambda run, folder: read_previews(folder),
     "stage.json": lambda run, folder: trained(run),
     "boundary.npy": lambda run, folder: scored(run, WAY),
-    "weights.safetensors": lambda run, folder: phrases.trained(run, BASELINE),
+    "weights.safetensors": lambda run, folder: phrases.trained_model(run, BASELINE),
     "confusions.npz": lambda run, folder: load_confusions(folder / "confusions.npz"),
     "curves.json": lambda run, folder: Curves.load(folder),
     "records.jsonl": lambda run, folder: read_records(folder),
@@ -44,7 +44,7 @@ def folders(repo: Path) -> dict[str, Path]:
     run = given_run()
     training, ours = trained(run), repo / "ours"
     scored(run, WAY)
-    phrases.trained(run, BASELINE)
+    phrases.trained_model(run, BASELINE)
     ours.mkdir()
     save_confusions(ours / "confusions.npz", [Confusion(np.eye(3, dtype=np.int64))])
     (ours / "curves.json").write_text('{"0": [{"step": 1}]}')

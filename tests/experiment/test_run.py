@@ -105,6 +105,9 @@ def test_what_is_made_without_a_file_is_checked_too() -> None:
         Scoring("test", 4, sampler=SamplerConfig("aos", epsilon=0.1))  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="a run goes on from one of all parameters"):
         replace(run, start=run.train)
+    fresh = replace(run.train, rank=0, weights="random")
+    with pytest.raises(ValueError, match=r"start: with `weights: random` in train nothing goes on"):
+        replace(run, train=fresh, start=replace(run.train, rank=0))
 
 
 # --- variants -----------------------------------------------------------------------------------

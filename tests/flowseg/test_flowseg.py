@@ -13,13 +13,16 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from rlfseg import stage
 from rlfseg.data.drawn.scene import GROUNDS
+from rlfseg.flowseg import recipe
 from rlfseg.flowseg.network import PixelField, cosine_features
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.recipe import Curves, FieldConfig, arm, arm_stage, gains, scored
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
 from rlfseg.method.flow import interpolate
 from rlfseg.method.reshaping import kronecker, one_hot, potential
+from rlfseg.training.steps import Step, recorded
 
 MU = kronecker(len(NAMES))
 SCENES = draw_labelled(seed=0, split=0, count=12, pixels=16)
@@ -221,6 +224,45 @@ def test_an_arm_keeps_curves_of_every_seed_and_little_else(repo: Path) -> None:
     assert np.array_equal(again.loss, curves.loss)
     one = arm(replace(config, seeds=(1,)), profile="smoke")  # a seed's run is its own
     assert np.allclose(one.loss[0], curves.loss[1], rtol=1e-3)
+
+
+def test_a_kill_before_the_stage_is_finished_trains_no_seed_again(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FieldConfig().with_changes({**TINY, "objective": "reshaped", "time": "one"})
+
+    def killed(*_: object, **__: object) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "finished", killed)
+        with pytest.raises(KeyboardInterrupt):
+            arm(config, profile="smoke")
+    monkeypatch.setattr(recipe, "fit_in_stage", killed)
+    curves = arm(config, profile="smoke")
+    assert curves.loss.shape == (2, 2)
+    folder = repo / "runs" / "smoke" / "stages" / arm_stage(config).folder
+    assert {path.name for path in folder.iterdir()} == {"curves.json", "stage.json"}
+
+
+def test_the_loss_of_a_curve_is_of_all_steps_since_the_last_of_them(tmp_path: Path) -> None:
+    config = FieldConfig().with_changes({**TINY, "time": "one"})
+    field = PixelField(pixels=16, out=3)
+    objective = FieldObjective(field, kronecker(len(NAMES)), arm="plain")
+    steps = [Step(k, 10.0 * k, 0.0, 0.0, 0.0, {}, "no" if k == 3 else "") for k in range(1, 7)]
+
+    def told(which: list[Step]) -> list[dict[str, float]]:
+        folder = tmp_path / str(len(which))
+        folder.mkdir()
+        watch = recipe._Watch(folder / "curve.json", objective, SCENES, replace(config, steps=6))
+        for step in recorded(iter(steps), folder / "steps.jsonl", total=6, title=""):
+            if step in which:  # the others were before a kill
+                watch(step)
+        return list(json.loads((folder / "curve.json").read_text()))
+
+    whole = told(steps)
+    assert [row["loss"] for row in whole] == [15.0, 40.0, 55.0]
+    assert told(steps[1::2]) == whole
 
 
 def test_a_perfect_field_scores_everything_and_strays_nowhere() -> None:

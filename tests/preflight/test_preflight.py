@@ -18,7 +18,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from conftest import ROOT
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from tiny import tiny_backbone
 
 from rlfseg.__main__ import main
@@ -27,13 +27,13 @@ from rlfseg.config import DataConfig, read_yaml
 from rlfseg.data.check import Line, Report
 from rlfseg.data.drawn.write_cocostuff import MINI_CLASSES
 from rlfseg.data.drawn.write_phrasecut import TRUTH_FILE, write_phrasecut
-from rlfseg.experiment import curve_stage, loaded_tiny_decoder, read_run, untrained
+from rlfseg.experiment import Run, curve_stage, loaded_tiny_decoder, read_run, untrained
 from rlfseg.models.sam import mini_sam, save_sam
 from rlfseg.preflight import counts, disk, machine, memory, preflight, speed, weights_and_data
 from rlfseg.preflight.forecast import Forecast, compared, taken
 from rlfseg.preflight.plan import Plan, Task, Work, read_plan
 from rlfseg.preflight.shipping import expected
-from rlfseg.preflight.speed import Rates
+from rlfseg.preflight.speed import Rates, measure
 from rlfseg.stage import Stage, made_at, shipped
 
 TRAIN = {"steps": 3, "rank": 2, "batch": 2, "lr": 0.001}
@@ -532,6 +532,43 @@ def test_processes_share_what_they_are_launched_for(place: Path) -> None:
         patch.setattr(torch.cuda, "device_count", lambda: 4)
         patch.setattr(Plan, "processes", 4)
         assert forecast.chapter(work) == (12 / 2 / 4 + 7) + (20 / 5 + 7) + (6 / 2 / 2 + 7) + 3 * 9
+
+
+def test_a_stage_s_time_holds_nothing_of_the_page_before(place: Path) -> None:
+    plan, rates = read_plan("tiny"), Rates({"score": 1.0, "encode": 1.0}, load=0.0, start=0.0)
+    stages = [plan.run.packed_stage(split) for split in ("val", "test")]
+    works = tuple(
+        Work(name, (), (Task("encode", 3, plan.run), Task("score", 20, plan.run, stage), page))
+        for name, stage, page in zip(
+            ("04_sampling", "05_phrasecut"),
+            stages,
+            [Task("score", 1000, plan.run)] * 2,
+            strict=True,
+        )
+    )
+    vars(plan)["works"] = works
+    told = Forecast(plan, rates).stages()
+    assert told == {stage.folder: 23.0 for stage in stages}
+
+
+def test_what_starts_from_another_backbone_is_measured_on_the_profile_s(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else preflight would first have to train the other."""
+    plan = read_plan("tiny")
+    other = replace(plan.run, backbone=replace(plan.run.backbone, name="./elsewhere"))
+    task = Task("train", 12, other, other.train_stage, "train")
+    vars(plan)["works"] = (Work("A1_backbone", (), (task,)),)
+    assert {run.backbone.name for run in memory.largest(plan).values()} == {plan.run.backbone.name}
+    asked: list[str] = []
+
+    def noted(run: Run) -> UNet2DConditionModel:
+        asked.append(run.backbone.name)
+        return untrained(run)
+
+    monkeypatch.setattr(speed, "untrained", noted)
+    measure(plan, 0, start=0)
+    assert asked and set(asked) == {plan.run.backbone.name}
 
 
 def test_the_disk_holds_shards_beside_a_packed_file_and_two_checkpoints(place: Path) -> None:

@@ -30,13 +30,13 @@ from torch import Tensor, nn
 
 from rlfseg.config import MachineConfig, OptimiserConfig
 from rlfseg.method.flow import interpolate, l2_loss, rf_loss, select
+from rlfseg.processes import StoppedError
 from rlfseg.stage import commit
 from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import (
     Losses,
     NonFiniteLossError,
-    StoppedError,
     _thread,
     fit,
     fit_in_stage,

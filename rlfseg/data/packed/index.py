@@ -1,6 +1,5 @@
 """The index beside a packed file: which items it holds, in order, as flat arrays."""
 
-import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from rlfseg.data.packed.schema import PackError
-from rlfseg.stage import DAMAGE
+from rlfseg.stage import DAMAGE, of_the_system
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +102,7 @@ class Index:
                 f"the index {path} is missing: copy it together with its packed file, or pack again"
             ) from error
         except DAMAGE as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise  # of the system
+            if of_the_system(error):
+                raise
             raise PackError(f"the index {path} can't be read ({error}): pack again") from error
         return index

@@ -60,8 +60,8 @@ def _ahead(
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise PackError(
-            "a worker process was killed, perhaps for want of memory: what is finished is kept, "
-            "run the same again to go on, with fewer workers if memory ran out"
+            "a worker process was killed, perhaps for want of memory: run the same again, with "
+            "fewer workers if memory ran out; what was packed is kept"
         ) from error
 
 

@@ -224,6 +224,7 @@ def _workplace(path: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise PackError(f"{path} is being packed by another process") from error
+            raise  # where files can't be locked, two would write at once
         for leftover in part.glob("*.tmp"):
             leftover.unlink()
         try:

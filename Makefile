@@ -85,7 +85,7 @@ runs: $(SETUP) places ## train and score what PROFILE's chapters ask for, as far
 
 # Parameters name data and weights from the repository's root, so that what a run is does not depend
 # on where they lie.
-places: $(SETUP)
+places: $(SETUP) ## link data/ and weights/ to DATA=<folder> and WEIGHTS=<folder>
 	@$(KNOWN)
 	@$(if $(DATA),test -d "$(DATA)" || { echo "DATA=$(DATA) is no folder" >&2; exit 2; })
 	@$(if $(WEIGHTS),test -d "$(WEIGHTS)" || { echo "WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 2; })

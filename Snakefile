@@ -162,7 +162,7 @@ for chapter in CHAPTERS:
             echo "== {params.title}"
             mkdir -p $(dirname {params.unfinished})
             failed() {{  # another attempt is for what a signal stopped, or the end of a job's time
-                test $1 = 75 || touch {params.mistaken}
+                test $1 = 75 -o $1 = 143 || touch {params.mistaken}
                 echo "== FAILED: {params.title}; see {params.unfinished}" >&2
                 exit 1
             }}

@@ -6,6 +6,12 @@ import shutil
 import torch
 from accelerate import Accelerator, PartialState
 
+#: What to do where there are GPUs that torch can't use.
+OLD_DRIVER = (
+    "there are GPUs that this torch can't use, as with a driver too old for it: give make "
+    "LOCK=requirements-paper.lock VENV=.venv-paper"
+)
+
 
 def quick_dtype(device: torch.device | str) -> torch.dtype:
     """Return bfloat16 for a GPU and for a CPU that computes in it, float32 for any other CPU.
@@ -17,6 +23,14 @@ def quick_dtype(device: torch.device | str) -> torch.dtype:
     if torch.device(device).type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def gpus() -> int:
+    """Return how many GPUs torch can use here: none where the driver is too old for it.
+
+    `torch.cuda.device_count` counts those too.
+    """
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def quick_accelerator() -> Accelerator:

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from zipfile import ZIP_LZMA, ZipFile, ZipInfo
 
-import torch
 from accelerate import PartialState
 
 from rlfseg.chapters.making import make, make_in_processes
 from rlfseg.chapters.reading import chapters_of
+from rlfseg.device import gpus
 from rlfseg.stage import PARTS, RECORD, Stage, is_current, made_at, read_record, repository, shipped
 
 _RECORDED = "steps.jsonl"  # and what ends so: records of trainings
@@ -100,7 +100,7 @@ def make_artefacts(profile: str) -> Iterator[str]:
 
 
 def _processes() -> int:
-    return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
+    return gpus() or min(2, os.cpu_count() or 1)
 
 
 def _ship(made: Path, kept: Path) -> None:

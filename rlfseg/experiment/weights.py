@@ -10,7 +10,7 @@ from diffusers import AutoencoderTiny
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from rlfseg.device import quick_dtype
+from rlfseg.device import OLD_DRIVER, gpus, quick_dtype
 from rlfseg.experiment.run import Run
 from rlfseg.models.latent_codec import LatentCodec, load_codec
 from rlfseg.models.sam import PromptedSam, load_sam, random_sam, save_sam
@@ -80,11 +80,12 @@ def check_gpus(run: Run, processes: int) -> None:
             GPUs here than there are processes on this machine.
     """
     wanted = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    there = torch.cuda.device_count()
+    there = gpus()
     if run.photographed and run.data.pixels >= _LARGE and there < wanted:
         raise ValueError(
             f"{wanted} processes want a GPU each, and torch {torch.__version__} can use {there} "
-            "here: ask for more GPUs, mend the driver, or give fewer in machine: {processes: ...}"
+            "here: ask for more GPUs, or give fewer in machine: {processes: ...}"
+            + ("; " + OLD_DRIVER if torch.cuda.device_count() > there else "")
         )
 
 

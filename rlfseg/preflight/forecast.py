@@ -1,16 +1,15 @@
 """Predict how long a profile takes, by table and by stage, and compare it with what it took."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from rlfseg.data.check import Line, Report
+from rlfseg.device import gpus
 from rlfseg.preflight.plan import Plan, Task, Work
 from rlfseg.preflight.speed import Rates
+from rlfseg.processes import own_cores
 from rlfseg.stage import RECORD, read_record, repository
 
 _PACKERS = 8  # workers of a process that packs, as far as there are cores for all
@@ -33,13 +32,13 @@ class Forecast:
     @property
     def devices(self) -> int:
         """How many devices share the work of several processes; those of a CPU share its cores."""
-        return max(1, min(self.plan.processes, torch.cuda.device_count()))
+        return max(1, min(self.plan.processes, gpus()))
 
     def task(self, task: Task) -> float:
         """Return the seconds of a task."""
         taken = self.rates.seconds(task.kind, task.amount)
         if task.kind == "pack":
-            return taken / min(_PACKERS * task.processes, os.cpu_count() or 1)
+            return taken / min(_PACKERS * task.processes, own_cores())
         loading = task.kind in _LOADING or task.kind.startswith("train")
         return taken / min(task.processes, self.devices) + self.rates.load * loading
 

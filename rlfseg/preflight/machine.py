@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from rlfseg.data.check import Line
+from rlfseg.device import OLD_DRIVER, gpus
 from rlfseg.preflight.plan import Plan
 from rlfseg.stage import repository
 
@@ -49,7 +50,7 @@ def lock() -> Path:
 
 def devices(plan: Plan) -> Iterator[Line]:
     """Look at GPUs and driver; a GPU is demanded by what is too large for a CPU to train."""
-    count, wanted = torch.cuda.device_count(), demanded(plan)
+    count, wanted = gpus(), demanded(plan)
     names = sorted({torch.cuda.get_device_name(k) for k in range(count)})
     found = f"{count}: {', '.join(names)}" if count else "none"
     expected = f"{wanted}" if wanted else "none needed"
@@ -58,6 +59,8 @@ def devices(plan: Plan) -> Iterator[Line]:
             f"Run on a node with {wanted}, or give `machine: {{processes: ...}}` in "
             f"params/{plan.profile}/run.yml."
         )
+        if torch.cuda.device_count() > count:
+            advice = f"{OLD_DRIVER[0].upper()}{OLD_DRIVER[1:]}."
         yield Line("problem", "GPUs", found, expected, advice=advice)
         return
     yield Line("ok", "GPUs", found, expected)

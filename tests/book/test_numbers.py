@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlfseg.config import RefineConfig
 from rlfseg.evaluation.grid import THRESHOLDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,14 @@ def test_what_was_measured_is_told_by_the_chapters(page: str, head: str) -> None
     typed = {m.group() for m in TYPED.finditer(NAMES.sub(" ", re.sub(r"\{\{.*?\}\}", "", section)))}
     quoted = {str(n) for numbers in QUOTED.get(page, {}).values() for n in numbers}
     assert typed == quoted
+
+
+def test_settings_that_the_paper_does_not_give_are_said_as_they_are() -> None:
+    text = (ROOT / "book" / "deviations.md").read_text()
+    ours = RefineConfig()
+    assert f"$N = {ours.anchors}$, $T_{{max}} = {ours.iterations}$ and tau = {ours.tau}" in text
+    sampler = yaml.safe_load((ROOT / "params/a100/run.yml").read_text())["sampler"]
+    assert f"entry by entry; {sampler['tol']} for Stable Diffusion's" in text
 
 
 def test_there_are_as_many_thresholds_as_is_said() -> None:

@@ -75,6 +75,7 @@ def test_what_is_meant_for_gpus_is_not_begun_without(
     monkeypatch: pytest.MonkeyPatch, there: int, changes: dict[str, object], refused: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
     monkeypatch.setattr(making, "launch", lambda *_, **__: None)
     monkeypatch.setattr(making, "ready", lambda _: None)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
@@ -85,6 +86,14 @@ def test_what_is_meant_for_gpus_is_not_begun_without(
             making.make_in_processes(run, asks)
     else:
         making.make_in_processes(run, asks)
+
+
+def test_gpus_of_a_driver_that_is_too_old_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)  # by the driver's own library
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = given_run(data={"source": "photographs", "pixels": 512}, machine={"processes": 8})
+    with pytest.raises(ValueError, match=r"can use 0 here: .*LOCK=requirements-paper\.lock"):
+        making.make_in_processes(run, Asks(scored=((run, WAYS[0]),)))
 
 
 def test_a_baseline_that_cannot_be_made_here_starts_no_processes(

@@ -283,6 +283,14 @@ def test_a_planted_fault_is_found_and_nothing_else(cut: Path, fault: str) -> Non
     only_problem(phrasecuts(cut), *words)
 
 
+def test_images_in_the_folders_of_their_archives_are_not_fetched_again(cut: Path) -> None:
+    (cut / "images").rename(cut / "VG_100K")
+    (cut / "images").mkdir()
+    (cut / "VG_100K").rename(cut / "images" / "VG_100K")
+    (line,) = [each for each in phrasecuts(cut).lines if "folders in it" in each.found]
+    assert line.level == "problem" and "images/VG_100K" in line.found and "Move" in line.advice
+
+
 def test_the_byte_where_json_ends_is_named(cut: Path) -> None:
     whole = json.dumps([task(5, phrase="Fuß")], ensure_ascii=False).encode()
     (cut / "refer_val.json").write_bytes(whole[:-1])

@@ -530,6 +530,7 @@ def test_processes_share_what_they_are_launched_for(place: Path) -> None:
     assert forecast.chapter(work) == (12 / 2 + 7) + (20 / 5 + 7) + (6 / 2 + 7) + 3 * 9
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "device_count", lambda: 4)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(Plan, "processes", 4)
         assert forecast.chapter(work) == (12 / 2 / 4 + 7) + (20 / 5 + 7) + (6 / 2 / 2 + 7) + 3 * 9
 

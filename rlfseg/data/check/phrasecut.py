@@ -28,6 +28,7 @@ PUBLISHED = {
 EARLIER = {"train": (71_354, 308_893), "val": (2_971, 20_350), "test": (2_937, 18_980)}
 _EARLIER = "These are the counts of an earlier release, whose test set held images of COCO."
 _UNITS = ("images", "phrases")
+_INNER = ("VG_100K", "VG_100K_2")  # what Visual Genome's archives unpack to
 _LISTED = 40  # image ids of another size that are named in full
 
 
@@ -66,6 +67,9 @@ def lines(root: Path, *, official: bool | None, coco_ids: Sequence[Path]) -> Ite
         yield Line("note", "image files", "not looked at: no table of images")
         return
     used = {i: table.images[i] for s in splits.values() for i in s.first if i in table.images}
+    if inner := [f"images/{name}" for name in _INNER if (root / "images" / name).is_dir()]:
+        advice = "Move the files in them up into images/: that is where they are read."
+        yield Line("problem", "images", f"folders in it: {', '.join(inner)}", advice=advice)
     if not (root / "images").is_dir():
         yield Line("problem", "images", "not there", advice="Visual Genome's images belong in it.")
     else:

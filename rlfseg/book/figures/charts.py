@@ -28,13 +28,15 @@ def lines(
     log: Literal["", "x", "y", "xy"] = "",
     markers: bool = False,
 ) -> Figure:
-    """Draw curves with a legend; `series` maps a name to its x and y values, `log` names axes."""
+    """Draw curves with a legend; `series` maps a name to its x and y values, `log` names axes.
+
+    From the fifth on they are dashed, so that one that lies on an earlier one hides it in part.
+    """
     figure, axis = plt.subplots(figsize=(6.8, 3.2), layout="constrained")
     marker = "o" if markers else ""
     for number, (name, (across, up)) in enumerate(series.items()):
-        axis.plot(
-            across, up, color=COLOURS[number % len(COLOURS)], label=name, lw=1.5, marker=marker
-        )
+        style = {"color": COLOURS[number % len(COLOURS)], "ls": "-" if number < 4 else "--"}
+        axis.plot(across, up, label=name, lw=1.5, marker=marker, **style)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)

@@ -35,8 +35,8 @@ def lines(
     figure, axis = plt.subplots(figsize=(6.8, 3.2), layout="constrained")
     marker = "o" if markers else ""
     for number, (name, (across, up)) in enumerate(series.items()):
-        style = {"color": COLOURS[number % len(COLOURS)], "ls": "-" if number < 4 else "--"}
-        axis.plot(across, up, label=name, lw=1.5, marker=marker, **style)
+        colour, dashes = COLOURS[number % len(COLOURS)], "-" if number < 4 else "--"
+        axis.plot(across, up, color=colour, ls=dashes, label=name, lw=1.5, marker=marker)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)

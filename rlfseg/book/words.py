@@ -2,10 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rlfseg.evaluation.seeds import over_seeds
-
-#: By how much one thing is ahead of another, and the ends of the interval.
-Gain = tuple[float, tuple[float, float]]
+from rlfseg.evaluation.seeds import Gain, mean_gain
 
 
 def compared(gain: float, interval: tuple[float, float], *, unit: str = "points") -> str:
@@ -38,12 +35,6 @@ def over_all_seeds(gains: Sequence[float]) -> str:
     if len(gains) == 1:
         return f"{abs(gains[0]):.1f} points {'ahead' if gains[0] > 0 else 'behind'} (one seed)"
     return compared(*mean_gain(gains))
-
-
-def mean_gain(gains: Sequence[float]) -> Gain:
-    """Return the mean of gains and its interval, by `over_seeds`; of nan where there is one."""
-    mean, half = over_seeds(gains)
-    return mean, (mean - half, mean + half)
 
 
 def verdict(gains: Iterable[Gain]) -> str:

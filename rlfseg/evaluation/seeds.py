@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import t as student
 
+#: By how much one thing is ahead of another, and the ends of the interval.
+Gain = tuple[float, tuple[float, float]]
+
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean over seeds and half of its 95 % interval, by Student's t.
@@ -27,3 +30,9 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float]:
         return float(values[0]), float("nan")
     half = student.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5
     return float(np.mean(values)), float(half)
+
+
+def mean_gain(gains: Sequence[float]) -> Gain:
+    """Return the mean of gains and the ends of its interval, as `over_seeds`; nan for one gain."""
+    mean, half = over_seeds(gains)
+    return mean, (mean - half, mean + half)

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as settings
 
 from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed, validated
 from rlfseg.evaluation.confusion import Confusion
-from rlfseg.evaluation.seeds import over_seeds
+from rlfseg.evaluation.seeds import Gain, mean_gain
 from rlfseg.flowseg.network import PixelField
 from rlfseg.flowseg.objective import ARMS, FieldBatch, FieldObjective
 from rlfseg.flowseg.scenes import NAMES, Labelled, draw_labelled
@@ -117,17 +117,14 @@ def arm(config: FieldConfig, *, profile: str) -> Curves:
     return Curves.load(made(arm_stage(config), make, profile=profile))
 
 
-def gains(
-    curves: Mapping[str, Curves], base: str, *, steps: int
-) -> dict[str, tuple[float, tuple[float, float]]]:
+def gains(curves: Mapping[str, Curves], base: str, *, steps: int) -> dict[str, Gain]:
     """Return by how much each variant's last mIoU exceeds that of `base`, seed by seed.
 
     Returns:
         By name, the mean and the ends of its 95 % interval over seeds; nan for one seed alone.
     """
     last = {name: each.miou[steps][:, -1] for name, each in curves.items()}
-    over = {name: over_seeds(last[name] - last[base]) for name in curves if name != base}
-    return {name: (mean, (mean - half, mean + half)) for name, (mean, half) in over.items()}
+    return {name: mean_gain(last[name] - last[base]) for name in curves if name != base}
 
 
 class _Watch:

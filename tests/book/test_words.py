@@ -7,7 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlfseg.book.words import compared, listed, mean_gain, over_all_seeds, verdict
+from rlfseg.book.words import compared, listed, over_all_seeds, verdict
+from rlfseg.evaluation.seeds import mean_gain
 
 NUMBER = st.floats(-90, 90)
 

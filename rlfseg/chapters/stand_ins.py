@@ -34,7 +34,7 @@ from rlfseg.stand_ins.recognition import (
     recognition_stage,
 )
 
-_Lengths = list[Annotated[float, Field(gt=0)]]
+_Lengths = list[Annotated[float, Field(gt=0, le=100)]]
 
 
 @dataclass(frozen=True, config=STRICT)

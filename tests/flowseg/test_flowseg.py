@@ -226,6 +226,7 @@ def test_an_arm_keeps_curves_of_every_seed_and_little_else(repo: Path) -> None:
     assert np.allclose(one.loss[0], curves.loss[1], rtol=1e-3)
 
 
+@pytest.mark.integration
 def test_a_kill_before_the_stage_is_finished_trains_no_seed_again(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

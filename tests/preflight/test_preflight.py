@@ -552,6 +552,7 @@ def test_a_stage_s_time_holds_nothing_of_the_page_before(place: Path) -> None:
     assert told == {stage.folder: 23.0 for stage in stages}
 
 
+@pytest.mark.integration
 def test_what_starts_from_another_backbone_is_measured_on_the_profile_s(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,11 +42,6 @@ from rlfseg.stage import (
     replaced,
 )
 
-
-class StoppedError(RuntimeError):
-    """A signal asked for an end; what is to be resumed is written."""
-
-
 _LAST = 60  # lines of a process's output that an error repeats
 _POLL = 0.2  # seconds
 _FIRST = "first"  # the file that says which process of a launch failed first
@@ -56,6 +51,10 @@ _ENDING = (signal.SIGTERM, signal.SIGUSR1)  # ask for an end, and leave time for
 _LAUNCHERS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _T = TypeVar("_T")
 _launch = ["alone"]  # the name of the launch that this process has joined
+
+
+class StoppedError(RuntimeError):
+    """A signal asked for an end; what is to be resumed is written."""
 
 
 @contextmanager

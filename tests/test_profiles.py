@@ -118,6 +118,20 @@ def test_a_chapter_is_asked_to_stop_before_its_jobs_time_is_over(profile: str, t
     assert "rlfseg.book.execute" in without and "timeout" not in without
 
 
+@pytest.mark.parametrize(("status", "final"), [(75, False), (143, False), (1, True), (2, True)])
+def test_only_a_chapter_s_own_error_is_not_tried_again(
+    tmp_path: Path, status: int, final: bool
+) -> None:
+    """75 is a stop that left a checkpoint; by 143 a job's time was over before it had its turn."""
+    found = re.search(r"failed\(\) \{\{.*?\n +\}\}", (ROOT / "Snakefile").read_text(), re.DOTALL)
+    assert found is not None
+    mark = tmp_path / "mistaken"
+    script = found.group().replace("{{", "{").replace("}}", "}")
+    script = re.sub(r"\{params\.(\w+)\}", lambda m: str(tmp_path / m[1]), script)
+    done = subprocess.run(["bash", "-c", f"{script}\nfailed {status}"], capture_output=True)
+    assert done.returncode == 1 and mark.exists() == final
+
+
 @pytest.mark.parametrize("given", ["", "rehearsal"])
 def test_preflight_is_of_the_paper_unless_another_is_named(given: str) -> None:
     told = ran("make", "--dry-run", "preflight", *([f"PROFILE={given}"] if given else []))

@@ -38,14 +38,16 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 @dataclass(frozen=True, config=STRICT)
 class OptimiserConfig:
-    """AdamW and its schedule.
+    """AdamW and its schedule, and Muon beside it.
 
     Attributes:
         steps: optimiser steps of the whole schedule.
-        lr: peak learning rate.
+        lr: peak learning rate of AdamW.
         warmup: steps of linear warm-up.
         schedule: `constant` (the paper's) or `cosine` (to 2% of the peak).
         clip: largest gradient norm.
+        muon: peak learning rate of Muon, which then trains the weights of linear layers; 0 leaves
+            them to AdamW.
     """
 
     steps: Count
@@ -55,10 +57,11 @@ class OptimiserConfig:
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     clip: Positive = 1.0
+    muon: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @classmethod
     def from_scratch(
-        cls, *, steps: int, lr: float, warmup: int, weight_decay: float = 0.01
+        cls, *, steps: int, lr: float, warmup: int, weight_decay: float = 0.01, muon: float = 0.0
     ) -> Self:
         """Return what small models are trained with: cosine, quick moments, a short warm-up."""
         return cls(
@@ -68,6 +71,7 @@ class OptimiserConfig:
             schedule="cosine",
             weight_decay=weight_decay,
             beta2=0.99,
+            muon=muon,
         )
 
 

@@ -38,11 +38,23 @@ _Lengths = list[Annotated[float, Field(gt=0, le=100)]]
 
 
 @dataclass(frozen=True, config=STRICT)
+class ByMuon:
+    """The peak learning rate of Muon, and in how many times its steps the CLIP is trained by it."""
+
+    rate: Annotated[float, Field(gt=0, le=1)]
+    clip: _Lengths
+
+
+@dataclass(frozen=True, config=STRICT)
 class Lengths:
-    """In how many times its steps each is trained too; nothing is asked where none are given."""
+    """In how many times its steps each is trained too; nothing is asked where none are given.
+
+    The CLIP may be trained by Muon besides.
+    """
 
     clip: _Lengths
     backbone: _Lengths
+    muon: ByMuon | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -128,13 +140,14 @@ class Backbone:
         own, profile = self.run.backbone, self.run.profile
         if self.clip is not None:
             quiz = QuizConfig(self.scenes, self.run.data.seed)
-            for length in _with_the_own(self.lengths.clip):
-                clip = clip_of_length(self.clip, length)
-                yield (
-                    clip.steps * clip.batch,
-                    right_stage(quiz, clip),
-                    partial(_picked, quiz, clip, profile),
-                )
+            lengths = {"CLIP": (self.clip, _with_the_own(self.lengths.clip))}
+            if self.lengths.muon:
+                by_muon = replace(self.clip, muon=self.lengths.muon.rate)
+                lengths["CLIP by Muon"] = (by_muon, sorted(self.lengths.muon.clip))
+            for name, (config, parts) in lengths.items():
+                for clip in (clip_of_length(config, length) for length in parts):
+                    ask = partial(_picked, quiz, clip, profile, name)
+                    yield clip.steps * clip.batch, right_stage(quiz, clip), ask
         if own.name == "mini":
             for length in _with_the_own(self.lengths.backbone):
                 run = replace(self.run, backbone=backbone_of_length(own, length))
@@ -189,5 +202,5 @@ def _with_the_own(lengths: _Lengths) -> list[float]:
     return sorted({*lengths, 1.0}) if lengths else []
 
 
-def _picked(quiz: QuizConfig, clip: ClipConfig, profile: str) -> dict[str, Right]:
-    return {"CLIP": right_among(quiz, clip, profile=profile)}
+def _picked(quiz: QuizConfig, clip: ClipConfig, profile: str, name: str) -> dict[str, Right]:
+    return {name: right_among(quiz, clip, profile=profile)}

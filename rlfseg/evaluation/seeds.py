@@ -36,3 +36,26 @@ def mean_gain(gains: Sequence[float]) -> Gain:
     """Return the mean of gains and the ends of its interval, as `over_seeds`; nan for one gain."""
     mean, half = over_seeds(gains)
     return mean, (mean - half, mean + half)
+
+
+def gain_of_runs(gains: Sequence[Gain]) -> Gain:
+    """Return the mean gain of runs that differ by their seed, with an interval over both.
+
+        half^2 = half_seeds^2 + half_images^2
+
+    The first is `over_seeds`'s. The second is the mean half of the runs' own intervals: they were
+    scored on the same images, and a mean over runs varies with those at most as the runs do. One
+    run has its own interval alone.
+
+    Args:
+        gains: of each seed, with its interval over images.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    mean, half = over_seeds([gain for gain, _ in gains])
+    if len(gains) == 1:
+        return gains[0]
+    images = float(np.mean([high - low for _, (low, high) in gains])) / 2
+    both = float(np.hypot(half, images))
+    return mean, (mean - both, mean + both)

@@ -1,6 +1,6 @@
 """Whether a CLIP tells the drawn scenes' words apart."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rlfseg.data.drawn.chunks import Chunk
 from rlfseg.data.drawn.phrases import Phrase, phrases
 from rlfseg.data.drawn.sentences import (
     PARTS,
+    WORDS,
     Sentences,
     layout_of,
     one_changed,
@@ -114,14 +115,10 @@ def clip_scores(clip: CLIPModel, tokenizer: CLIPTokenizer, quiz: Quiz, *, seed: 
     )
     said, rng = sentences_of(quiz.phrases), np.random.default_rng(seed)
     likeness = (pictures @ _heard(clip, tokenizer, said).T).cpu().numpy()
-    untrue = ~true_of(said, quiz.gallery.layout).T
-    among = []
-    for item, scene in enumerate(quiz.scene):
-        others = np.flatnonzero(untrue[scene] & (quiz.scene != scene))
-        if len(others) < AMONG - 1:
-            raise ValueError(f"{len(others)} phrases are untrue of scene {scene}: draw more scenes")
-        others = rng.choice(others, AMONG - 1, replace=False)
-        among.append(likeness[scene, item] > likeness[scene, others].max())
+    among = [
+        likeness[scene, item] > likeness[scene, others].max()
+        for item, (scene, others) in enumerate(_choices(quiz, said, rng))
+    ]
     right: dict[str, list[bool]] = {name: [] for name in (*PARTS, "relation")}
     rows, own = np.arange(len(said)), quiz.gallery.layout[quiz.scene]
     for _ in range(_CHANGES):
@@ -139,6 +136,43 @@ def clip_scores(clip: CLIPModel, tokenizer: CLIPTokenizer, quiz: Quiz, *, seed: 
         kinds={str(kind): Right.of(picked[kinds == kind]) for kind in np.unique(kinds)},
         words={name: Right.of(answers) for name, answers in right.items()},
     )
+
+
+def bag_of_words(quiz: Quiz, *, seed: int) -> float:
+    """Return how often one would be right among 32 who knows no more than a picture's words.
+
+    He knows each word that fits a thing of the picture, but not which of them fit the same thing;
+    of the phrases whose words all do he takes one by chance. So what a CLIP has above this it has
+    of words together.
+
+    Args:
+        quiz: as for `clip_scores`.
+        seed: the same for the same choices.
+
+    Raises:
+        ValueError: as `clip_scores`.
+    """
+    said, layout = sentences_of(quiz.phrases), quiz.gallery.layout
+    words = said.mentions[:, :, None, :]  # [t, m, 1, part]
+    known = np.array([(layout.things == word).any(1) for word in range(max(map(len, WORDS)))])
+    chance = []
+    for item, (scene, others) in enumerate(_choices(quiz, said, np.random.default_rng(seed))):
+        fits = known[np.maximum(words[[item, *others]], 0), scene, np.arange(len(PARTS))]
+        left = (fits | (words[[item, *others]] < 0)).all((1, 2, 3))
+        chance.append(1 / left.sum())
+    return float(np.mean(chance))
+
+
+def _choices(
+    quiz: Quiz, said: Sentences, rng: np.random.Generator
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each phrase's scene, and the numbers of 31 of other scenes that are untrue of it."""
+    untrue = ~true_of(said, quiz.gallery.layout).T
+    for scene in quiz.scene.tolist():
+        others = np.flatnonzero(untrue[scene] & (quiz.scene != scene))
+        if len(others) < AMONG - 1:
+            raise ValueError(f"{len(others)} phrases are untrue of scene {scene}: draw more scenes")
+        yield scene, rng.choice(others, AMONG - 1, replace=False)
 
 
 def _heard(clip: CLIPModel, tokenizer: CLIPTokenizer, said: Sentences) -> Float[Tensor, "t d"]:

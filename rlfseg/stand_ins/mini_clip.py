@@ -8,7 +8,7 @@ while which of many it is would be guessed; four hundred million pictures teach 
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -52,7 +52,11 @@ class ClipConfig:
             it.
         steps: all of them.
         batch: pictures of a step.
+        lr: peak learning rate of AdamW.
+        muon: that of Muon for the weights of linear layers (`optimisers`); 0 for AdamW alone.
     """
+
+    UNHASHED: ClassVar = ("muon",)
 
     pixels: Annotated[int, Field(gt=0, le=8192)] = 128
     scenes: Count = 32768
@@ -61,6 +65,7 @@ class ClipConfig:
     steps: Count = 8000
     batch: Count = 64
     lr: Positive = 1e-3
+    muon: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 def mini_clip(tokenizer: CLIPTokenizer, *, pixels: int = 128) -> CLIPModel:
@@ -242,7 +247,11 @@ def trained_clip(config: ClipConfig, *, profile: str) -> Path:
             ClipObjective(clip),
             lambda step: clip_batch(gallery, tokenizer, step, **shape),
             OptimiserConfig.from_scratch(
-                steps=config.steps, lr=config.lr, warmup=200, weight_decay=0.05
+                steps=config.steps,
+                lr=config.lr,
+                warmup=200,
+                weight_decay=0.05,
+                muon=config.muon,
             ),
             folder,
             title="mini CLIP",

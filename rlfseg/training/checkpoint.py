@@ -5,7 +5,7 @@ moments and the step are the whole state; settings and git commit are kept besid
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from rlfseg.config import OptimiserConfig
 from rlfseg.stage import commit, of_the_system, replaced
@@ -22,20 +23,21 @@ from rlfseg.stage import commit, of_the_system, replaced
 def save_checkpoint(
     path: Path,
     parameters: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[Optimizer],
     config: OptimiserConfig,
     step: int,
 ) -> None:
-    """Write weights, optimiser state and step; an older file at `path` is replaced at the end.
+    """Write weights, optimisers' states and step; an older file at `path` is replaced at the end.
 
     Raises:
         OSError: if it can't be written; the older file stays as it is.
     """
     tensors = {f"weight/{name}": p.detach().cpu().contiguous() for name, p in parameters.items()}
-    state = optimiser.state_dict()["state"]
-    for number, name in enumerate(parameters):
-        for key, value in state.get(number, {}).items():
-            tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value).cpu().contiguous()
+    for optimiser in optimisers:
+        states = optimiser.state_dict()["state"]
+        for number, name in enumerate(_names(parameters, optimiser)):
+            for key, value in states.get(number, {}).items():
+                tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value).cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = json.dumps(asdict(config), sort_keys=True)
     meta = {"step": str(step), "config": settings, "commit": commit()}
@@ -46,7 +48,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path,
     parameters: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[Optimizer],
     config: OptimiserConfig,
 ) -> int:
     """Restore what `save_checkpoint` wrote, in place, and return the step it was written after.
@@ -74,14 +76,24 @@ def load_checkpoint(
     ]
     if unfit:
         raise ValueError(f"{path}: holds no weights that fit {unfit[:3]}; it is of another model")
-    state: dict[int, dict[str, Tensor]] = {}
-    for number, (name, parameter) in enumerate(parameters.items()):
+    for name, parameter in parameters.items():
         with torch.no_grad():
             parameter.copy_(tensors[f"weight/{name}"])
-        prefix = f"optimiser/{name}/"
-        state[number] = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    for optimiser in optimisers:
+        state: dict[int, dict[str, Tensor]] = {}
+        for number, name in enumerate(_names(parameters, optimiser)):
+            prefix = f"optimiser/{name}/"
+            state[number] = {
+                k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)
+            }
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     return step
+
+
+def _names(parameters: Mapping[str, Tensor], optimiser: Optimizer) -> list[str]:
+    """Return the names of an optimiser's parameters, in the order of its state's numbers."""
+    names = {parameter: name for name, parameter in parameters.items()}
+    return [names[each] for group in optimiser.param_groups for each in group["params"]]
 
 
 def _check_config(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

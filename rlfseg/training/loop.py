@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
@@ -26,6 +27,7 @@ from rlfseg.device import quick_accelerator
 from rlfseg.processes import StoppedError, signals
 from rlfseg.stage import PARTS
 from rlfseg.training.checkpoint import load_checkpoint, save_checkpoint
+from rlfseg.training.optimisers import RELATIVE, optimisers
 from rlfseg.training.steps import Step, read_steps, recorded
 
 _USUAL = MachineConfig()
@@ -77,8 +79,8 @@ def fit(
     the step that is under way, with a checkpoint.
 
     Args:
-        objective: `objective(batch) -> Losses`; parameters that require a gradient are trained
-            with AdamW and kept in float32.
+        objective: `objective(batch) -> Losses`; parameters that require a gradient are trained by
+            `optimisers` and kept in float32.
         batches: maps a step's number (from 1) to this process's share of the batch, equally large
             in every process.
         config: learning rate, steps, schedule, clipping.
@@ -92,25 +94,17 @@ def fit(
         `Step` records of all processes together, starting after the last checkpointed step.
 
     Raises:
-        ValueError: if nothing requires a gradient.
+        ValueError: as `optimisers`.
         NonFiniteLossError: if losses or gradients are not finite in ten steps one after the other.
         StoppedError: after a signal, when the checkpoint is written.
     """
     named = {n: p for n, p in objective.named_parameters() if p.requires_grad}
-    if not named:
-        raise ValueError("nothing to train: no parameter of the objective requires a gradient")
     parameters = list(named.values())  # a list: an iterator would be spent before clipping
-    optimiser = torch.optim.AdamW(
-        parameters,
-        lr=config.lr,
-        betas=(0.9, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    steppers = optimisers(objective, config)
     first = 1
     if checkpoint is not None and checkpoint.exists():
-        first = load_checkpoint(checkpoint, named, optimiser, config) + 1
-    model, optimiser = accelerator.prepare(objective, optimiser)
+        first = load_checkpoint(checkpoint, named, steppers, config) + 1
+    model, *steppers = accelerator.prepare(objective, *steppers)
     model.train()
     last = config.steps if until is None else min(until, config.steps)
     skipped = 0
@@ -120,8 +114,8 @@ def fit(
         for step in range(first, last + 1):
             started = perf_counter()
             lr = learning_rate(config, step)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
+            for group in chain(*(each.param_groups for each in steppers)):
+                group["lr"] = lr * group[RELATIVE]
             batch = coming.pop().result()
             coming = [ahead.submit(batches, step + 1)] if step < last else []
             sums = _backward(model, batch, machine.accumulate, accelerator)
@@ -136,16 +130,17 @@ def fit(
                     f"step {step} is the {skipped}th in a row that can't be used: {why}; lower lr "
                     f"(now {lr:g}), use float32, or look at these samples"
                 )
-            if not why:
-                optimiser.step()
-            optimiser.zero_grad()
+            for stepper in steppers:
+                if not why:
+                    stepper.step()
+                stepper.zero_grad()
             wait(coming)  # nothing else is under way while the caller looks at the step
             finite = {name: value for name, value in means.items() if math.isfinite(value)}
             yield Step(step, loss, norm, lr, perf_counter() - started, finite, why)
             due = monotonic() - saved >= 60 * machine.save_minutes
             if checkpoint is not None and (due or step == last or stop):
                 if accelerator.is_main_process:
-                    save_checkpoint(checkpoint, named, optimiser, config, step)
+                    save_checkpoint(checkpoint, named, steppers, config, step)
                 saved = monotonic()
             if stop and step < last:
                 accelerator.wait_for_everyone()  # a launch ends all when the first has ended

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from rlfseg.config import OptimiserConfig
+from rlfseg.data.drawn.phrases import Phrase
 from rlfseg.data.drawn.scene import COLOURS, HELD_OUT, SHAPES
-from rlfseg.data.drawn.sentences import PARTS, Layout, Sentences, describe, true_of
+from rlfseg.data.drawn.sentences import PARTS, WORDS, Layout, Sentences, describe, true_of
 from rlfseg.data.images import to_unit
 from rlfseg.stand_ins import clip_batches as drawing
 from rlfseg.stand_ins import clip_scores as scoring
@@ -28,7 +29,7 @@ from rlfseg.stand_ins.clip_batches import (
     tokens,
     vocabulary,
 )
-from rlfseg.stand_ins.clip_scores import Quiz, Right, clip_scores, draw_quiz
+from rlfseg.stand_ins.clip_scores import Quiz, Right, bag_of_words, clip_scores, draw_quiz
 from rlfseg.stand_ins.mini_clip import (
     ClipConfig,
     ClipObjective,
@@ -425,6 +426,43 @@ def test_who_is_deaf_to_a_word_fails_where_it_counts(
     assert scores.words[PARTS[deaf]].share == 0 and scores.words[PARTS[deaf]].asked > 3
     assert scores.words["shape"].share > 0.5
     assert scores.among.share < 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        (("circle", "red"), ("square", "red"), (1 / 2 + 1) / 2),  # it is the circle that is red
+        (("square", "blue"), ("star", "red"), 1.0),  # there is no star, nor anything blue there
+        (("circle", "red"), ("square", "red", "red"), 1.0),  # of the red star; there is none
+    ],
+)
+def test_who_knows_words_alone_guesses_among_those_that_all_fit(
+    ours: tuple[str, ...],
+    theirs: tuple[str, ...],
+    expected: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One picture has a red circle and a blue square, the other a red square and a red star."""
+    monkeypatch.setattr(scoring, "AMONG", 2)
+    word = {name: k for known in WORDS for k, name in enumerate(known)}
+    things = np.full((2, 4, 4), -9, np.int8)
+    said = [[("circle", "red"), ("square", "blue")], [("square", "red"), ("star", "red")]]
+    for scene, named in enumerate(said):
+        for k, (shape, colour) in enumerate(named):
+            things[scene, k] = word[shape], word[colour], word["plain"], word["medium"]
+    layout = Layout(things, np.full((2, 4, 2), 0.5, np.float32), np.zeros(2, np.int8))
+    phrases = tuple(
+        Phrase(name, tuple(colours), None, (0,), "colour")
+        if len(colours) < 2
+        else Phrase(name, colours[:1], ("left of", f"the {colours[1]} star"), (0,), "relation")
+        for name, *colours in (ours, theirs)
+    )
+    asked = Quiz(Gallery(np.zeros((2, 8, 8, 3), np.uint8), layout), phrases, np.array([0, 1]))
+    assert bag_of_words(asked, seed=0) == expected
+
+
+def test_a_bag_of_words_is_less_than_the_truth_and_more_than_chance(quiz: Quiz) -> None:
+    assert 0.4 < bag_of_words(quiz, seed=0) < 0.8
 
 
 def test_an_untrained_clip_guesses(quiz: Quiz, tokenizer: CLIPTokenizer) -> None:

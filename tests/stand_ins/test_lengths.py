@@ -69,10 +69,12 @@ def test_the_appendix_asks_all_lengths_in_order(monkeypatch: pytest.MonkeyPatch)
     )
     assert {stage.folder for stage in whole} <= stages
     # each of CLIP and backbone, and nothing of what those of other lengths are made of
+    by_muon = here.lengths.muon
+    assert by_muon is not None
     asked_of = {"clip-right": here.lengths.clip, "recognition": here.lengths.backbone}
+    besides = {"clip-right": len(by_muon.clip), "recognition": 1}  # the other recipe's drawings
     for name, others in asked_of.items():
-        other = name == "recognition"  # the other recipe's drawings
-        assert sum(f.startswith(name) for f in stages) == 1 + len(others) + other
+        assert sum(f.startswith(name) for f in stages) == 1 + len(others) + besides[name]
     assert clip_stage(clip_of_length(here.clip, here.lengths.clip[0])).folder not in stages
     asked: list[object] = []
 
@@ -84,7 +86,12 @@ def test_the_appendix_asks_all_lengths_in_order(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Backbone, "_drawn", lambda self, run: {"drawn": count(run.backbone)})
     found = here.by_length()
     clip, own = here.clip, here.run.backbone
-    assert list(found) == ["CLIP", "drawn"] and len(asked) == sum(len(s) for s in found.values())
+    muons = found.pop("CLIP by Muon")
+    quick = [of.muon for _, of in asked[len(here.lengths.clip) + 1 :][: len(muons)]]  # type: ignore[misc,attr-defined]
+    assert list(muons) == [clip_of_length(here.clip, n).steps * clip.batch for n in by_muon.clip]
+    assert quick == [by_muon.rate] * len(muons)
+    assert list(found) == ["CLIP", "drawn"]
+    assert len(asked) == len(muons) + sum(len(s) for s in found.values())
     whole_of = {"CLIP": clip.steps * clip.batch, "drawn": own.unet_steps * own.unet_batch}
     for (name, each), others in zip(found.items(), asked_of.values(), strict=True):
         seen = [pictures / whole_of[name] for pictures in each]
@@ -106,6 +113,7 @@ def test_what_is_recognised_once_needs_no_backbone(monkeypatch: pytest.MonkeyPat
     }
     assert shares == {
         "CLIP": {0.5},
+        "CLIP by Muon": {0.5},
         "backbone, colour": {0.5},
         "backbone, shape": {0.4},
         "backbone, both": {0.3},

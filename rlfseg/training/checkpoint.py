@@ -6,7 +6,7 @@ moments and the step are the whole state; settings and git commit are kept besid
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def load_checkpoint(
         if of_the_system(error):
             raise
         raise ValueError(f"{path}: not one of our checkpoints ({error}); delete it") from error
-    _check_config(path, then, asdict(config))
+    usual = {each.name: each.default for each in fields(config)}  # of a setting added since
+    _check_config(path, {**usual, **then}, asdict(config))
     unfit = [
         name
         for name, parameter in parameters.items()

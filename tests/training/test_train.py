@@ -497,6 +497,23 @@ def test_a_checkpoint_of_other_settings_says_which(tmp_path: Path) -> None:
     assert str(file) in str(error.value) and "schedule" not in str(error.value)
 
 
+def test_a_setting_added_since_a_checkpoint_had_its_default_then(tmp_path: Path) -> None:
+    file, whole = tmp_path / "checkpoint.safetensors", Regression()
+    expected = run(whole)
+    run(Regression(), checkpoint=file, until=4)
+    with safe_open(file, framework="pt") as there:
+        tensors = {key: there.get_tensor(key) for key in there.keys()}  # noqa: SIM118
+        meta = there.metadata()
+    older = json.loads(meta["config"])
+    del older["muon"]
+    save_file(tensors, file, metadata=meta | {"config": json.dumps(older)})
+    with pytest.raises(ValueError, match=r"other settings \(muon: 0.0 -> 0.5\); delete it"):
+        run(Regression(), replace(CONFIG, muon=0.5), checkpoint=file)
+    model = Regression()
+    assert bare(run(model, checkpoint=file)) == bare(expected[4:])
+    assert same(weights(model), weights(whole))
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "checkpoint.safetensors"
     run(Regression(), checkpoint=file, until=2)

@@ -146,7 +146,12 @@ CASES = drawn()
 def judged(file: Path, path: Place, how: Any) -> str:
     """What is wrong with what is said about a spoilt file; nothing if all is well."""
     asked = file if file.stem != "run" else file.with_name("03_train.yml")
-    key = "unknown_key" if how is STRANGE else [k for k in path if isinstance(k, str)][-1]
+    left: Any = yaml.safe_load(file.read_text())
+    for step in path[:-1]:
+        left = left[step]
+    # where the only name is gone that a user gave, what is empty now has to be named
+    named = path[:-1] if how is GONE and left == {} else path
+    key = "unknown_key" if how is STRANGE else [k for k in named if isinstance(k, str)][-1]
     try:
         given = chapter_file(asked)
         given.asks()

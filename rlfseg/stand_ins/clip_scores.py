@@ -141,9 +141,9 @@ def clip_scores(clip: CLIPModel, tokenizer: CLIPTokenizer, quiz: Quiz, *, seed: 
 def bag_of_words(quiz: Quiz, *, seed: int) -> float:
     """Return how often one would be right among 32 who knows no more than a picture's words.
 
-    He knows each word that fits a thing of the picture, but not which of them fit the same thing;
-    of the phrases whose words all do he takes one by chance. So what a CLIP has above this it has
-    of words together.
+    Each word that fits a thing of the picture is known, but not which of them fit the same thing,
+    and of the phrases whose words all fit one is taken by chance. What a CLIP has above this, it
+    has from words together.
 
     Args:
         quiz: as for `clip_scores`.
@@ -157,8 +157,9 @@ def bag_of_words(quiz: Quiz, *, seed: int) -> float:
     known = np.array([(layout.things == word).any(1) for word in range(max(map(len, WORDS)))])
     chance = []
     for item, (scene, others) in enumerate(_choices(quiz, said, np.random.default_rng(seed))):
-        fits = known[np.maximum(words[[item, *others]], 0), scene, np.arange(len(PARTS))]
-        left = (fits | (words[[item, *others]] < 0)).all((1, 2, 3))
+        asked = words[[item, *others]]
+        fits = known[np.maximum(asked, 0), scene, np.arange(len(PARTS))]
+        left = (fits | (asked < 0)).all((1, 2, 3))
         chance.append(1 / left.sum())
     return float(np.mean(chance))
 

@@ -331,7 +331,7 @@ def test_the_registry_fits_the_book() -> None:
     for name, entry in CHAPTERS.items():
         assert set(entry.needs) <= (set(CHAPTERS) if entry.alone else done), name
         done.add(name)
-        kept = re.findall(r"keep_results\(run, (\d), ours\)", (BOOK / f"{name}.ipynb").read_text())
+        kept = re.findall(r"keep_results\(here, (\d), ours\)", (BOOK / f"{name}.ipynb").read_text())
         assert sorted(map(int, kept)) == sorted(entry.tables), name
         assert entry.minutes > 0
 

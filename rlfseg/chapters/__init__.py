@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from rlfseg.stage import asked, forget, kept
+from rlfseg.stage import asked, forget
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,6 @@ CHAPTERS = {
 }
 
 
-def made_in(table: int) -> str:
-    """Return the chapter that fills one of the paper's tables."""
-    return next(name for name, chapter in CHAPTERS.items() if table in chapter.tables)
-
-
 def assigned(source: str) -> list[str]:
     """Return the names that a cell of parameters sets."""
     lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
@@ -112,6 +107,8 @@ def expect(given: Any, numbers: Mapping[str, tuple[float, float]]) -> None:
     Raises:
         AssertionError: naming what falls short.
     """
+    from rlfseg.chapters.place import name_of, place_of
+
     short = [
         f"{n}: {found:.4g} < {least:.4g}"
         for n, (found, least) in numbers.items()
@@ -119,8 +116,8 @@ def expect(given: Any, numbers: Mapping[str, tuple[float, float]]) -> None:
     ]
     if short and given.run.data.source == "mini":
         raise AssertionError(f"less than the parameters expect (at_least): {'; '.join(short)}")
-    name = next(key for key, each in CHAPTERS.items() if each.parameters is type(given))
-    file = kept(given.run.profile) / "findings" / f"{name}.txt"
+    name = name_of(given)
+    file = place_of(given) / "findings" / f"{name}.txt"
     file.unlink(missing_ok=True)
     if short:
         print("FINDING:", *short, sep="\n  ")

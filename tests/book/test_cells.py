@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_run import in_chapter
 
 from rlfseg.baselines.clipseg import ClipsegConfig
 from rlfseg.baselines.ldznet import LdznetConfig
@@ -33,8 +34,9 @@ from rlfseg.experiment import Run, Scoring, scored
 def test_a_tables_cells_are_kept_with_what_made_them(repo: Path, run: Run) -> None:
     fixed = {"low": None, "high": None, "protocol": "a setting", "data": "none"}
     ours = {("LoRA Rank", "Value"): Result("2", **fixed, comparable="no: tiny")}
-    path = keep_results(run, 8, ours)
-    assert path == repo / "runs" / "smoke" / "results" / "table_8.json"
+    here = in_chapter("03_train", run)
+    path = keep_results(here, 8, ours)
+    assert path == repo / "runs" / "smoke" / "changed" / "results" / "table_8.json"
     saved = load_results(path)
     assert saved.results["LoRA Rank", "Value"] == ours["LoRA Rank", "Value"]
     assert isinstance(saved.results["Random Seed", "Value"], Missing)
@@ -42,7 +44,7 @@ def test_a_tables_cells_are_kept_with_what_made_them(repo: Path, run: Run) -> No
     assert validated(Run, plain, where="kept") == run
     assert saved.provenance["training"] == run.train_stage.hash
     with pytest.raises(UnknownCellError):
-        keep_results(run, 8, {("LoRA Rank", "mIoU"): Missing()})
+        keep_results(here, 8, {("LoRA Rank", "mIoU"): Missing()})
 
 
 def test_a_baselines_cells_are_never_set_against_the_papers(run: Run) -> None:

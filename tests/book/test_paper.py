@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import re
+from dataclasses import replace
 from itertools import dropwhile, takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +33,8 @@ from rlfseg.book.paper import (
     save_results,
 )
 from rlfseg.book.paper.about import DRAWN_PROFILES
-from rlfseg.chapters import made_in
+from rlfseg.chapters import CHAPTERS
+from rlfseg.chapters.reading import chapter_file
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.readings import Reading, readings
@@ -283,8 +286,15 @@ def test_load_refuses_another_table(tmp_path: Path, spoil) -> None:
 # --- the rendered table ---------------------------------------------------------------------
 
 
+def maker(table: int, profile: str = "a100") -> Any:
+    """The parameters of the chapter that fills a table."""
+    (name,) = (name for name, chapter in CHAPTERS.items() if table in chapter.tables)
+    return chapter_file(ROOT / "params" / profile / f"{name}.yml")
+
+
 def shown(table: int, results: dict, profile: str = "a100") -> str:
-    return str(render(table, results, caption="A caption", name="tab-x", profile=profile).data)
+    here = maker(table, profile)
+    return str(render(here, table, results, caption="A caption", name="tab-x").data)
 
 
 @pytest.mark.parametrize("number", range(1, 10))
@@ -455,13 +465,13 @@ def test_only_a_full_size_model_may_be_timed() -> None:
 
 def test_render_refuses_what_would_break_the_page() -> None:
     with pytest.raises(ValueError, match="'Tab 1'"):
-        render(1, {}, caption="A", name="Tab 1", profile="a100")
+        render(maker(1), 1, {}, caption="A", name="Tab 1")
     with pytest.raises(ValueError, match="caption is empty"):
-        render(1, {}, caption=" ", name="tab-1", profile="a100")
+        render(maker(1), 1, {}, caption=" ", name="tab-1")
     with pytest.raises(UnknownCellError, match="'RLFSeg'"):
         shown(1, {("RLFSeg", "mIoU"): result()})
     odd = {OURS: result(comparable="no: a | b\nc")}
-    text = str(render(1, odd, caption="A\nb", name="t", profile="mini").data)
+    text = str(render(maker(1, "mini"), 1, odd, caption="A\nb", name="t").data)
     assert text.startswith(":::{table} Paper, Table 1: A b\n")
     assert "Comparable with the paper: no: a | b c." in text
 
@@ -515,10 +525,17 @@ def test_several_seeds_stand_behind_the_value_and_are_kept(tmp_path: Path) -> No
 
 
 def test_a_table_names_the_chapter_that_fills_it() -> None:
-    assert made_in(9) == "04_sampling"
     text = shown(7, {})
     assert "{doc}`04_sampling` with `params/a100/04_sampling.yml` at commit `" in text
     assert "{download}`table_7.json <results/table_7.json>`" in text
+
+
+def test_a_table_of_other_parameters_does_not_name_the_file_s() -> None:
+    here = maker(7)
+    other = replace(here, run=replace(here.run, seeds=(7,)))
+    text = str(render(other, 7, {}, caption="A caption", name="tab-x").data)
+    assert "with other parameters than those of `params/a100/04_sampling.yml` at commit" in text
+    assert "`runs/a100/changed/results/table_7.json`" in text and "{download}" not in text
 
 
 def test_every_knob_on_the_page_exists() -> None:
@@ -575,7 +592,7 @@ def test_counts_become_the_two_cells_that_most_tables_have() -> None:
     assert "12 x 12" in miou.protocol
     assert miou.readings == ap.readings == readings(counts, **about)
     rows = {("1", column): value for column, value in cells.items()}
-    assert "24 masks" in str(render(9, rows, caption="c", name="t", profile="mini").data)
+    assert "24 masks" in shown(9, rows, "mini")
 
 
 def test_cells_have_the_value_of_each_seed_in_their_order() -> None:

@@ -59,7 +59,7 @@ def test_a_shortfall_is_an_error_on_drawn_scenes_and_a_finding_on_real_data(
     with pytest.raises(AssertionError, match="nan"):
         expect(here, {"mIoU": (float("nan"), 0.5)})
     real = replace(here, run=replace(here.run, data=DataConfig(source="data/cut")))
-    kept = repo / "runs" / "mini" / "findings" / "05_phrasecut.txt"
+    kept = repo / "runs" / "mini" / "changed" / "findings" / "05_phrasecut.txt"
     expect(real, {"mIoU": (0.4, 0.5), "best": (0.9, 0.5)})
     assert "FINDING" in capsys.readouterr().out
     assert kept.read_text() == "05_phrasecut: mIoU: 0.4 < 0.5\n"

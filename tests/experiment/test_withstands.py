@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 import pytest
 from tiny import tiny_backbone
-from tiny_run import with_sam
+from tiny_run import in_chapter, with_sam
 from tqdm import tqdm
 
 from rlfseg.book.paper import keep_results, run_cells
@@ -52,7 +52,8 @@ def everything() -> None:
     way = Scoring("test", sampler=SamplerConfig("one"))
     scored(run, way)
     cells = run_cells(run, way, data="all")
-    keep_results(run, 1, {("RLFSeg(Ours)", column): cell for column, cell in cells.items()})
+    here = in_chapter("05_phrasecut", run)
+    keep_results(here, 1, {("RLFSeg(Ours)", column): cell for column, cell in cells.items()})
 
 
 def timeless(value: Any) -> Any:

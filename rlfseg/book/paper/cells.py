@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rlfseg.baselines.phrases import Baseline
 from rlfseg.book.paper.results import Result, Results, measured
 from rlfseg.book.paper.saved import save_results
+from rlfseg.chapters.place import place_of
 from rlfseg.evaluation.confusion import Confusion, miou_interval, pooled
 from rlfseg.evaluation.counts import Counts
 from rlfseg.experiment import Run, Scoring, left_out, scored, shared_images
-from rlfseg.stage import kept, provenance
+from rlfseg.stage import provenance
 
 
 def run_cells(
@@ -104,13 +106,20 @@ def semflow_cell(pictures: Sequence[Confusion]) -> Result:
     )
 
 
-def keep_results(run: Run, table: int, results: Results) -> Path:
+def keep_results(here: Any, table: int, results: Results) -> Path:
     """Write a table's cells to `results/table_N.json` of the pass, with their provenance.
+
+    With parameters other than the chapter's file has, the pass's are left alone: see `place_of`.
+
+    Args:
+        here: the checked parameters of the chapter that made them.
+        table: 1 to 9.
+        results: by the names of row and column.
 
     Raises:
         UnknownCellError: if a result belongs to no cell of the table.
     """
-    path = kept(run.profile) / "results" / f"table_{table}.json"
+    run, path = here.run, place_of(here) / "results" / f"table_{table}.json"
     made_of = {"profile": run.profile, "parameters": asdict(run), **provenance()}
     save_results(path, table, results, made_of | {"training": run.train_stage.hash})
     return path

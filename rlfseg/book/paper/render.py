@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from IPython.display import Markdown
 
@@ -10,15 +11,15 @@ from rlfseg.book.paper.about import DRAWN_PROFILES, this_run
 from rlfseg.book.paper.layout import Line, one_by_one, side_by_side
 from rlfseg.book.paper.results import Missing, Result, Results, complete, difference
 from rlfseg.book.paper.tables import UNREPORTED, Cell, paper_table
-from rlfseg.chapters import made_in
+from rlfseg.chapters.place import file_of, name_of, of_the_pass, place_of
 from rlfseg.evaluation.seeds import over_seeds
-from rlfseg.stage import commit
+from rlfseg.stage import commit, repository
 
 _LONG = 2  # columns of a table that has a line for each cell
 _OURS = ("run", "difference", "comparable")  # what a line says of this run
 
 
-def render(table: int, results: Results, *, caption: str, name: str, profile: str) -> Markdown:
+def render(here: Any, table: int, results: Results, *, caption: str, name: str) -> Markdown:
     """Set a table of the paper beside this run.
 
     Each cell of the paper is a line; where the paper has more than two columns, these are the lines
@@ -31,11 +32,11 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
     are folded.
 
     Args:
+        here: the checked parameters of the chapter that made the results.
         table: 1 to 9.
         results: by the names of row and column; cells that are not in it are shown as not run.
         caption: one line; before it stands which table of the paper it is.
         name: target of `{ref}`, such as `table-1`.
-        profile: the one that this run belongs to.
 
     Returns:
         MyST with a `{table}`, whose number is the paper's.
@@ -50,7 +51,7 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
         raise ValueError(f"name {name!r} must be lower-case words joined by hyphens")
     if not caption.strip():
         raise ValueError(f"{name}: the caption is empty")
-    printed = paper_table(table)
+    printed, profile = paper_table(table), here.run.profile
     filled = complete(table, results)
     for cell in printed.cells():
         _refuse_a_false_claim(cell, filled[cell.row, cell.column.name], profile)
@@ -59,24 +60,24 @@ def render(table: int, results: Results, *, caption: str, name: str, profile: st
     heads = Line(printed.stub, "metric", "paper", run, "difference", "comparable?")
     notes = _Notes()
     rows = _rows(table, filled, notes)
-    here, folded = rows[True], rows[False]
+    told, folded = rows[True], rows[False]
     without = {"metric"} if len(printed.columns) == 1 else set()
-    without |= {"difference"} if {line.difference for line in here} <= {DASH} else set()
-    same = {line.comparable for line in here} - {DASH}
+    without |= {"difference"} if {line.difference for line in told} <= {DASH} else set()
+    same = {line.comparable for line in told} - {DASH}
     alike = len(same) < 2 and not any(each.startswith("yes") for each in same)
     without |= {"comparable"} if alike else set()
     lay = side_by_side if len(printed.columns) > _LONG else one_by_one
     parts = [
         captioned(
-            lay(heads, here or folded, without),
+            lay(heads, told or folded, without),
             caption=f"Paper, Table {table}: {caption}",
             name=name,
         ),
         f"Comparable with the paper: {flat(same.pop())}." if alike and same else "",
         this_run(filled, profile),
-        _folded(lay(heads, folded, {*_OURS, *without}), folded) if here else "",
+        _folded(lay(heads, folded, {*_OURS, *without}), folded) if told else "",
         notes.folded(f"{note}." for note in printed.notes),
-        _made_by(table, profile),
+        _made_by(here, table),
         "What the tables compare, and our choices where the paper is silent: {doc}`deviations`.",
     ]
     return Markdown("\n\n".join(part for part in parts if part) + "\n")
@@ -167,14 +168,17 @@ def _number(result: Result, places: int) -> str:
     return shown
 
 
-def _made_by(table: int, profile: str) -> str:
+def _made_by(here: Any, table: int) -> str:
     """Say where every cell comes from: chapter, parameters, commit, and the file that says so."""
-    chapter = made_in(table)
-    file = f"table_{table}.json"
+    name, known = f"table_{table}.json", f"`{file_of(here).relative_to(repository())}`"
+    if of_the_pass(here):
+        given, file = known, f"{{download}}`{name} <results/{name}>`"
+    else:
+        given = f"other parameters than those of {known}"
+        file = f"`{place_of(here).relative_to(repository())}/results/{name}`"
     return (
-        f"Made by {{doc}}`{chapter}` with `params/{profile}/{chapter}.yml` at commit "
-        f"`{commit()[:10]}`; each cell with what made it, and its scores by every "
-        f"protocol in use: {{download}}`{file} <results/{file}>`."
+        f"Made by {{doc}}`{name_of(here)}` with {given} at commit `{commit()[:10]}`; each cell "
+        f"with what made it, and its scores by every protocol in use: {file}."
     )
 
 

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from rlfseg.baselines.phrases import PhraseSet
 from rlfseg.chapters.asks import ALL, Also, Asks, as_rows, phrase_rivals
 from rlfseg.chapters.results import Baselines
-from rlfseg.chapters.values import Samplers, TrainChanges, Variants, having
+from rlfseg.chapters.values import Samplers, TrainChanges, Variants, having, rows_of
 from rlfseg.config import STRICT, Count, Positive
 from rlfseg.experiment import Run, Scoring
 from rlfseg.flowseg.recipe import FieldConfig, arm, arm_stage
@@ -20,7 +20,7 @@ class Ranks:
     """Table 6: `variants` are the rows, with each seed; `longer` runs stand beside them."""
 
     run: Run
-    variants: Variants
+    variants: Annotated[Variants, rows_of(6)]
     longer: Variants
     scoring: Scoring
 

@@ -12,8 +12,9 @@ from rlfseg.baselines import phrases
 from rlfseg.baselines.phrases import Baseline, PhraseSet
 from rlfseg.baselines.semflow import SemflowConfig
 from rlfseg.chapters.asks import ALL, Also, Asks, as_rows, phrase_rivals, semflow_rival
-from rlfseg.chapters.values import TrainChanges, Variants, having
+from rlfseg.chapters.values import TrainChanges, Variants, having, rows_of
 from rlfseg.config import STRICT, Count, DataConfig
+from rlfseg.data.catalogue import REFERRING
 from rlfseg.experiment import ClosedSet, Curve, Run, Scoring, learned, loaded_tiny_decoder
 from rlfseg.stage import repository
 from rlfseg.stand_ins.tiny_decoder import TinyConfig, tiny_stage
@@ -68,7 +69,7 @@ class PhraseCut:
         dict[str, float],
         having("miou", "best", "above_other", "above_none", "above_ones"),
     ]
-    baselines: Baselines
+    baselines: Annotated[Baselines, rows_of(1)]
 
     @property
     def scoring(self) -> Scoring:
@@ -164,9 +165,15 @@ class Referring:
     supervised: Variants
     coco_ids: list[str]
     shown: Count
-    baselines: Baselines
+    baselines: Annotated[Baselines, rows_of(2)]
 
     def __post_init__(self) -> None:
+        for name, other in self.others.items():
+            if name not in REFERRING or other.dataset != name:
+                raise ValueError(
+                    f"others: dataset of {name} is {other.dataset}; say the same, one of "
+                    f"{', '.join(REFERRING)}"
+                )
         if ours := [row for row, baseline in self.baselines.items() if baseline.outside is None]:
             raise ValueError(
                 f"baselines: {ours[0]} would be trained here; take one of released weights"
@@ -229,6 +236,10 @@ class CocoStuff:
     images: Count
     shown: Count
     semflow: SemflowConfig
+
+    def __post_init__(self) -> None:
+        if self.other.dataset != "cocostuff":
+            raise ValueError(f"other: dataset is {self.other.dataset}; it must be cocostuff")
 
     @property
     def present(self) -> Scoring:

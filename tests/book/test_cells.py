@@ -17,13 +17,13 @@ from rlfseg.baselines.unethead import UnetHeadConfig
 from rlfseg.book.paper import (
     Missing,
     Result,
-    UnknownCellError,
     baseline_cells,
     keep_results,
     load_results,
     run_cells,
     semflow_cell,
 )
+from rlfseg.chapters.tables import UnknownCellError
 from rlfseg.config import SamplerConfig, validated
 from rlfseg.evaluation.confusion import Confusion, pooled
 from rlfseg.evaluation.counting import count

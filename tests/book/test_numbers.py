@@ -85,7 +85,7 @@ def test_there_are_as_many_thresholds_as_is_said() -> None:
 
 
 def test_what_is_quoted_of_a_table_stands_in_it() -> None:
-    tables = yaml.safe_load((ROOT / "rlfseg/book/paper/tables.yml").read_text())
+    tables = yaml.safe_load((ROOT / "rlfseg/chapters/tables.yml").read_text())
     printed = set(re.findall(r"\d+\.\d+", str(tables)))
     of_tables = {
         str(n)

@@ -258,8 +258,28 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(checkout: Path) -> 
         ("06_refcoco", {"supervised": {"visual": {}}}, "supervised: visual is none of others"),
         (
             "06_refcoco",
-            {"baselines": {"LD-ZNet": {"kind": "ldznet", "steps": 2}}},
-            "baselines: LD-ZNet would be trained here; take one of released weights",
+            {"baselines": {"LD-ZNet, zero-shot": {"kind": "ldznet", "steps": 2}}},
+            "baselines: LD-ZNet, zero-shot would be trained here; take one of released weights",
+        ),
+        (
+            "05_phrasecut",
+            {"baselines": {"CLIPseg": {"kind": "clipseg", "steps": 2}}},
+            "baselines is .*: 'CLIPseg' is no row of Table 1: .*; LD-ZNet",
+        ),
+        (
+            "06_refcoco",
+            {"others": {"refcoco+": {"source": "mini", "dataset": "refcoco"}}},
+            r"others: dataset of refcoco\+ is refcoco; say the same",
+        ),
+        (
+            "07_cocostuff",
+            {"other": {"dataset": "phrasecut"}},
+            "other: dataset is phrasecut; it must be",
+        ),
+        (
+            "09_ranks",
+            {"variants": {"48": {"rank": 48}}},
+            "variants is .*: '48' is no row of Table 6",
         ),
         ("03b_labels", {"samplers": {"plain": {"name": "one"}}}, "samplers is .*: AOS is missing"),
         (

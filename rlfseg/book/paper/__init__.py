@@ -1,7 +1,7 @@
-"""The paper's Tables 1-9 as data, and this run's results beside them.
+"""This run's results beside the paper's Tables 1-9.
 
-`cell` looks up what the paper prints; `render` sets it beside `Result`s for the book;
-`save_results` and `load_results` keep them as JSON.
+`render` sets `Result`s beside what the paper prints, for the book; `save_results` and
+`load_results` keep them as JSON.
 """
 
 from rlfseg.book.paper.cells import baseline_cells, keep_results, run_cells, semflow_cell
@@ -16,13 +16,3 @@ from rlfseg.book.paper.results import (
     measured,
 )
 from rlfseg.book.paper.saved import Saved, load_results, save_results
-from rlfseg.book.paper.tables import (
-    Cell,
-    Column,
-    Row,
-    Table,
-    UnknownCellError,
-    cell,
-    paper_table,
-    paper_tables,
-)

@@ -5,7 +5,7 @@ from typing import Any
 
 from rlfseg.book.paper.results import Result, measured
 from rlfseg.book.paper.saved import load_results, save_results
-from rlfseg.book.paper.tables import paper_table
+from rlfseg.chapters.tables import paper_table
 from rlfseg.data.catalogue import DATASETS, REFERRING
 from rlfseg.data.packed.schema import key_of
 from rlfseg.evaluation.readings import Reading, readings

@@ -10,8 +10,8 @@ from rlfseg.book.myst import DASH, captioned, flat
 from rlfseg.book.paper.about import DRAWN_PROFILES, this_run
 from rlfseg.book.paper.layout import Line, one_by_one, side_by_side
 from rlfseg.book.paper.results import Missing, Result, Results, complete, difference
-from rlfseg.book.paper.tables import UNREPORTED, Cell, paper_table
 from rlfseg.chapters.place import file_of, name_of, of_the_pass, place_of
+from rlfseg.chapters.tables import UNREPORTED, Cell, paper_table
 from rlfseg.evaluation.seeds import over_seeds
 from rlfseg.stage import commit, repository
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
-from rlfseg.book.paper.tables import Cell, paper_table
+from rlfseg.chapters.tables import Cell, paper_table
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.readings import Reading, readings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlfseg.book.paper.results import Missing, Result, Results, complete
-from rlfseg.book.paper.tables import paper_table
+from rlfseg.chapters.tables import paper_table
 from rlfseg.evaluation.readings import Reading
 from rlfseg.stage import replaced
 

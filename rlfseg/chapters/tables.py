@@ -173,7 +173,7 @@ class Table:
 @cache
 def paper_tables() -> Mapping[int, Table]:
     """Return the paper's tables by number."""
-    path = files("rlfseg.book.paper") / "tables.yml"
+    path = files("rlfseg.chapters") / "tables.yml"
     tables = yaml.safe_load(path.read_text(encoding="utf-8"))["tables"]
     return MappingProxyType({given["number"]: _table(**given) for given in tables})
 

@@ -91,8 +91,7 @@ def clip_batch(
     other = one_changed(rng, caption, told)[0][: size // 4]
     long = Sentences.joined([caption, other]).unique()
     short, long = short[~short.unseen], long[~long.unseen]
-    where = np.minimum(scenes.centres * PATCHES, PATCHES - 1).astype(np.int64)
-    places = np.where(scenes.there, where[..., 1] * PATCHES + where[..., 0], -1)
+    places = places_of(scenes)
     patches = np.tile(np.arange(PATCHES**2), (size, 1))
     if step <= alone:
         patches = _window(rng, scenes)
@@ -106,6 +105,12 @@ def clip_batch(
         torch.from_numpy(places),
         torch.from_numpy(meant(short, scenes).transpose(1, 2, 0)),
     )
+
+
+def places_of(scenes: Layout) -> np.ndarray:
+    """Return the number of the patch at each thing's centre, int64 [n, 4], -1 for no thing."""
+    where = np.minimum(scenes.centres * PATCHES, PATCHES - 1).astype(np.int64)
+    return np.where(scenes.there, where[..., 1] * PATCHES + where[..., 0], -1)
 
 
 def _window(rng: np.random.Generator, scenes: Layout) -> np.ndarray:

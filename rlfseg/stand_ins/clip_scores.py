@@ -18,13 +18,14 @@ from rlfseg.data.drawn.sentences import (
     WORDS,
     Sentences,
     layout_of,
+    meant,
     one_changed,
     sentences_of,
     true_of,
 )
 from rlfseg.data.images import to_unit
-from rlfseg.stand_ins.clip_batches import Gallery, tokens
-from rlfseg.stand_ins.mini_clip import heard, seen
+from rlfseg.stand_ins.clip_batches import Gallery, places_of, tokens
+from rlfseg.stand_ins.mini_clip import heard, pointed, states
 
 #: How many phrases CLIP chooses among.
 AMONG = 32
@@ -69,6 +70,8 @@ class ClipScores:
 
     Attributes:
         among: the scene's phrase is likelier than each of 31 of other scenes, untrue of this one.
+        placed: the same, by the patch at the centre of a thing that the phrase means, in the place
+            of the whole picture: what is known of a thing by one who is told where it is.
         unseen: the same, for colour and shape pairs that training never saw.
         kinds: the same, by `Phrase.kind`.
         words: the phrase is likelier than itself with one word changed so that it is untrue; by
@@ -76,6 +79,7 @@ class ClipScores:
     """
 
     among: Right
+    placed: Right
     unseen: Right
     kinds: dict[str, Right]
     words: dict[str, Right]
@@ -84,7 +88,12 @@ class ClipScores:
     def answers(self) -> dict[str, Right]:
         """All but `kinds`, by the question in words."""
         words = {f"one wrong word: {what}": found for what, found in self.words.items()}
-        return {"right among 32": self.among, "among 32, an unseen pair": self.unseen, **words}
+        return {
+            "right among 32": self.among,
+            "among 32, told where": self.placed,
+            "among 32, an unseen pair": self.unseen,
+            **words,
+        }
 
 
 def draw_quiz(*, seed: int, count: int, pixels: int) -> Quiz:
@@ -107,33 +116,34 @@ def clip_scores(clip: CLIPModel, tokenizer: CLIPTokenizer, quiz: Quiz, *, seed: 
     Raises:
         ValueError: if there are too few phrases to choose 31 untrue ones for a scene.
     """
-    pictures = torch.cat(
+    pictures, patches = _looked(clip, quiz.gallery.images)
+    said, rng = sentences_of(quiz.phrases), np.random.default_rng(seed)
+    phrases, layout = _heard(clip, tokenizer, said), quiz.gallery.layout
+    things = meant(said, layout)[np.arange(len(said)), quiz.scene].argmax(1)
+    there = patches[quiz.scene, places_of(layout)[quiz.scene, things]]
+    likeness, placed = ((each @ phrases.T).cpu().numpy() for each in (pictures, there))
+    picked = np.array(
         [
-            seen(clip, to_unit(torch.from_numpy(some)).to(clip.device))
-            for some in np.array_split(quiz.gallery.images, -(-len(quiz.gallery.images) // _BATCH))
+            [each[item] > each[others].max() for each in (likeness[scene], placed[item])]
+            for item, (scene, others) in enumerate(_choices(quiz, said, rng))
         ]
     )
-    said, rng = sentences_of(quiz.phrases), np.random.default_rng(seed)
-    likeness = (pictures @ _heard(clip, tokenizer, said).T).cpu().numpy()
-    among = [
-        likeness[scene, item] > likeness[scene, others].max()
-        for item, (scene, others) in enumerate(_choices(quiz, said, rng))
-    ]
     right: dict[str, list[bool]] = {name: [] for name in (*PARTS, "relation")}
-    rows, own = np.arange(len(said)), quiz.gallery.layout[quiz.scene]
+    rows, own = np.arange(len(said)), layout[quiz.scene]
     for _ in range(_CHANGES):
         changed, what = one_changed(rng, said, own)
-        wrong = ~true_of(changed, quiz.gallery.layout)[rows, quiz.scene]
+        wrong = ~true_of(changed, layout)[rows, quiz.scene]
         against = (pictures[quiz.scene] * _heard(clip, tokenizer, changed)).sum(1).cpu().numpy()
         won = likeness[quiz.scene, rows] > against
         for name, part in zip(right, range(len(right)), strict=True):
             right[name] += won[wrong & (what == part)].tolist()
-    picked = np.array(among)
+    among, by_patch = picked.T
     kinds = np.array([phrase.kind for phrase in quiz.phrases])
     return ClipScores(
-        among=Right.of(picked),
-        unseen=Right.of(picked[[phrase.unseen for phrase in quiz.phrases]]),
-        kinds={str(kind): Right.of(picked[kinds == kind]) for kind in np.unique(kinds)},
+        among=Right.of(among),
+        placed=Right.of(by_patch),
+        unseen=Right.of(among[[phrase.unseen for phrase in quiz.phrases]]),
+        kinds={str(kind): Right.of(among[kinds == kind]) for kind in np.unique(kinds)},
         words={name: Right.of(answers) for name, answers in right.items()},
     )
 
@@ -174,6 +184,14 @@ def _choices(
         if len(others) < AMONG - 1:
             raise ValueError(f"{len(others)} phrases are untrue of scene {scene}: draw more scenes")
         yield scene, rng.choice(others, AMONG - 1, replace=False)
+
+
+def _looked(clip: CLIPModel, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return pictures and their patches as unit vectors, [n, d] and [n, k, d]."""
+    batches = np.array_split(images, -(-len(images) // _BATCH))
+    units = (to_unit(torch.from_numpy(some)).to(clip.device) for some in batches)
+    every = pointed(clip, torch.cat([states(clip, some) for some in units]))
+    return every[:, 0], every[:, 1:]
 
 
 def _heard(clip: CLIPModel, tokenizer: CLIPTokenizer, said: Sentences) -> Float[Tensor, "t d"]:

@@ -136,7 +136,7 @@ def states(clip: CLIPModel, pictures: Tensor, patches: Tensor | None = None) -> 
     return vision.encoder(inputs_embeds=vision.pre_layrnorm(first)).last_hidden_state
 
 
-def pointed(clip: CLIPModel, some: Float[Tensor, "n w"]) -> Float[Tensor, "n d"]:
+def pointed(clip: CLIPModel, some: Float[Tensor, "*n w"]) -> Float[Tensor, "*n d"]:
     """Return last states as unit vectors: of a picture by its first one, or of a patch."""
     pooled = clip.vision_model.post_layernorm(some)
     return F.normalize(clip.visual_projection(pooled), dim=-1)

@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 from rlfseg.config import OptimiserConfig
 from rlfseg.data.drawn.phrases import Phrase
 from rlfseg.data.drawn.scene import COLOURS, HELD_OUT, SHAPES
-from rlfseg.data.drawn.sentences import PARTS, WORDS, Layout, Sentences, describe, true_of
+from rlfseg.data.drawn.sentences import PARTS, WORDS, Layout, Sentences, describe, meant, true_of
 from rlfseg.data.images import to_unit
 from rlfseg.stand_ins import clip_batches as drawing
 from rlfseg.stand_ins import clip_scores as scoring
@@ -26,6 +26,7 @@ from rlfseg.stand_ins.clip_batches import (
     Gallery,
     clip_batch,
     draw_gallery,
+    places_of,
     tokens,
     vocabulary,
 )
@@ -389,21 +390,29 @@ def test_the_stage_ends_in_a_clip_and_its_text_encoder(
 # --- scores ---------------------------------------------------------------------------------
 
 
-def scored(quiz: Quiz, monkeypatch: pytest.MonkeyPatch, *, deaf: int | None) -> scoring.ClipScores:
-    """The scores of one who knows the truth, but for a part of the words."""
+def scored(
+    quiz: Quiz, monkeypatch: pytest.MonkeyPatch, *, deaf: int | None, elsewhere: int = 0
+) -> scoring.ClipScores:
+    """The scores of one who knows the truth, but for a part of the words, or some patches off."""
 
     def heard_by(clip: object, tokenizer: object, said: Sentences) -> Tensor:
         mentions = said.mentions.copy()
         if deaf is not None:
             part = mentions[:, :, deaf]
             part[part >= 0] = -1
-        less = Sentences(mentions, said.relations, said.grounds)
-        return torch.from_numpy(true_of(less, quiz.gallery.layout)).float()
+        less, layout = Sentences(mentions, said.relations, said.grounds), quiz.gallery.layout
+        there = np.zeros((len(said), len(images), PATCHES**2), np.float32)
+        for row, scene, thing in np.argwhere(meant(less, layout)):
+            there[row, scene, places_of(layout)[scene, thing]] = 1
+        whole = torch.from_numpy(true_of(less, layout)).float()
+        return torch.cat([whole, torch.from_numpy(there).flatten(1)], dim=1)
 
-    seen_all = torch.eye(len(quiz.gallery.images)).split(64)
-    parts = iter(seen_all)
+    images = quiz.gallery.images
+    every = torch.eye(len(images) * (1 + PATCHES**2))
+    looked = every[: len(images)], every[len(images) :].unflatten(0, (len(images), -1))
+    looked = looked[0], looked[1].roll(elsewhere, dims=1)
     monkeypatch.setattr(scoring, "_heard", heard_by)
-    monkeypatch.setattr(scoring, "seen", lambda clip, pictures: next(parts))
+    monkeypatch.setattr(scoring, "_looked", lambda clip, images: looked)
     clip = torch.nn.Linear(1, 1)
     clip.device = torch.device("cpu")  # type: ignore[assignment]
     return clip_scores(clip, None, quiz, seed=0)  # type: ignore[arg-type]
@@ -416,6 +425,14 @@ def test_who_knows_the_truth_is_always_right(quiz: Quiz, monkeypatch: pytest.Mon
     assert set(scores.words) == {*PARTS, "relation"}
     assert sum(right.asked for right in scores.kinds.values()) == scores.among.asked
     assert 0 < scores.unseen.asked < scores.among.asked
+    assert scores.placed == scores.among
+
+
+def test_what_is_known_where_a_thing_is_is_asked_there(
+    quiz: Quiz, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = scored(quiz, monkeypatch, deaf=None, elsewhere=PATCHES // 2)
+    assert scores.among.share == 1 and scores.placed.share < 0.1
 
 
 @pytest.mark.parametrize("deaf", [1, 2, 3])

@@ -26,7 +26,7 @@ RUN = {
     "train": {"steps": 4, "rank": 2, "batch": 4, "lr": 1e-2},
 }
 SCORING = {"split": "test", "phrases": 90, "sampler": {"name": "aos", "tol": 0.2}}
-CHAPTER = {"profile": "smoke", "changes": {}, "variants": {"own": {}}, "longer": {}}
+CHAPTER = {"profile": "smoke", "changes": {}, "variants": {"16": {}}, "longer": {}}
 pytestmark = pytest.mark.slow
 
 

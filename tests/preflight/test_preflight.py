@@ -232,8 +232,8 @@ def test_backbone_of_the_hub_that_is_not_here(place: Path, monkeypatch: pytest.M
 
 
 def test_a_baselines_released_weights_and_its_training_are_counted(place: Path) -> None:
-    some = {"a": {"kind": "clipseg", "checkpoint": "given", "pixels": 16}}
-    more = some | {"b": {"kind": "ldznet", "steps": 5, "batch": 3}}
+    some = {"CLIPSeg (PC+)": {"kind": "clipseg", "checkpoint": "given", "pixels": 16}}
+    more = some | {"LD-ZNet": {"kind": "ldznet", "steps": 5, "batch": 3}}
     counts = {"shown": 1, "compared": 1, "baselines": 2}
     write(place, "05_phrasecut", baselines=some, phrases=counts)
     before = work("05_phrasecut")
@@ -257,7 +257,11 @@ def test_missing_weights_of_a_baseline_or_a_decoder_cost_a_row_and_not_the_hours
         lines = weights_and_data.released(read_plan("tiny"))
         return next(line for line in lines if line.expected == name)
 
-    write(place, "05_phrasecut", baselines={"a": {"kind": "clipseg", "checkpoint": "given"}})
+    write(
+        place,
+        "05_phrasecut",
+        baselines={"CLIPSeg (PC+)": {"kind": "clipseg", "checkpoint": "given"}},
+    )
     write(place, "08_speed", tiny={"name": "no-one/taesd"})
     assert found("given").level == "note" and "hf download given" in found("given").advice
     assert found("no-one/taesd").what == "weights for 08_speed"
@@ -346,7 +350,7 @@ def test_an_environment_of_the_other_lock_is_set_against_that_one(
 
 def test_a_run_is_counted_once_and_only_if_it_is_not_there(place: Path) -> None:
     write(place, "05_phrasecut", variants={"wide": {"rank": 4}})
-    some = {"variants": {"a": {"rank": 4}, "b": {"rank": 5}}, "longer": {"c": {"rank": 6}}}
+    some = {"variants": {"16": {"rank": 4}, "32": {"rank": 5}}, "longer": {"c": {"rank": 6}}}
     write(place, "09_ranks", **some)
     assert ranks() == {"03_train": [2], "05_phrasecut": [4], "09_ranks": [5, 6]}
     end(read_run("tiny").variant({"rank": 4}).train_stage)
@@ -356,7 +360,7 @@ def test_a_run_is_counted_once_and_only_if_it_is_not_there(place: Path) -> None:
 def test_a_run_of_which_only_scores_are_wanted_is_counted_unless_they_are_there(
     place: Path,
 ) -> None:
-    write(place, "09_ranks", variants={"a": {"rank": 4}, "b": {"rank": 5}})
+    write(place, "09_ranks", variants={"16": {"rank": 4}, "32": {"rank": 5}})
     (four, scoring), (five, _) = read_plan("tiny").asks["09_ranks"].scored
     assert (ranks()["09_ranks"], work("09_ranks").scored) == ([4, 5], 2 * 8)
     end(four.scores_stage(scoring))
@@ -382,7 +386,7 @@ def test_a_learning_curve_needs_its_training_unless_it_is_kept(place: Path) -> N
 
 
 def test_a_baselines_curve_needs_its_training_and_no_second_score(place: Path) -> None:
-    ldznet = {"a": {"kind": "ldznet", "steps": 5, "batch": 3, "curve": 2}}
+    ldznet = {"LD-ZNet": {"kind": "ldznet", "steps": 5, "batch": 3, "curve": 2}}
     counts = {"shown": 1, "compared": 1, "baselines": 2}
     write(place, "05_phrasecut", baselines=ldznet, phrases=counts)
     (rival,) = read_plan("tiny").asks["05_phrasecut"].rivals
@@ -400,7 +404,7 @@ def test_phrases_are_those_there_are_times_the_passes_of_the_sampler(place: Path
     walk = {"name": "hss", "steps": 2}
     for many, passes, sampler in ((3, 1, {}), (1000, 1, {}), (1000, 3, walk)):
         scoring = {"split": "test", "phrases": many, "sampler": sampler}
-        write(place, "09_ranks", variants={"a": {"rank": 4}}, scoring=scoring)
+        write(place, "09_ranks", variants={"16": {"rank": 4}}, scoring=scoring)
         assert work("09_ranks").scored == min(many, 8) * passes
     refcoco = {"refcoco": {**DRAWN, "dataset": "refcoco", "val": 2, "test": 3}}
     write(place, "06_refcoco", others=refcoco)
@@ -417,7 +421,7 @@ def test_phrases_are_those_there_are_times_the_passes_of_the_sampler(place: Path
 def test_where_outlines_are_measured_each_phrase_is_segmented_twice(place: Path) -> None:
     for boundary, times in ((False, 1), (True, 2)):
         scoring = {"split": "test", "phrases": 3, "boundary": boundary}
-        write(place, "09_ranks", variants={"a": {"rank": 4}}, scoring=scoring)
+        write(place, "09_ranks", variants={"16": {"rank": 4}}, scoring=scoring)
         assert work("09_ranks").scored == 3 * times
 
 
@@ -625,7 +629,7 @@ def test_every_chapter_that_trains_or_scores_is_counted() -> None:
 
 def test_what_ships_is_predicted_where_it_is_not_there(place: Path) -> None:
     """At one unit of work a second, a run's samples and a score's phrases are seconds."""
-    write(place, "09_ranks", variants={"a": {"rank": 4}})
+    write(place, "09_ranks", variants={"16": {"rank": 4}})
     told = list(expected("tiny"))
     (ranks,) = (line for line in told if line.startswith("09_ranks"))
     seconds = Forecast(read_plan("tiny"), speed.measure(read_plan("tiny"), 0, start=0)).chapter(

@@ -111,7 +111,7 @@ def test_a_chapter_scores_them_as_its_run_and_keeps_all_readings_apart(
     shutil.copy(trained(run) / "pytorch_lora_weights.safetensors", folder)
     head = replace(run, choose=2)
     longer = head.variant({"steps": 5})
-    here = Ranks(head, {"2": {}}, {"longer": {"steps": 5}}, WAY)
+    here = Ranks(head, {"16": {}}, {"longer": {"steps": 5}}, WAY)
     path = scored_given("09_ranks", here, folder)
     entries = json.loads(path.read_text())
     assert [(each["split"], each["phrases"]) for each in entries] == [("test", 3), ("val", 2)]

@@ -53,16 +53,22 @@ def missing(run: Run, asks: Asks) -> list[Stage]:
 
     A baseline that can't be made here, for what it takes from elsewhere is missing, is not in it.
     """
-    stages = [each.train_stage for each in asks.runs]
-    stages += [each.refined_stage(split) for each, split in asks.refined]
-    stages += [each.scores_stage(scoring) for each, scoring in asks.scored]
-    stages += [each.closed_stage(closed) for each, closed in asks.closed]
-    stages += [curve_stage(each.train_stage) for each in asks.learned]
-    due = [stage for stage in stages if found(stage, profile=run.profile) is None]
+    return [stage for _, stage in _due(run, asks)]
+
+
+def _due(run: Run, asks: Asks) -> list[tuple[Run, Stage]]:
+    """Return the same, each with the run that has to be ready for it."""
+    every = [(each, each.train_stage) for each in asks.runs]
+    every += [(each, each.refined_stage(split)) for each, split in asks.refined]
+    every += [(each, each.scores_stage(scoring)) for each, scoring in asks.scored]
+    every += [(each, each.closed_stage(closed)) for each, closed in asks.closed]
+    every += [(each, curve_stage(each.train_stage)) for each in asks.learned]
+    due = [(each, stage) for each, stage in every if found(stage, profile=run.profile) is None]
     for rival in asks.rivals:
         its = [stage for stage in (rival.scores, rival.curve) if stage is not None]
         unmade = [stage for stage in its if found(stage, profile=run.profile) is None]
-        due += unmade if unmade and (rival.there is None or rival.there()) else []
+        if unmade and (rival.there is None or rival.there()):
+            due += [(rival.data[0], stage) for stage in unmade]
     return due
 
 
@@ -75,12 +81,11 @@ def make_in_processes(run: Run, asks: Asks) -> None:
         RuntimeError: if the processes fail.
         ValueError: as `check_gpus`.
     """
-    due = missing(run, asks)
+    due = _due(run, asks)
     if due:
         check_gpus(run, run.machine.processes)
     if due and run.machine.processes > 1:
-        first = [*asks.trained, *(each for each, _ in asks.refined)]
-        for each in (*first, *(rival.data[0] for rival in asks.rivals)):
+        for each, _ in due:
             ready(replace(each, machine=run.machine))
-        logs = logs_of(due[0], profile=run.profile)
+        logs = logs_of(due[0][1], profile=run.profile)
         launch(make, asks, processes=run.machine.processes, logs=logs)

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 LARGEST_SIDE = 65_535  # pixels; a JPEG has no larger
+#: Tells a value in few words, whatever it holds: lists that share lists have endless texts.
+BRIEF = reprlib.Repr()
+BRIEF.maxlevel, BRIEF.maxstring, BRIEF.maxother = 2, 60, 60
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> An
         raise ValueError(f"{where}: the key {key!r} is missing")
     value = entry[key]
     if not isinstance(value, kind):
-        raise ValueError(f"{where}: {key!r} is {value!r:.60}, of type {type(value).__name__}")
+        raise ValueError(f"{where}: {key!r} is {BRIEF.repr(value)}, of type {type(value).__name__}")
     return value
 
 

@@ -6,6 +6,8 @@ import pickletools
 from pathlib import Path
 from typing import Any
 
+from rlfseg.data.files import BRIEF
+
 _NUMBERED = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
@@ -24,7 +26,7 @@ class _Plain(pickle.Unpickler):
         raise _Refused(f"it asks for {module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _Refused(f"it refers to an object outside the file ({pid!r:.60})")
+        raise _Refused(f"it refers to an object outside the file ({BRIEF.repr(pid)})")
 
 
 def _bounded(content: bytes) -> None:

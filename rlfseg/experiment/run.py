@@ -16,7 +16,7 @@ from rlfseg.config import (
     MachineConfig,
     RefineConfig,
     SamplerConfig,
-    Seed,
+    Seeds,
     TrainConfig,
     merged,
     read_yaml,
@@ -119,7 +119,7 @@ class Run:
     sam: SamConfig = SamConfig()
     refine: RefineConfig = RefineConfig()
     start: TrainConfig | None = None
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (42,)
+    seeds: Seeds = (42,)
     sampler: SamplerConfig = SamplerConfig()
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
     choose: Count | None = None
@@ -133,6 +133,11 @@ class Run:
             )
         if self.start is not None and self.train.weights == "random":
             raise ValueError("start: with `weights: random` in train nothing goes on from it")
+        if self.train.batch % self.machine.processes:
+            raise ValueError(
+                f"train: a batch of {self.train.batch} can't be shared equally by "
+                f"{self.machine.processes} processes (machine.processes)"
+            )
 
     def variant(self, changes: Mapping[str, Any]) -> Self:
         """Return the same with some fields of `train` changed; ValueError names a wrong one."""

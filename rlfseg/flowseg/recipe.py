@@ -13,7 +13,7 @@ from accelerate import PartialState
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
-from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed, validated
+from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seeds, validated
 from rlfseg.evaluation.confusion import Confusion
 from rlfseg.evaluation.seeds import Gain, mean_gain
 from rlfseg.flowseg.network import PixelField
@@ -54,7 +54,7 @@ class FieldConfig:
     scenes: Count = 1500
     test: Count = 150
     every: Count = 100
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
 
     def __post_init__(self) -> None:
         if self.steps < self.every:

@@ -34,9 +34,16 @@ def _update(v: Velocity, *, z1: Latent, c: Text) -> Latent:
 
 
 def _stable(*, z1: Latent, dz: Latent, z_ref: Latent, tol: float) -> tuple[Tensor, Tensor]:
-    """Return the residual z_ref - (z1 + dz) and the update, both set to 0 outside the set S."""
+    """Return the residual z_ref - (z1 + dz) and the update, both set to 0 outside the set S.
+
+    Raises:
+        ValueError: if `tol` is not positive, or tensors would broadcast into a wrong answer.
+    """
     if not tol > 0:
         raise ValueError(f"tol must be positive (scaled latent units), got {tol}")
+    if dz.shape != z1.shape or z_ref.shape not in (z1.shape, (1, *z1.shape[1:])):
+        shapes = ", ".join(str(tuple(each.shape)) for each in (z1, dz, z_ref))
+        raise ValueError(f"z1, dz and z_ref would broadcast into a wrong answer: {shapes}")
     residual = z_ref - (z1 + dz)
     inside = residual.abs() < tol
     return residual.where(inside, 0), dz.where(inside, 0)
@@ -77,7 +84,7 @@ def rescale(*, z1: Latent, dz: Latent, z_ref: Latent, tol: float) -> tuple[Laten
         z0 [b, c, h, w] and gamma >= 0 [b].
 
     Raises:
-        ValueError: `tol` is not positive.
+        ValueError: `tol` is not positive, or shapes differ otherwise than is said.
     """
     residual, update = _stable(z1=z1, dz=dz, z_ref=z_ref, tol=tol)
     over = residual.abs().sum(dim=(1, 2, 3))
@@ -108,7 +115,7 @@ def rescale_signed(
         z0 [b, c, h, w] and gamma of either sign [b]; 0 if S is empty or the update vanishes on it.
 
     Raises:
-        ValueError: `tol` is not positive.
+        ValueError: `tol` is not positive, or shapes differ otherwise than is said.
     """
     residual, update = _stable(z1=z1, dz=dz, z_ref=z_ref, tol=tol)
     over = (update * residual).sum(dim=(1, 2, 3))
@@ -173,7 +180,7 @@ def aos(v: Velocity, *, z1: Latent, c: Text, zb: Latent, tol: float) -> Sampled:
         z0 and gamma >= 0 [b]; see `rescale`.
 
     Raises:
-        ValueError: `tol` is not positive.
+        ValueError: `tol` is not positive, or shapes differ otherwise than is said.
     """
     return Sampled(*rescale(z1=z1, dz=_update(v, z1=z1, c=c), z_ref=zb, tol=tol))
 
@@ -205,7 +212,7 @@ def hss(v: Velocity, *, z1: Latent, c: Text, tol: float, steps: int = 5) -> Samp
         z0 and gamma >= 0 [b]; see `rescale`.
 
     Raises:
-        ValueError: `tol` is not positive or `steps` is below 1.
+        ValueError: as `rescale`, or `steps` is below 1.
     """
     reference = multi_step(v, z1=z1, c=c, steps=steps).z0
     return Sampled(*rescale(z1=z1, dz=_update(v, z1=z1, c=c), z_ref=reference, tol=tol))

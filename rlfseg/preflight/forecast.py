@@ -45,10 +45,9 @@ class Forecast:
     def chapter(self, work: Work) -> float:
         """Return the seconds of a chapter: its tasks, its notebook, and its launches.
 
-        One launch makes all that is not a baseline's; each baseline has its own.
+        One launch makes all that several processes share.
         """
-        shared = [task.of_a_baseline for task in work.tasks if task.processes > 1]
-        launches = sum(shared) + (not all(shared))
+        launches = any(task.processes > 1 for task in work.tasks)
         return sum(map(self.task, work.tasks)) + (1 + launches) * self.rates.start
 
     def total(self) -> float:

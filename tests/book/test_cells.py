@@ -124,12 +124,16 @@ def test_only_the_whole_split_of_the_papers_data_may_be_compared(
     scores = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0))
     kept = Evaluation(count(scores, scores > 0.4, list("abcd")))
     monkeypatch.setattr("rlfseg.book.paper.cells.scored", lambda run, scoring: kept)
-    papers = replace(run, profile="a100")
+    for what in ("left_out", "shared_images"):  # of packed files, which there are none of
+        monkeypatch.setattr(f"rlfseg.book.paper.cells.{what}", lambda *_: "")
+    drawn = replace(run, profile="a100")
+    papers = replace(drawn, data=replace(run.data, source="data/VGPhraseCut_v0"))
     for each, phrases, word in (
         (papers, None, "yes: but for the scoring size"),
         (papers, 5, "yes: but for the scoring size"),
         (papers, 4, "no: 4 phrases of the split"),
         (run, None, "no: another world"),
+        (drawn, None, "no: drawn scenes"),
     ):
         cells = run_cells(each, Scoring("test", phrases), data="some")
         assert all(cell.comparable.startswith(word) for cell in cells.values())

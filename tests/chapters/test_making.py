@@ -55,6 +55,21 @@ def test_one_launch_makes_what_is_missing_and_none_what_is_there(
     assert capfd.readouterr().out.count("best mIoU") == len(WAYS)
 
 
+def test_only_what_something_missing_starts_from_is_made_ready(
+    monkeypatch: pytest.MonkeyPatch, repo: object
+) -> None:
+    """A backbone of which all figures are there takes hours, and nothing would read it."""
+    run = given_run(machine={"processes": 2})
+    other = replace(run, backbone=replace(run.backbone, name="./another"))
+    there = other.scores_stage(WAYS[0]).folder
+    monkeypatch.setattr(making, "found", lambda stage, **_: stage.folder == there or None)
+    made: list[str] = []
+    monkeypatch.setattr(making, "ready", lambda each: made.append(each.backbone.name))
+    monkeypatch.setattr(making, "launch", lambda *_, **__: None)
+    making.make_in_processes(run, Asks(scored=((run, WAYS[0]), (other, WAYS[0]))))
+    assert made == ["./tiny"]
+
+
 def test_one_process_starts_none(monkeypatch: pytest.MonkeyPatch, repo: object) -> None:
     monkeypatch.setattr(making, "launch", lambda *_, **__: pytest.fail("launched"))
     run = given_run()
@@ -89,9 +104,9 @@ def test_what_is_meant_for_gpus_is_not_begun_without(
 
 
 def test_gpus_of_a_driver_that_is_too_old_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)  # by the driver's own library
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)  # by the driver's own library
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    run = given_run(data={"source": "photographs", "pixels": 512}, machine={"processes": 8})
+    run = given_run(data={"source": "photographs", "pixels": 512}, machine={"processes": 4})
     with pytest.raises(ValueError, match=r"can use 0 here: .*LOCK=requirements-paper\.lock"):
         making.make_in_processes(run, Asks(scored=((run, WAYS[0]),)))
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlfseg.data.files import field
 from rlfseg.data.safe_pickle import load
 
 REFS = [
@@ -202,3 +203,14 @@ def test_a_file_that_is_no_pickle_is_named(tmp_path: Path, content: bytes) -> No
         load(written(tmp_path, content))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load(tmp_path / "nowhere.p")
+
+
+def test_lists_that_share_lists_are_told_in_few_words(tmp_path: Path) -> None:
+    """Each level doubles the text of all, so that some hundred bytes could fill the memory."""
+    shared: list[Any] = []
+    for _ in range(60):
+        shared = [shared, shared]
+    (entry,) = load(written(tmp_path, pickle.dumps([{"split": shared}], protocol=2)))
+    with pytest.raises(ValueError, match=r"'split' is \[.*, of type list") as told:
+        field(entry, "split", str, "here")
+    assert len(str(told.value)) < 200

@@ -110,6 +110,13 @@ def test_what_is_made_without_a_file_is_checked_too() -> None:
         replace(run, train=fresh, start=replace(run.train, rank=0))
 
 
+def test_a_seed_that_occurs_twice_and_a_batch_that_cannot_be_shared_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"seeds is .*: a seed occurs twice"):
+        given_run(seeds=[42, 7, 42])
+    with pytest.raises(ValueError, match=r"batch of 4 .* 3 processes \(machine.processes\)"):
+        given_run(machine={"processes": 3})
+
+
 # --- variants -----------------------------------------------------------------------------------
 
 

@@ -221,6 +221,17 @@ def test_a_tolerance_that_is_not_positive_is_refused(form: Form, tol: float) -> 
         form(z1=z1, dz=dz, z_ref=z1, tol=tol)
 
 
+@pytest.mark.parametrize("form", [rescale, rescale_signed])
+@pytest.mark.parametrize(
+    ("dz", "z_ref"), [((1, 4, 5, 6), SHAPE), (SHAPE, (1, 4, 1, 1)), (SHAPE, (3, 1, 5, 6))]
+)
+def test_what_would_broadcast_into_a_wrong_answer_is_refused(
+    form: Form, dz: tuple[int, ...], z_ref: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(str(dz))):
+        form(z1=torch.zeros(SHAPE), dz=torch.ones(dz), z_ref=torch.zeros(z_ref), tol=2.0)
+
+
 def test_each_equation_is_named_in_the_function_that_computes_it() -> None:
     named = defaultdict(list)
     for module in (flow, sampling):

@@ -163,7 +163,10 @@ def test_a_chapter_is_known_by_the_registry_alone(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CHAPTERS, "12_more", Chapter("method.Training", 1, (10, 11)))
-    given = {"profile": "tiny", "changes": {"train": {"rank": 9}, "machine": {"processes": 3}}}
+    given = {
+        "profile": "tiny",
+        "changes": {"train": {"rank": 9, "batch": 3}, "machine": {"processes": 3}},
+    }
     given |= {"live_steps": 1, "shown": 1, "agreement": 1.0}
     (place / "params/tiny/12_more.yml").write_text(yaml.safe_dump(given))
     assert work("12_more").table == "Tables 10 and 11 (12_more)"
@@ -450,7 +453,7 @@ def test_semflows_maps_are_encoded_at_each_step_and_not_kept(place: Path) -> Non
 
 
 def test_what_a_launch_refines_packs_and_names_is_shared_by_its_processes(place: Path) -> None:
-    write_run(place, machine={"processes": 3})
+    write_run(place, train={**TRAIN, "batch": 3}, machine={"processes": 3})
     tasks = work("02_refine").tasks + work("07_cocostuff").tasks
     shared = [task for task in tasks if task.of.data.dataset == "cocostuff"]
     shared += [task for task in tasks if task.kind == "refine"]
@@ -531,12 +534,12 @@ def test_processes_share_what_they_are_launched_for(place: Path) -> None:
     page, head = Task("score", 20, run), Task("baseline", 6, run, processes=2, of_a_baseline=True)
     work = Work("09_ranks", (), (train, page, head))
     assert forecast.devices == 1  # those of a CPU share its cores
-    assert forecast.chapter(work) == (12 / 2 + 7) + (20 / 5 + 7) + (6 / 2 + 7) + 3 * 9
+    assert forecast.chapter(work) == (12 / 2 + 7) + (20 / 5 + 7) + (6 / 2 + 7) + 2 * 9
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "device_count", lambda: 4)
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(Plan, "processes", 4)
-        assert forecast.chapter(work) == (12 / 2 / 4 + 7) + (20 / 5 + 7) + (6 / 2 / 2 + 7) + 3 * 9
+        assert forecast.chapter(work) == (12 / 2 / 4 + 7) + (20 / 5 + 7) + (6 / 2 / 2 + 7) + 2 * 9
 
 
 def test_a_stage_s_time_holds_nothing_of_the_page_before(place: Path) -> None:

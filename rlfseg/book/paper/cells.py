@@ -50,6 +50,8 @@ def run_cells(
 def _comparable(run: Run, scoring: Scoring, count: int) -> str:
     if run.profile != "a100":
         return "no: another world"
+    if not run.on(scoring.on).photographed:
+        return "no: drawn scenes"
     if count == scoring.phrases:
         return f"no: {count} phrases of the split"
     return "yes: but for the scoring size, which the paper does not say"

@@ -48,7 +48,7 @@ RELEASES = phrasecut:VGPhraseCut_v0 refcoco:refer refcoco+:refer refcocog:refer 
 CHAPTERS = $$(python -c 'from rlfseg.chapters import CHAPTERS as known; \
   print(*(f"$(PASS)/book/{name}.ipynb" for name, each in known.items() if $(1)))')
 
-PYTEST = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -n $(or $(CORES),2) --dist loadfile
+PYTEST = CUDA_VISIBLE_DEVICES= python -m pytest -q -n $(or $(CORES),2) --dist loadfile
 
 .PHONY: book table tables rehearsal runs places pdf links test unit lint preflight gpu-check check-artefacts artefacts clean help
 

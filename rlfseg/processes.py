@@ -40,6 +40,7 @@ from rlfseg.stage import (
     made,
     readable,
     replaced,
+    timed,
 )
 
 _LAST = 60  # lines of a process's output that an error repeats
@@ -145,12 +146,11 @@ def together(
     with locked(stage, profile=profile), full_disk_named(draft):
         if (there := found(stage, profile=profile)) is not None:
             return there
-        draft.mkdir(exist_ok=True)
-        tokens[0].touch()
-        started = time.perf_counter()
-        figures = fill(draft)
-        until(lambda: all(token.exists() for token in tokens))
-        return finished(stage, draft, figures, profile=profile, started=started)
+        with timed(draft) as attempts:
+            tokens[0].touch()
+            figures = fill(draft)
+            until(lambda: all(token.exists() for token in tokens))
+            return finished(stage, draft, figures, profile=profile, attempts=attempts())
 
 
 def meet(folder: Path, name: str) -> None:

@@ -18,7 +18,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 RECORD = "stage.json"
+_ATTEMPTS = "attempts.json"  # among the parts
 PARTS = "parts"  # of a folder that is filled: what long work is resumed from, gone at the end
 #: What libraries raise over a damaged file.
 DAMAGE = (
@@ -51,6 +52,8 @@ DAMAGE = (
 #: What the system says when nothing more fits, or nothing may be written at all.
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 _LOCKLESS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+#: When something was worked on: beginnings and ends, seconds since 1970, the last one's last.
+Attempts = list[tuple[float, float]]
 _SOON = 10  # seconds for which another program is waited for without a word
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow")
 
@@ -250,9 +253,9 @@ def made(stage: Stage, fill: Callable[[Path], Mapping[str, Any] | None], *, prof
     with locked(stage, profile=profile) as draft, full_disk_named(draft):
         if (there := found(stage, profile=profile)) is not None:
             return there
-        draft.mkdir(exist_ok=True)
-        started = time.perf_counter()
-        return finished(stage, draft, fill(draft), profile=profile, started=started)
+        with timed(draft) as attempts:
+            figures = fill(draft)
+            return finished(stage, draft, figures, profile=profile, attempts=attempts())
 
 
 @contextmanager
@@ -295,13 +298,43 @@ def draft_of(stage: Stage, *, profile: str) -> Path:
     return final.with_name(final.name + ".part")
 
 
+@contextmanager
+def timed(draft: Path) -> Iterator[Callable[[], Attempts]]:
+    """Make the folder that is filled, and keep there when it was worked on.
+
+    An attempt that an error or a signal ends leaves its time; one that is killed outright can't,
+    and isn't counted.
+
+    Yields:
+        What tells the attempts, up to this very one.
+    """
+    left, before = draft / PARTS / _ATTEMPTS, []
+    draft.mkdir(exist_ok=True)
+    if left.is_file():
+        with readable(left, folder=left):
+            before = [(float(start), float(end)) for start, end in json.loads(left.read_text())]
+    started = time.time()
+
+    def attempts() -> Attempts:
+        return [*before, (started, time.time())]
+
+    try:
+        yield attempts
+    except BaseException:
+        with suppress(OSError):  # the error itself is to be told
+            left.parent.mkdir(exist_ok=True)
+            with replaced(left) as written:
+                written.write_text(json.dumps(attempts()))
+        raise
+
+
 def finished(
     stage: Stage,
     draft: Path,
     figures: Mapping[str, Any] | None,
     *,
     profile: str,
-    started: float,
+    attempts: Attempts,
 ) -> Path:
     """Write a filled folder's record and put the folder into its place, whole."""
     final = made_at(stage, profile=profile)
@@ -313,7 +346,8 @@ def finished(
         "settings": dict(stage.settings or stage.config),
         "inputs": {role: s.hash for role, s in stage.inputs.items()},
         "figures": dict(figures or {}),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(sum(end - start for start, end in attempts), 1),
+        "stopped": [[round(moment, 1) for moment in attempt] for attempt in attempts[:-1]],
         **provenance(),
     }
     with replaced(draft / RECORD) as written:

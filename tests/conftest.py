@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+# A process that is forked from one with threads waits for them for ever.
+os.environ["OMP_NUM_THREADS"] = "1"
+# isort: split
 import torch
 from hypothesis import settings
 

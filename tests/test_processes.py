@@ -162,11 +162,12 @@ def stop(folder: Path) -> None:
         save_checkpoint(*state)  # type: ignore[arg-type]
 
     loop.save_checkpoint = slow  # type: ignore[assignment]
-    steps = fit(Regression(), batch, CONFIG, accelerator=Accelerator(cpu=True), checkpoint=file)
-    with pytest.raises(loop.StoppedError, match="after step 4 of 11"):
-        for step in steps:
-            if rank == 1 and step.step == 3:
-                os.kill(os.getpid(), signal.SIGUSR1)
+    for asked, ended in ((3, 4), (11, 11)):
+        steps = fit(Regression(), batch, CONFIG, accelerator=Accelerator(cpu=True), checkpoint=file)
+        with pytest.raises(loop.StoppedError, match=f"after step {ended} of 11"):
+            for step in steps:
+                if rank == 1 and step.step == asked:
+                    os.kill(os.getpid(), signal.SIGUSR1)
     (folder / f"stopped{rank}").write_text(str(file.exists()))
 
 

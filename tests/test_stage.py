@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -153,8 +154,13 @@ def test_a_stale_shipped_artefact_is_not_used() -> None:
     assert made(newer, make, profile="mini") != kept and make.calls == 1
 
 
-def test_an_interrupted_make_resumes_in_its_folder() -> None:
+def test_an_interrupted_make_resumes_in_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it took is the seconds of both attempts, without those between them."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+
     def interrupted(folder: Path) -> None:
+        clock[0] += 30.0
         (folder / "half.txt").write_text("half")
         raise KeyboardInterrupt
 
@@ -162,10 +168,15 @@ def test_an_interrupted_make_resumes_in_its_folder() -> None:
         made(STAGE, interrupted, profile="mini")
 
     def rest(folder: Path) -> None:
+        clock[0] += 5.0
         (folder / "result.txt").write_text((folder / "half.txt").read_text() + " and half")
 
+    clock[0] += 700.0
     there = made(STAGE, rest, profile="mini")
     assert (there / "result.txt").read_text() == "half and half"
+    record = read_record(there)
+    assert record["seconds"] == 35.0 and record["stopped"] == [[1000.0, 1030.0]]
+    assert not (there / PARTS).exists()
     assert [path.name for path in there.parent.iterdir() if path.is_dir()] == [there.name]
 
 

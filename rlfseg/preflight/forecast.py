@@ -10,7 +10,7 @@ from rlfseg.device import gpus
 from rlfseg.preflight.plan import Plan, Task, Work
 from rlfseg.preflight.speed import Rates
 from rlfseg.processes import own_cores
-from rlfseg.stage import RECORD, read_record, repository
+from rlfseg.stage import RECORD, Attempts, read_record, repository
 
 _PACKERS = 8  # workers of a process that packs, as far as there are cores for all
 MINIMAL = "all tables (MINIMAL=1)"
@@ -91,16 +91,27 @@ def taken(profile: str) -> dict[str, float]:
 
     A stage that was made within another's time, for it, is not counted in that.
     """
-    spans = {}
-    for path in (repository() / "runs" / profile / "stages").glob(f"*/{RECORD}"):
-        end = path.stat().st_mtime
-        spans[path.parent.name] = (end - float(read_record(path.parent)["seconds"]), end)
-    own = {name: end - start for name, (start, end) in spans.items()}
-    for name, (start, end) in spans.items():
-        around = [n for n, (s, e) in spans.items() if n != name and s <= start and end <= e]
+    spans = [
+        (path.parent.name, *span)
+        for path in (repository() / "runs" / profile / "stages").glob(f"*/{RECORD}")
+        for span in _attempts(path.parent)
+    ]
+    own: dict[str, float] = {}
+    for name, start, end in spans:
+        own[name] = own.get(name, 0.0) + end - start
+        around = [(e - s, n) for n, s, e in spans if n != name and s <= start and end <= e]
         if around:  # the innermost of them
-            own[min(around, key=lambda n: spans[n][1] - spans[n][0])] -= end - start
+            outer = min(around)[1]
+            own[outer] = own.get(outer, 0.0) - (end - start)
     return own
+
+
+def _attempts(folder: Path) -> Attempts:
+    """When a stage was worked on: the last time, up to the writing of its record."""
+    record, end = read_record(folder), (folder / RECORD).stat().st_mtime
+    before = [(float(start), float(stop)) for start, stop in record.get("stopped", ())]
+    last = float(record["seconds"]) - sum(stop - start for start, stop in before)
+    return [*before, (end - last, end)]
 
 
 def compared(path: Path, profile: str) -> Report:

@@ -76,7 +76,8 @@ def fit(
     loss or gradient is not finite changes nothing, and says so in its record.
 
     SIGTERM and SIGUSR1, by which a cluster announces the end of a job's time, end the run after
-    the step that is under way, with a checkpoint.
+    the step that is under way, with a checkpoint; in the last step too, since more is done after
+    a training than its steps.
 
     Args:
         objective: `objective(batch) -> Losses`; parameters that require a gradient are trained by
@@ -142,7 +143,9 @@ def fit(
                 if accelerator.is_main_process:
                     save_checkpoint(checkpoint, named, steppers, config, step)
                 saved = monotonic()
-            if stop and step < last:
+            if step == last:  # asked while that step was watched and kept
+                stop = _anywhere(bool(asked), accelerator) or stop
+            if stop:
                 accelerator.wait_for_everyone()  # a launch ends all when the first has ended
                 raise StoppedError(
                     f"stopped by {', '.join(asked) or 'a signal'} after step {step} of {last}"
@@ -258,6 +261,12 @@ def _means(sums: _Sums, stop: bool, accelerator: Accelerator) -> dict[str, float
     names = [*sums.values, "stop"]
     pairs = zip(names, flat.tolist(), strict=True)
     return {name: total / count for name, (total, count) in pairs if count}
+
+
+def _anywhere(said: bool, accelerator: Accelerator) -> bool:
+    """Whether any process of the launch says so; all of them must ask."""
+    count = torch.tensor(float(said), device=accelerator.device)
+    return float(accelerator.reduce(count, "sum")) > 0
 
 
 def fit_in_stage(

@@ -35,7 +35,7 @@ KILLS = int(os.environ.get("WITHSTANDS", "50"))
 CONTEXT = multiprocessing.get_context("fork")  # imports are not made anew each time
 LONGEST = 300  # seconds, of a run of some ten
 #: What says when or how long, and differs with every run.
-TIMES = {"seconds", "samples_per_second", "made", "provenance", "commit"}
+TIMES = {"seconds", "stopped", "samples_per_second", "made", "provenance", "commit"}
 
 pytestmark = pytest.mark.slow
 

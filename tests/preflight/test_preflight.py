@@ -595,24 +595,26 @@ def test_the_disk_holds_shards_beside_a_packed_file_and_two_checkpoints(place: P
 
 
 def test_a_prediction_is_compared_with_what_stages_took_without_those_within(place: Path) -> None:
-    def end(name: str, at: float, seconds: float) -> None:
+    def end(name: str, at: float, seconds: float, **more: object) -> None:
         folder = place / "runs/tiny/stages" / name
         folder.mkdir(parents=True)
-        (folder / "stage.json").write_text(json.dumps({"hash": name, "seconds": seconds}))
+        record = {"hash": name, "seconds": seconds, **more}
+        (folder / "stage.json").write_text(json.dumps(record))
         os.utime(folder / "stage.json", (at, at))
 
     end("data-1", at=1030, seconds=30)
     end("refined-1", at=1090, seconds=50)
-    end("lora-1", at=1100, seconds=70)  # refined within it, from 1040 to 1090
-    assert taken("tiny") == pytest.approx({"data-1": 30, "refined-1": 50, "lora-1": 20})
+    # refined within it, from 1040 to 1090, and the data between its attempts
+    end("lora-1", at=1100, seconds=90, stopped=[[970, 990]])
+    assert taken("tiny") == pytest.approx({"data-1": 30, "refined-1": 50, "lora-1": 40})
     said = {"stages": {"data-1": 15.0, "lora-1": 25.0, "other": 5.0}}
     (place / "before.json").write_text(json.dumps(said))
     *stages, whole = compared(place / "before.json", "tiny").lines
     assert [(line.what, line.found) for line in stages] == [
         ("data-1", "30.0 s"),
-        ("lora-1", "20.0 s"),
+        ("lora-1", "40.0 s"),
     ]
-    assert whole.what == "2 of 3 stages" and whole.found == "50 s, 1.25 times that"
+    assert whole.what == "2 of 3 stages" and whole.found == "70 s, 1.75 times that"
     assert main(["preflight", "--profile", "tiny", "--against", "before.json"]) == 0
     (place / "before.json").write_text("[]")
     with pytest.raises(ValueError, match=r"before\.json holds no prediction"):

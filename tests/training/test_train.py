@@ -331,22 +331,24 @@ def test_a_batch_in_parts_trains_as_one_in_a_piece(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(("asked", "ended"), [(5, 6), (10, 11), (11, 11)])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, asked: int, ended: int
 ) -> None:
+    """In the last step too: what comes after a training may be much longer."""
     whole, second = Regression(), Regression()
     expected = run(whole)
     file, seen = tmp_path / "checkpoint.safetensors", []
     before = signal.getsignal(number)
 
-    with pytest.raises(StoppedError, match=f"{number.name} after step 6 of 11; run the same again"):
+    with pytest.raises(StoppedError, match=f"{number.name} after step {ended} of 11; run the"):
         for step in fit(Regression(), batch, CONFIG, accelerator=Accelerator(), checkpoint=file):
             seen.append(step)
-            if step.step == 5:
+            if step.step == asked:
                 os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
     assert bare(seen + run(second, checkpoint=file)) == bare(expected)
-    assert len(seen) == 6 and same(weights(second), weights(whole))
+    assert len(seen) == ended and same(weights(second), weights(whole))
 
 
 def large_in(named: Named) -> float:

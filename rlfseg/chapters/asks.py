@@ -38,7 +38,7 @@ class Rival:
         passes: that each of these takes through its network.
         outside: the folder or hub id of weights that are not trained here, or nothing.
         curve: the stage that ends in its learning curve, if it has one.
-        full: whether all parameters of the backbone's UNet are trained.
+        like: a run whose training costs as much, where it trains all of the backbone's UNet.
         there: tells whether what it takes from elsewhere is there, if it takes anything; where it
             isn't, the row stays empty.
     """
@@ -53,7 +53,7 @@ class Rival:
     passes: int = 1
     outside: str = ""
     curve: Stage | None = None
-    full: bool = False
+    like: Run | None = None
     there: Callable[[], bool] | None = None
 
 
@@ -190,11 +190,16 @@ def as_rows(scored: Iterable[tuple[Run, Scoring]]) -> tuple[tuple[Run, Scoring],
 def phrase_rivals(
     run: Run, baselines: Mapping[str, phrases.Baseline], on: phrases.PhraseSet
 ) -> tuple[Rival, ...]:
-    """Return what phrase-by-phrase baselines, by name, ask for."""
+    """Return what phrase-by-phrase baselines, by name, ask for.
+
+    Raises:
+        ValueError: if the processes can't share the batch of one.
+    """
     return tuple(_phrase_rival(run, name, each, on) for name, each in baselines.items())
 
 
 def _phrase_rival(run: Run, name: str, baseline: phrases.Baseline, on: phrases.PhraseSet) -> Rival:
+    run.check_shared(baseline.batch if baseline.steps else 0, name)
     training = phrases.train_stage(run, baseline)
     weights = str(baseline.outside.config["name"]) if baseline.outside else ""
     return Rival(
@@ -223,7 +228,12 @@ def _made(run: Run, name: str, baseline: phrases.Baseline, on: phrases.PhraseSet
 
 
 def semflow_rival(run: Run, config: semflow.SemflowConfig, *, images: int) -> Rival:
-    """Return what the baseline after SemFlow asks for."""
+    """Return what the baseline after SemFlow asks for.
+
+    Raises:
+        ValueError: if the processes can't share its batch.
+    """
+    run.check_shared(config.batch, "semflow")
     return Rival(
         training=semflow.train_stage(run, config),
         scores=semflow.scores_stage(run, config, images=images),
@@ -233,7 +243,7 @@ def semflow_rival(run: Run, config: semflow.SemflowConfig, *, images: int) -> Ri
         split="val",
         scored=images,
         passes=config.euler,
-        full=True,
+        like=run.variant({"rank": 0, "selection": "original", "batch": config.batch}),
         there=partial(_can_be_learned, run, config),
     )
 

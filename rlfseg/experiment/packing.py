@@ -207,8 +207,8 @@ def class_names(run: Run) -> list[str]:
 def refined(run: Run, split: str) -> Path:
     """Return a folder: the split's packed file with refined masks beside the annotations.
 
-    In `relabel/` lie the records and the report of `rlfseg.experiment.relabelling`. Where the masks
-    are kept as labels, SAM isn't asked.
+    In `relabel/` lie the records and the report of `rlfseg.experiment.relabelling`. Where just
+    these masks are kept as labels, SAM is loaded and not asked.
 
     Raises:
         FileNotFoundError: if the photographs that SAM is to be shown are no longer there.
@@ -237,6 +237,9 @@ def refined(run: Run, split: str) -> Path:
 
 def labels(run: Run, split: str) -> Path:
     """Return a folder: a split's refined masks alone, small enough to ship."""
+
+    if found(run.labels_stage(split), profile=run.profile) is None:
+        refined(run, split)  # by all processes; the first alone keeps them
 
     def keep(folder: Path) -> None:
         there = refined(run, split)

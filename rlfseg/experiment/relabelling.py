@@ -55,8 +55,8 @@ class _Job:
     @property
     def parts(self) -> list[Path]:
         """Where the chunks' results lie when they are finished."""
-        folder = self.out / "parts"
-        return [folder / f"{number:06d}-{self.made_of}.npz" for number in range(len(self.chunks))]
+        folder, made_of = self.out / "parts", self.made_of
+        return [folder / f"{c.start:06d}-{c.stop:06d}-{made_of}.npz" for c in self.chunks]
 
     def finished(self) -> RelabelReport | None:
         """Return the report, if all is done."""

@@ -133,9 +133,17 @@ class Run:
             )
         if self.start is not None and self.train.weights == "random":
             raise ValueError("start: with `weights: random` in train nothing goes on from it")
-        if self.train.batch % self.machine.processes:
+        self.check_shared(self.train.batch, "train")
+
+    def check_shared(self, batch: int, what: str) -> None:
+        """Check that `machine.processes` can share a batch.
+
+        Raises:
+            ValueError: if they can't, which begins with `what` it is the batch of.
+        """
+        if batch % self.machine.processes:
             raise ValueError(
-                f"train: a batch of {self.train.batch} can't be shared equally by "
+                f"{what}: a batch of {batch} can't be shared equally by "
                 f"{self.machine.processes} processes (machine.processes)"
             )
 

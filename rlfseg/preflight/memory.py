@@ -23,7 +23,7 @@ from rlfseg.device import quick_dtype
 from rlfseg.experiment import Run, backbone_folder, outside, ready_to_train
 from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.unet import with_fast_attention
-from rlfseg.preflight.plan import Plan, training
+from rlfseg.preflight.plan import Plan, share, training
 from rlfseg.stage import found
 from rlfseg.stand_ins.full_size import UNET
 
@@ -99,11 +99,6 @@ def largest(plan: Plan) -> dict[str, Run]:
     runs = [run for work in plan.works for run in work.runs] or [plan.run]
     ranked = sorted(runs, key=lambda run: (share(run), run.train.rank))
     return {training(run): replace(run, backbone=plan.run.backbone) for run in ranked}
-
-
-def share(run: Run) -> int:
-    """Return how many samples go through the network of a process at a time."""
-    return max(1, run.train.batch // (run.machine.processes * run.machine.accumulate))
 
 
 def needed(run: Run, *, gpu: bool) -> int:

@@ -246,16 +246,19 @@ def _of_rivals(rivals: Iterable[tuple[Rival, bool, bool]], due: _Due) -> Iterato
         yield from _packing(run, rival.split, several, due)
         if rival.samples:
             yield from _packing(there, "train", several, due)
-        if rival.samples and rival.full:  # SemFlow's pictures
+        if rival.samples and rival.like:  # SemFlow's pictures
             yield from _encoding(there, "train", "images", rival.samples, several, due)
         if rival.samples and due(rival.training):
-            if rival.full:  # its maps, painted and encoded at each step
+            if rival.like:  # its maps, painted and encoded at each step
                 yield Task("encode", rival.samples, there, None, "train", several, kept=False)
-            kind, made = "train, all parameters" if rival.full else "baseline", rival.training
-            yield Task(kind, rival.samples, run, made, "train", several, of_a_baseline=True)
+            kind, alike = training(rival.like) if rival.like else "baseline", rival.like or run
+            if share(alike) != share(run):
+                kind += f", {share(alike)} at a time"
+            made = rival.training
+            yield Task(kind, rival.samples, alike, made, "train", several, of_a_baseline=True)
         if scores:  # by phrases, the first process scores alone
             amount = min(rival.scored, phrases(run.data, rival.split)) * rival.passes
-            sharing = several if rival.full else 1
+            sharing = several if rival.like else 1
             yield Task("score", amount, run, rival.scores, rival.split, sharing)
 
 
@@ -271,6 +274,11 @@ def read_plan(profile: str) -> Plan:
 def read_minimal(profile: str) -> Plan:
     """Read a profile's parameters for the cheapest pass to all tables, likewise."""
     return Plan(profile, chapters_of_tables(profile))
+
+
+def share(run: Run) -> int:
+    """Return how many samples go through the network of a process at a time."""
+    return max(1, run.train.batch // (run.machine.processes * run.machine.accumulate))
 
 
 def training(run: Run) -> str:

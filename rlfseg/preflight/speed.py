@@ -24,8 +24,7 @@ from rlfseg.method.sampling import aos
 from rlfseg.models.latent_codec import LatentCodec
 from rlfseg.models.sam import PromptedSam, mini_sam
 from rlfseg.models.unet import as_velocity, for_sampling
-from rlfseg.preflight.memory import share
-from rlfseg.preflight.plan import Plan, training
+from rlfseg.preflight.plan import Plan, share, training
 from rlfseg.stage import found
 from rlfseg.training.flow_batch import FlowBatch
 from rlfseg.training.flow_objective import RectifiedFlowObjective
@@ -71,7 +70,8 @@ def lines(rates: Rates, run: Run) -> Iterator[Line]:
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     for kind, rate in rates.each.items():
         said = _SAID.get(kind, "samples trained")
-        samples = f", {local(run)} at a time" if kind not in ("pack", "refine") else ""
+        itself = kind in ("pack", "refine") or "at a time" in kind  # says how many
+        samples = "" if itself else f", {local(run)} at a time"
         at = f"{run.data.pixels} pixels{samples}, {where}"
         yield Line("ok", f"speed: {kind}", f"{rate:.3g} {said} a second", at)
     said = f"{rates.load:.1f} s to load the networks, {rates.start:.1f} s to start a process"
@@ -103,20 +103,18 @@ def measure(plan: Plan, seconds: float, *, start: float) -> Rates:
     for kind, one in kinds(plan).items():
         here = replace(one, start=None, data=run.data, backbone=run.backbone)
         fresh = untrained(here).to(coder.device)
-        step = training_steps(fresh, coder, z1, both="two labels" in kind)
-        each[kind] = batch / _each(step, seconds)
+        some = z1[torch.arange(local(one)) % len(z1)]
+        step = training_steps(fresh, coder, some, both="two labels" in kind)
+        each[kind] = len(some) / _each(step, seconds)
         del fresh, step
     return Rates(each, load, start)
 
 
 def kinds(plan: Plan) -> dict[str, Run]:
     """Return a run of each kind of training that is due; the default run's kind at least."""
-    every = [plan.run, *(task.of for work in plan.works for task in work.tasks)]
-    wanted = {training(plan.run)}
-    wanted |= {t.kind for w in plan.works for t in w.tasks if t.kind.startswith("train")}
-    known = {training(run): run for run in every}
-    full = plan.run.variant({"rank": 0, "selection": "original"})
-    return {kind: known.get(kind, full) for kind in sorted(wanted)}
+    tasks = [task for work in plan.works for task in work.tasks if task.kind.startswith("train")]
+    known = {training(plan.run): plan.run, **{task.kind: task.of for task in tasks}}
+    return {kind: known[kind] for kind in sorted(known)}
 
 
 def local(run: Run) -> int:
@@ -183,7 +181,7 @@ def _predictor(run: Run) -> PromptedSam:
     """Return the run's SAM; where ours is not made yet, one of random weights, as quick."""
     if run.sam.kind != "mini" or found(run.sam_stage, profile=run.profile) is not None:
         return predictor(run)
-    return PromptedSam(mini_sam().to(PartialState().device))
+    return PromptedSam(mini_sam(pixels=run.sam.pixels).to(PartialState().device))
 
 
 def _pack_rate(side: int, seconds: float) -> float:

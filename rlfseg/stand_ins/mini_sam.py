@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, RefineConfig, Seed
+from rlfseg.config import STRICT, Count, OptimiserConfig, Positive, Seed
 from rlfseg.data.drawn.chunks import in_workers, ranges
 from rlfseg.data.drawn.phrases import phrases
 from rlfseg.data.drawn.scene import draw_scene
@@ -29,6 +29,7 @@ from rlfseg.training.loop import Losses, fit_in_stage
 _STREAM = 8  # keeps these scenes apart from those of the data splits and of the backbone
 _POINTS = 5
 _NO_MASK = 0.25  # share of the batches without a mask prompt
+_LOGIT = 6.0  # magnitude of what shows it a coarse mask, as Algorithm 1 does
 _FOCAL = 20.0  # weight against the dice loss, as SAM's
 
 
@@ -167,8 +168,7 @@ def prompt_batch(
     if mirrored:
         pictures, masks, rough = pictures.flip(-1), masks.flip(-1), rough.flip(-1)
         clicks[..., 0] = pictures.shape[-1] - 1 - clicks[..., 0]
-    scale = RefineConfig().logit
-    logits = logit_map(rough, side=side, scale=scale) if with_mask else None
+    logits = logit_map(rough, side=side, scale=_LOGIT) if with_mask else None
     return PromptBatch(pictures, clicks, logits, masks)
 
 

@@ -29,6 +29,7 @@ from rlfseg.evaluation.confusion import Confusion, pooled
 from rlfseg.evaluation.counting import count
 from rlfseg.evaluation.score import Evaluation
 from rlfseg.experiment import Run, Scoring, scored
+from rlfseg.stand_ins.backbone import BackboneConfig
 
 
 def test_a_tables_cells_are_kept_with_what_made_them(repo: Path, run: Run) -> None:
@@ -128,12 +129,15 @@ def test_only_the_whole_split_of_the_papers_data_may_be_compared(
         monkeypatch.setattr(f"rlfseg.book.paper.cells.{what}", lambda *_: "")
     drawn = replace(run, profile="a100")
     papers = replace(drawn, data=replace(run.data, source="data/VGPhraseCut_v0"))
+    refined = replace(run.train, selection="refined")
     for each, phrases, word in (
         (papers, None, "yes: but for the scoring size"),
         (papers, 5, "yes: but for the scoring size"),
         (papers, 4, "no: 4 phrases of the split"),
         (run, None, "no: another world"),
         (drawn, None, "no: drawn scenes"),
+        (replace(papers, backbone=BackboneConfig()), None, "no: another backbone (mini)"),
+        (replace(papers, train=refined), None, "no: another SAM refined"),
     ):
         cells = run_cells(each, Scoring("test", phrases), data="some")
         assert all(cell.comparable.startswith(word) for cell in cells.values())

@@ -122,7 +122,7 @@ def test_a_baseline_that_cannot_be_made_here_starts_no_processes(
     released = {"CLIPSeg": ClipsegConfig(checkpoint="no/where")}
     phrases = phrase_rivals(several, released, PhraseSet("val", 2))
     elsewhere = several.on(replace(several.data, source=str(tmp_path), dataset="cocostuff"))
-    semflow = semflow_rival(elsewhere, SemflowConfig(steps=1, batch=1, euler=1, scenes=1), images=2)
+    semflow = semflow_rival(elsewhere, SemflowConfig(steps=1, batch=2, euler=1, scenes=2), images=2)
     making.make_in_processes(several, Asks(rivals=(*phrases, semflow)))
     assert not launched
     there = replace(phrases[0], there=lambda: True)

@@ -453,13 +453,23 @@ def test_semflows_maps_are_encoded_at_each_step_and_not_kept(place: Path) -> Non
 
 
 def test_what_a_launch_refines_packs_and_names_is_shared_by_its_processes(place: Path) -> None:
-    write_run(place, train={**TRAIN, "batch": 3}, machine={"processes": 3})
+    write_run(place, train={**TRAIN, "batch": 6}, machine={"processes": 3})
+    with pytest.raises(ValueError, match="semflow: a batch of 2 can't be shared equally by 3 pr"):
+        work("07_cocostuff")
+    write(place, "07_cocostuff", semflow={"steps": 2, "batch": 3, "scenes": 4, "euler": 2})
+    rival = {"kind": "ldznet", "steps": 2, "batch": 4, "width": 16}
+    write(place, "05_phrasecut", baselines={"LD-ZNet": rival})
+    with pytest.raises(ValueError, match="LD-ZNet: a batch of 4 can't be shared equally by 3 pr"):
+        work("05_phrasecut")
+    write(place, "05_phrasecut")
     tasks = work("02_refine").tasks + work("07_cocostuff").tasks
     shared = [task for task in tasks if task.of.data.dataset == "cocostuff"]
     shared += [task for task in tasks if task.kind == "refine"]
     assert {task.kind for task in shared} == {
-        *("pack", "encode", "refine", "score", "train, all parameters")
+        *("pack", "encode", "refine", "score"),
+        "train, all parameters, 1 at a time",  # which is timed so, and not as the run's two
     }
+    assert list(speed.kinds(read_plan("tiny"))) == ["train", "train, all parameters, 1 at a time"]
     assert {task.processes for task in shared} == {3}
 
 

@@ -26,14 +26,15 @@ export async function live(root) {
   for (const canvas of [picture, answer]) canvas.width = canvas.height = pixels;
   const look = picture.getContext("2d", { willReadFrequently: true });
   const phrase = find(".phrase"), threshold = find(".threshold"), tol = find(".tol");
-  let scores = null, told = "", running = null;
+  let answered = null, running = null; // the answer, and the picture that it is about
 
   const image = () => look.getImageData(0, 0, pixels, pixels);
   const show = () => {
     find(".said-threshold").textContent = (+threshold.value).toFixed(2);
     find(".said-tol").textContent = +tol.value ? (+tol.value).toFixed(2) : "0, the plain step";
-    if (!scores) return;
-    const shown = image(), blue = [0, 114, 178];
+    if (!answered) return;
+    const { seen, scores, told } = answered, blue = [0, 114, 178];
+    const shown = new ImageData(new Uint8ClampedArray(seen.data), pixels, pixels);
     let count = 0;
     for (let n = 0; n < scores.length; n++) {
       const grey = (shown.data[4 * n] + shown.data[4 * n + 1] + shown.data[4 * n + 2]) / 3;
@@ -46,13 +47,13 @@ export async function live(root) {
     said.textContent = `${(100 * count / scores.length).toFixed(1)} % of the picture, ${told}`;
   };
   const run = async () => {
-    const started = performance.now();
-    const found = await ask({ image: image(), phrase: phrase.value, tol: +tol.value });
-    scores = found.scores;
-    told = `gamma ${found.gamma.toFixed(2)}, ${((performance.now() - started) / 1000).toFixed(1)} s`;
+    const started = performance.now(), seen = image();
+    const found = await ask({ image: seen, phrase: phrase.value, tol: +tol.value });
+    const { scores, gamma } = found, seconds = (performance.now() - started) / 1000;
+    answered = { seen, scores, told: `gamma ${gamma.toFixed(2)}, ${seconds.toFixed(1)} s` };
     show();
     const share = scores.reduce((sum, each) => sum + (each > threshold.value), 0) / scores.length;
-    root.dataset.done = `${phrase.value}|${found.gamma.toFixed(4)}|${share.toFixed(4)}`;
+    root.dataset.done = `${phrase.value}|${gamma.toFixed(4)}|${share.toFixed(4)}`;
   };
   // One answer at a time; what is asked meanwhile is asked once more at the end.
   let again = false;
@@ -77,7 +78,6 @@ export async function live(root) {
     const drawn = new Image();
     drawn.src = src;
     await drawn.decode();
-    scores = null; // they are of the picture before
     look.drawImage(drawn, 0, 0, pixels, pixels);
     options(find("datalist"), phrases);
     if (phrases.length) phrase.value = phrases[0];
@@ -105,7 +105,6 @@ export async function live(root) {
       radius: settings.radii[size], period: settings.period,
       x: across * pixels, y: down * pixels,
     });
-    scores = null;
     soon();
   };
   picture.addEventListener("click", (event) => {

@@ -13,6 +13,7 @@ from rlfseg.evaluation.confusion import Confusion, miou_interval, pooled
 from rlfseg.evaluation.counts import Counts
 from rlfseg.experiment import Run, Scoring, left_out, scored, shared_images
 from rlfseg.stage import provenance
+from rlfseg.stand_ins import backbone, mini_sam
 
 
 def run_cells(
@@ -22,7 +23,7 @@ def run_cells(
 
     Drawn pictures are packed at their own size, so all of their counts are native.
     They may be compared with the paper's, as far as its protocol is known, if they are of the
-    `a100` profile and of a whole split.
+    `a100` profile and of a whole split, and no stand-in is in the place of its backbone or SAM.
 
     Args:
         run: scored, or to be scored.
@@ -52,6 +53,10 @@ def _comparable(run: Run, scoring: Scoring, count: int) -> str:
         return "no: another world"
     if not run.on(scoring.on).photographed:
         return "no: drawn scenes"
+    if run.backbone.name in ("mini", backbone.RANDOM):
+        return f"no: another backbone ({run.backbone.name})"
+    if run.uses_refined and (run.sam.kind == "mini" or run.sam.checkpoint == mini_sam.RANDOM):
+        return "no: another SAM refined the labels"
     if count == scoring.phrases:
         return f"no: {count} phrases of the split"
     return "yes: but for the scoring size, which the paper does not say"

@@ -161,8 +161,8 @@ for chapter in CHAPTERS:
             """
             echo "== {params.title}"
             mkdir -p $(dirname {params.unfinished})
-            failed() {{  # another attempt is for what a signal stopped, or the end of a job's time
-                test $1 = 75 -o $1 = 143 || touch {params.mistaken}
+            failed() {{  # another attempt is for what a signal stopped, the end of a job's time, a device
+                test $1 = 75 -o $1 = 137 -o $1 = 143 || touch {params.mistaken}
                 echo "== FAILED: {params.title}; see {params.unfinished}" >&2
                 exit 1
             }}

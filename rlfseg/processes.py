@@ -50,12 +50,14 @@ _UNEQUAL = timedelta(hours=2)  # by which processes may come late to each other
 _PATIENCE = 900  # seconds in which the processes of a launch can write what they have and end
 _ENDING = (signal.SIGTERM, signal.SIGUSR1)  # ask for an end, and leave time for a checkpoint
 _LAUNCHERS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+#: Errors of a device or of what joins processes, which the work itself may go on after.
+_FROM_OUTSIDE = ("StoppedError", "AcceleratorError", "DistBackendError", "DistNetworkError")
 _T = TypeVar("_T")
 _launch = ["alone"]  # the name of the launch that this process has joined
 
 
 class StoppedError(RuntimeError):
-    """A signal asked for an end; what is to be resumed is written."""
+    """A signal ended the work, or a device or another node failed; it goes on from what is kept."""
 
 
 @contextmanager
@@ -210,7 +212,7 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
 
     Raises:
         RuntimeError: if one fails; its last lines are in the message. What was checkpointed stays.
-        StoppedError: if a signal ended them.
+        StoppedError: if a signal ended one or all, or a device failed.
     """
     multiprocessing.set_forkserver_preload([verb.__module__])
     _begin_forking()
@@ -234,20 +236,27 @@ def launch(verb: Callable[..., object], *arguments: object, processes: int, logs
             with _own_handlers(), _script_unread(), _shown(*next(iter(files.items()))):
                 elastic_launch(config, _joined_call)(verb, arguments, logs, Path(folder))
         except (ChildFailedError, SignalException) as error:
-            if isinstance(error, SignalException):
-                rank, how = 0, f"was ended by {error.sigval.name}; run the same again"
-                kind = StoppedError.__name__
-            else:
-                first, how, kind = Path(folder) / _FIRST, "failed", ""
-                rank = error.get_first_failure()[0]
-                if first.exists():
-                    number, kind = first.read_text().split()
-                    rank = int(number)
+            rank, how, passing = _reason(error, Path(folder) / _FIRST)
             told = "\n".join([*_last_lines(Path(folder)), *_last_written(files, rank)])
-            raise (StoppedError if kind == StoppedError.__name__ else RuntimeError)(
+            raise (StoppedError if passing else RuntimeError)(
                 f"{verb.__name__} in {processes} processes {how}. All that they wrote is in "
                 f"{logs}; its end:\n{told}"
             ) from error
+
+
+def _reason(error: ChildFailedError | SignalException, first: Path) -> tuple[int, str, bool]:
+    """Return whose last lines tell why a launch ended, how, and whether another may go on."""
+    if isinstance(error, SignalException):
+        return 0, f"was ended by {error.sigval.name}; run the same again", True
+    if first.exists():
+        number, kind = first.read_text().split()
+        return int(number), "failed", kind in _FROM_OUTSIDE
+    rank, failure = error.get_first_failure()
+    if failure.exitcode >= 0:
+        return rank, "failed", False
+    name = signal.Signals(-failure.exitcode).name
+    why = " (is the memory full?)" if name == "SIGKILL" else ""
+    return rank, f"was ended by {name} to process {rank}{why}; run the same again", True
 
 
 def _begin_forking() -> None:
@@ -374,7 +383,10 @@ def _joined_call(
         except BaseException as error:
             traceback.print_exc()
             with suppress(FileExistsError), (folder / _FIRST).open("x") as file:
-                file.write(f"{os.environ['RANK']} {type(error).__name__}")
+                # that another is gone is no mistake of this one; the other left nothing
+                gone = isinstance(error, RuntimeError) and "by peer" in str(error)
+                kind = StoppedError if gone else type(error)
+                file.write(f"{os.environ['RANK']} {kind.__name__}")
             raise
 
 

@@ -26,7 +26,19 @@ from test_closed_set import NAMES, plain_cache, plain_world
 from test_relabelling import CHUNK, IMAGES, Grows, results, write
 from test_relabelling import CONFIG as REFINE
 from test_train import bare, by_torch, run
-from together import CONFIG, Named, Pair, Regression, batch, run_two, sign, stumble, tell
+from together import (
+    CONFIG,
+    Named,
+    Pair,
+    Regression,
+    batch,
+    lose,
+    run_two,
+    sign,
+    stumble,
+    tell,
+    vanish,
+)
 from torch import Tensor
 from torch.distributed.launcher.api import LaunchConfig
 
@@ -44,7 +56,7 @@ from rlfseg.evaluation.score import (
 )
 from rlfseg.experiment import relabelling as stage
 from rlfseg.experiment.relabelling import relabel
-from rlfseg.processes import in_parts, launch, launch_for, own_cores, until
+from rlfseg.processes import StoppedError, in_parts, launch, launch_for, own_cores, until
 from rlfseg.stage import Stage, made
 from rlfseg.training import loop
 from rlfseg.training.checkpoint import save_checkpoint
@@ -376,6 +388,14 @@ def test_a_launch_calls_a_function_with_its_arguments(
     assert shown.startswith(f"the output of all processes is in {logs}\n")
     assert f"process 0 says {arguments!r}\na child of process 0 says more\n" in shown
     assert "process 1" not in shown and "before" not in shown
+
+
+@pytest.mark.parametrize(("verb", "word"), [(vanish, "run the same|by peer"), (lose, "NCCL error")])
+def test_a_process_that_is_killed_or_loses_its_device_is_no_mistake(
+    verb: Callable[[Path], None], word: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StoppedError, match=word):
+        launch(verb, tmp_path, processes=2, logs=tmp_path / "logs")
 
 
 def launching(folder: Path, name: str) -> Path:

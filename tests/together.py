@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -112,6 +113,24 @@ def stumble(word: str) -> None:
     if state.process_index == 1:
         raise LookupError(f"there is no {word} in process {state.process_index}")
     state.wait_for_everyone()
+
+
+def vanish(out: Path) -> None:
+    """The second process is killed, as by a machine without memory, while the first waits for it.
+
+    The first notices by its connection or not at all, whichever comes first.
+    """
+    state = PartialState()
+    if state.process_index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    state.wait_for_everyone()
+
+
+def lose(out: Path) -> None:
+    """A device fails in one process."""
+    if PartialState().process_index == 1:
+        raise torch.distributed.DistBackendError("NCCL error: unhandled system error")
+    until(lambda: None)
 
 
 def hold_out(out: Path) -> None:

@@ -35,8 +35,8 @@ from rlfseg.method.sampling import multi_step
 from rlfseg.method.types import Velocity
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity, for_sampling, load_trained, load_unet, save_trained
-from rlfseg.processes import launch_for, together
-from rlfseg.stage import PARTS, Stage, found, hashed, readable
+from rlfseg.processes import launch_for, together, until
+from rlfseg.stage import PARTS, Stage, found, hashed, readable, replaced
 from rlfseg.training.flow_batch import FlowBatch, batch_items, draw_times
 from rlfseg.training.flow_objective import RectifiedFlowObjective
 from rlfseg.training.loop import fit_in_stage
@@ -158,15 +158,19 @@ def trained(run: Run, config: SemflowConfig, names: Sequence[str]) -> Path:
     def train(folder: Path) -> dict[str, Any]:
         coder, state = codec(run), PartialState()
         cache = latent_cache(to_learn(run, config), "train", coder)
-        some = spaced(len(cache.pack.image_ids), _CALIBRATED)
-        ids = [cache.pack.image_ids[k] for k in some]
-        maps = np.stack([true_classes(cache.pack, image_id, names) for image_id in ids])
-        palette = calibrated(coder, spread(coder, len(names) + 1), maps)
+        place = folder / _PALETTE  # of one process, once
+        if state.is_main_process and not place.is_file():
+            some = spaced(len(cache.pack.image_ids), _CALIBRATED)
+            ids = [cache.pack.image_ids[k] for k in some]
+            maps = np.stack([true_classes(cache.pack, image_id, names) for image_id in ids])
+            with replaced(place) as draft:
+                save_file(vars(calibrated(coder, spread(coder, len(names) + 1), maps)), draft)
+        until(place.is_file)
+        palette = _palette(place)
         unet = load_unet(backbone_folder(run)).requires_grad_(True)
 
         def save() -> None:
             save_trained(unet, folder)
-            save_file(vars(palette), folder / _PALETTE)
 
         batch = partial(
             semflow_batch,
@@ -188,6 +192,11 @@ def trained(run: Run, config: SemflowConfig, names: Sequence[str]) -> Path:
         )
 
     return together(train_stage(run, config), train, profile=run.profile)
+
+
+def _palette(path: Path) -> Palette:
+    with readable(path):
+        return Palette(**load_file(path))
 
 
 @dataclass(frozen=True)
@@ -218,8 +227,7 @@ def named(run: Run, config: SemflowConfig, names: Sequence[str], *, images: int)
     def count(folder: Path) -> None:
         first, coder = trained(run, config, names), codec(run)
         unet = for_sampling(load_trained(backbone_folder(run), first), coder.device)
-        with readable(first / _PALETTE):
-            palette = Palette(**load_file(first / _PALETTE))
+        palette = _palette(first / _PALETTE)
         cache = latent_cache(run, "val", coder)
         ids = cache.pack.image_ids
         chosen = [ids[k] for k in spaced(len(ids), images)]

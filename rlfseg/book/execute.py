@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import papermill
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
 from rlfseg.book.executed import finish
@@ -29,7 +30,8 @@ from rlfseg.chapters import assigned
 from rlfseg.config import read_yaml
 
 STOPPED = 75  # BSD's status of a temporary failure
-_STOPPED = "StoppedError"  # `rlfseg.processes`'s, which would be imported for its name alone
+#: `rlfseg.processes`'s, which would be imported for its name alone, and PyTorch's of a GPU.
+_FROM_OUTSIDE = ("StoppedError", "AcceleratorError")
 
 
 class _KernelManager(AsyncKernelManager):
@@ -105,17 +107,18 @@ def main(places: Sequence[Path]) -> int:
     """Execute and finish a chapter; say why not on standard error.
 
     Returns:
-        0; `STOPPED` where a signal ended it, as at the end of a job's time; 1 for what would only
-        happen again.
+        0; `STOPPED` where a signal ended it, as at the end of a job's time, or a device failed; 1
+        for what would only happen again.
     """
     with _handed_on() as asked:
         try:
             execute(*places)
         except (ValueError, papermill.PapermillExecutionError) as error:
             print(error, file=sys.stderr)
-            return STOPPED if asked or _STOPPED in str(error) else 1
-        except RuntimeError as error:  # the kernel is dead
-            if not asked:
+            return STOPPED if asked or getattr(error, "ename", "") in _FROM_OUTSIDE else 1
+        except RuntimeError as error:
+            # a kernel dies of a signal; one that comes each time, as without memory, is counted
+            if not asked and not isinstance(error, DeadKernelError):
                 raise
             print(error, file=sys.stderr)
             return STOPPED

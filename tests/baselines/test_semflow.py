@@ -38,6 +38,7 @@ from rlfseg.experiment import Run, codec, packed, source_folder
 from rlfseg.models.latent_cache import LatentCache
 from rlfseg.models.unet import as_velocity, load_unet, save_trained
 from rlfseg.models.weights import seeded
+from rlfseg.processes import StoppedError
 from rlfseg.stage import made_at
 
 NAMES = [MINI_CLASSES[raw].prompt for raw in sorted(MINI_CLASSES)]
@@ -214,6 +215,27 @@ def test_the_trained_networks_maps_are_scored_and_the_true_ones_that_come_back(
     assert given_ not in (drawn(trained, 3), drawn(load_unet("./tiny"), 2))
     back = (coder.decode_image(coder.encode(palette.paint(t[None]))) for t in truth)
     assert carried == pixels(palette.nearest(picture)[0] for picture in back) != given_
+
+
+@pytest.mark.integration
+def test_the_colours_are_measured_once_and_a_training_that_was_stopped_goes_on_with_them(
+    stuff: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def counted(*given: object) -> Palette:
+        measured.append(1)
+        return calibrated(*given)  # type: ignore[arg-type]
+
+    def stopped(*_: object, **__: object) -> None:
+        raise StoppedError("by SIGTERM")
+
+    monkeypatch.setattr(semflow, "calibrated", counted)
+    with monkeypatch.context() as patched, pytest.raises(StoppedError):
+        patched.setattr(semflow, "fit_in_stage", stopped)
+        semflow.trained(stuff, CHOICE, NAMES)
+    there = semflow.trained(stuff, CHOICE, NAMES)
+    assert measured == [1] and (there / "palette.safetensors").is_file()
 
 
 @pytest.mark.integration

@@ -115,10 +115,13 @@ def test_a_kernel_has_the_parameters_and_no_port(
     [
         ("raise ValueError('wrong')", 1),
         ("from rlfseg.processes import StoppedError\nraise StoppedError('by SIGTERM')", 75),
+        ("raise RuntimeError('StoppedError is a name')", 1),
+        ("class AcceleratorError(RuntimeError): ...\nraise AcceleratorError('CUDA error')", 75),
+        ("import os\nos.kill(os.getpid(), 9)", 75),
         ("pass", 0),
     ],
 )
-def test_only_what_a_signal_stopped_is_worth_another_attempt(
+def test_only_what_a_signal_or_a_device_stopped_is_worth_another_attempt(
     tmp_path: Path, told: str, status: int
 ) -> None:
     given, done = tmp_path / "given.yml", tmp_path / "done.ipynb"

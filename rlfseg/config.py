@@ -54,6 +54,8 @@ class OptimiserConfig:
         lr: peak learning rate of AdamW.
         warmup: steps of linear warm-up.
         schedule: `constant` (the paper's) or `cosine` (to 2% of the peak).
+        weight_decay: AdamW's, decoupled: by `lr` times this at each step.
+        beta2: decay of AdamW's second moment.
         clip: largest gradient norm.
         muon: peak learning rate of Muon, which then trains the weights of linear layers; 0 leaves
             them to AdamW.

@@ -98,7 +98,12 @@ def confusions_in_parts(
 
     Returns:
         The confusion of each picture, in every process.
+
+    Raises:
+        ValueError: if there are no pictures.
     """
+    if not images:
+        raise ValueError("there are no pictures to name the pixels of")
     ranges = cut(len(images), PART)
     paths = [folder / f"closed-{each.start}-{each.stop}.npz" for each in ranges]
 

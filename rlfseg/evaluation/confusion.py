@@ -70,7 +70,13 @@ class Confusion:
 
 
 def pooled(pictures: Sequence[Confusion]) -> Confusion:
-    """Add up the confusions of several pictures, which must be at least one."""
+    """Add up the confusions of several pictures.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not pictures:
+        raise ValueError("there are no pictures whose confusions could be added up")
     return sum(pictures[1:], start=pictures[0])
 
 

@@ -44,7 +44,7 @@ def anchors(mask: np.ndarray, *, n: int, seed: int) -> np.ndarray:
         float64 [k, 2]: x (column) and y (row) in pixels, k = min(N, foreground pixels).
 
     Raises:
-        ValueError: if nothing is marked in the mask, or it is no mask.
+        ValueError: if nothing is marked in the mask, it is no mask, or `n` is less than 1.
     """
     if mask.dtype != np.bool_ or mask.ndim != 2:
         raise ValueError(f"the mask is {mask.dtype} {mask.shape}; it must be bool (H, W)")

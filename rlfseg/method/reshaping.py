@@ -111,6 +111,9 @@ def mixture(*, z0: Latent, mu: Centroids) -> Shares:
     Args:
         z0: mask latents [b, c, h, w], scaled units.
         mu: exactly two centroids.
+
+    Raises:
+        ValueError: if there are not two.
     """
     if len(mu) != 2:
         raise ValueError(f"a mixture is of two centroids, got {len(mu)}")
@@ -211,6 +214,9 @@ def reshaped(
 
     Returns:
         z0 - sg(grad Phi), [b, c, h, w].
+
+    Raises:
+        ValueError: as `gradient`.
     """
     g = gradient(zt - t[:, None, None, None] * v_pred, y=y, mu=mu, part=part)
     return z0 - (g.detach() if detach else g)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlfseg.data.check.images import Survey
 from rlfseg.data.check.report import Level, Line
+from rlfseg.data.packed.schema import key_of
 from rlfseg.data.phrasecut import SizeMismatch
 
 NOT_OFFICIAL = "not the official set: counts are its own"
@@ -120,7 +121,11 @@ def repeated(what: str, ids: Iterable[Any], where: str) -> list[str]:
 
 def unfit(text: str) -> bool:
     """Tell whether a phrase can't be the name of a mask in a packed file."""
-    return not text or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text)
+    try:
+        key_of(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _counts(counts: Sequence[int], units: Sequence[str]) -> str:

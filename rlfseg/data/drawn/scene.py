@@ -72,7 +72,11 @@ class Scene:
 
 
 def outline(shape: str, n: int = 48) -> np.ndarray:
-    """Return the closed outline of a shape, [m, 2] in units of its radius, y downwards."""
+    """Return the closed outline of a shape, [m, 2] in units of its radius, y downwards.
+
+    Raises:
+        ValueError: if there is no such shape.
+    """
     turn = np.linspace(0, 2 * np.pi, n, endpoint=False)
     if shape == "circle":
         return np.stack([np.cos(turn), np.sin(turn)], 1)

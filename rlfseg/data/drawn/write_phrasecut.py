@@ -111,7 +111,11 @@ def write_phrasecut(
 
 
 def read_truth(root: Path) -> dict[str, Truth]:
-    """Read the exact masks of a folder that `write_phrasecut` wrote, by task_id."""
+    """Read the exact masks of a folder that `write_phrasecut` wrote, by task_id.
+
+    Raises:
+        FileNotFoundError: if it wrote no such folder.
+    """
     path = root / TRUTH_FILE
     if not path.is_file():
         raise FileNotFoundError(

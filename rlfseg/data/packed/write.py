@@ -43,7 +43,8 @@ class PackReport:
         images: number of images.
         phrases: number of items, after merging.
         merged: number of examples that were united with an earlier one of the same caption.
-        left_out: the phrases that were not packed, because they have no mask or an empty one.
+        left_out: the phrases that were not packed, because their annotation can't be drawn, marks
+            nothing, or nothing that is left at this size.
         images_left_out: number of images that were not packed, because no phrase of theirs was.
         content_hash: SHA-256 of the decoded content, also in the file's attributes.
         bytes: size of the HDF5 file.

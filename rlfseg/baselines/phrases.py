@@ -18,9 +18,10 @@ from rlfseg.baselines.unethead import UnetHead, UnetHeadConfig
 from rlfseg.config import STRICT, Count, OptimiserConfig
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import spaced
-from rlfseg.experiment import Curve, Learning, Run, codec, kept_curve, latent_cache, packed, ready
-from rlfseg.processes import as_first, by_first, launch_for, together
-from rlfseg.stage import Stage, found, readable
+from rlfseg.evaluation.score import scored_in_parts
+from rlfseg.experiment import Curve, Learning, Run, codec, kept_curve, latent_cache, ready
+from rlfseg.processes import as_first, launch_for, together
+from rlfseg.stage import PARTS, Stage, found, readable
 from rlfseg.stand_ins.mini_clip import clip_stage
 from rlfseg.training.loop import fit_in_stage
 from rlfseg.training.steps import Step
@@ -167,14 +168,15 @@ def scored(run: Run, baseline: Baseline, on: PhraseSet) -> Counts:
     if (there := found(stage, profile=run.profile)) is not None:
         return Counts.load(there / "counts.npz")
     model = trained_model(run, baseline)
-    packed(run, on.split)  # by all processes; the first alone scores
 
     def score(folder: Path) -> None:
         cache = latent_cache(run, on.split, codec(run))
-        scores = evaluate_segmenter(model, cache, spaced(len(cache.pack), on.phrases))
-        scores.annotation.save(folder / "counts.npz")
+        items, work = spaced(len(cache.pack), on.phrases), partial(evaluate_segmenter, model, cache)
+        found = scored_in_parts(folder / PARTS, cache.pack, items, work, title=stage.name)
+        if PartialState().is_main_process:
+            found.annotation.save(folder / "counts.npz")
 
-    return Counts.load(by_first(stage, score, profile=run.profile) / "counts.npz")
+    return Counts.load(together(stage, score, profile=run.profile) / "counts.npz")
 
 
 def scored_if_there(run: Run, some: Mapping[str, Baseline], on: PhraseSet) -> dict[str, Counts]:

@@ -256,10 +256,9 @@ def _of_rivals(rivals: Iterable[tuple[Rival, bool, bool]], due: _Due) -> Iterato
                 kind += f", {share(alike)} at a time"
             made = rival.training
             yield Task(kind, rival.samples, alike, made, "train", several, of_a_baseline=True)
-        if scores:  # by phrases, the first process scores alone
+        if scores:
             amount = min(rival.scored, phrases(run.data, rival.split)) * rival.passes
-            sharing = several if rival.like else 1
-            yield Task("score", amount, run, rival.scores, rival.split, sharing)
+            yield Task("score", amount, run, rival.scores, rival.split, several)
 
 
 def read_plan(profile: str) -> Plan:

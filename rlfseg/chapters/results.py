@@ -38,16 +38,23 @@ class PhraseCounts:
 class Shorter:
     """Shorter runs, with each seed: what `train` changes of the run, and of those in `also` too.
 
-    Discriminative `heads` (by name) are drawn beside them.
+    The latter are names of others. Discriminative `heads` (by name) are drawn beside them.
     """
 
     train: TrainChanges
-    also: Variants
+    also: Annotated[tuple[str, ...], Field(strict=False)]
     heads: Baselines
 
-    def variants(self) -> Variants:
-        """Return what each changes, by name."""
-        every: Variants = {OURS: {}, **self.also}
+    def variants(self, others: Variants) -> Variants:
+        """Return what each changes, by name.
+
+        Raises:
+            ValueError: if `also` names none of the others.
+        """
+        if unknown := [name for name in self.also if name not in others]:
+            known = ", ".join(others) or "none"
+            raise ValueError(f"shorter.also: there is no run {unknown[0]!r}; there are {known}")
+        every: Variants = {OURS: {}, **{name: others[name] for name in self.also}}
         return {name: {**each, **self.train} for name, each in every.items()}
 
 
@@ -85,10 +92,9 @@ class PhraseCut:
     @property
     def learning(self) -> dict[str, list[Run]]:
         """The runs whose learning curves are drawn, by name, the shorter ones for each seed."""
-        runs = {OURS: [self.run]}
-        alone = self.run.variants({**self.variants, **self.longer})
-        runs |= {name: [run] for name, run in alone.items()}
-        many = self.run.seeded(self.shorter.variants() if self.shorter else {})
+        runs, others = {OURS: [self.run]}, {**self.variants, **self.longer}
+        runs |= {name: [run] for name, run in self.run.variants(others).items()}
+        many = self.run.seeded(self.shorter.variants(others) if self.shorter else {})
         for (name, _), run in many.items():
             runs.setdefault(name + SHORTER, []).append(run)
         return {name: each for name, each in runs.items() if each[0].train.curve}

@@ -41,6 +41,11 @@ def test_its_table_is_of_the_curves_that_ship() -> None:
     assert doubled[0].samples[-1] == 2 * own[0].samples[-1]
     assert 0 < doubled[0].phrase[-1] - own[0].phrase[-1] < 0.005
     assert "a schedule twice as long brings less than half a point" in " ".join(README)
+    (every,) = here.curves()["all, uniform t"]
+    assert every.samples[-1] == own[0].samples[-1]
+    assert 100 * (every.phrase[-1] - own[0].phrase[-1]) == pytest.approx(10, abs=0.5)
+    assert every.another[-1] < own[0].another[-1] - 0.03
+    assert "All parameters trained just so end ten points higher" in " ".join(README)
     (best,) = here.curves()["all, t = 1"]
     assert best.phrase[-1] - best.phrase[-2] > 0.02
     assert "the score still rises at the end" in " ".join(README)

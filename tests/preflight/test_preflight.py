@@ -375,11 +375,15 @@ def test_a_run_of_which_only_scores_are_wanted_is_counted_unless_they_are_there(
 
 
 def test_a_learning_curve_needs_its_training_unless_it_is_kept(place: Path) -> None:
-    short = {"train": {}, "also": {"a": {"rank": 4}}, "heads": {}}
+    short = {"train": {}, "also": ["a"], "heads": {}}
     write(place, "05_phrasecut", shorter=short)
+    with pytest.raises(ValueError, match=r"shorter.also: there is no run 'a'; there are none"):
+        work("05_phrasecut")
+    four = {"shorter": short, "longer": {"a": {"rank": 4}}}
+    write(place, "05_phrasecut", **four)
     quiet = work("05_phrasecut").scored  # of runs without a curve none is drawn
-    write(place, "05_phrasecut", changes={"train": {"curve": 3}}, shorter=short)
-    (own, _, four) = read_plan("tiny").asks["05_phrasecut"].learned
+    write(place, "05_phrasecut", changes={"train": {"curve": 3}}, **four)
+    (own, four, *_) = read_plan("tiny").asks["05_phrasecut"].learned
     assert (own.train.rank, four.train.rank) == (2, 4)
     assert ranks()["05_phrasecut"] == [2, 4]
     assert work("05_phrasecut").scored - quiet == 2 * 3 * 2 * 7  # two words, seven lengths

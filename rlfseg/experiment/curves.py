@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from scipy.special import expit, logit
 
 from rlfseg.evaluation.counts import Counts
 from rlfseg.evaluation.predict import other_captions, spaced
@@ -24,6 +25,7 @@ _FILE = "curve.json"
 _COLUMNS = ("samples", "phrase", "another")
 _DOUBLED = 6  # times
 _PACED = 4  # points that tell how fast it goes on
+_LEAST = 1e-3  # from 0 and from 1, where log-odds have no end
 POINTS = 2 * (_DOUBLED + 1)
 """Each phrase of a curve is segmented so many times: as it is and by another, at each length."""
 Scores = Callable[[Sequence[int], Sequence[str]], Counts]
@@ -78,19 +80,19 @@ class Curve:
 def further(samples: Sequence[int], scores: Sequence[float], times: float) -> float:
     """Guess a score in [0, 1] after so many times the samples.
 
-    The least-squares line through the last four points, over the logarithm of samples, goes on: a
-    guess that may err to either side, and knows no ceiling but 1.
+    The least-squares line through the log-odds of the last four points, ln(s / (1 - s)), over the
+    logarithm of samples, goes on: a guess that may err to either side, and knows no ceiling but 1.
 
     Args:
         samples: increasing, at least one.
         scores: after so many samples.
         times: the last of them.
     """
-    last = scores[-_PACED:]
-    if len(last) < 2:
-        return float(last[-1])
-    pace, _ = np.polyfit(np.log(samples[-_PACED:]), last, 1)
-    return float(np.clip(last[-1] + pace * np.log(times), 0, 1))
+    if len(scores) < 2:
+        return float(scores[-1])
+    odds = logit(np.clip(scores[-_PACED:], _LEAST, 1 - _LEAST))
+    pace, _ = np.polyfit(np.log(samples[-_PACED:]), odds, 1)
+    return float(expit(odds[-1] + pace * np.log(times)))
 
 
 def curve_stage(training: Stage) -> Stage:

@@ -89,12 +89,14 @@ def test_what_a_killed_run_measured_later_goes(tmp_path: Path, cache: LatentCach
 
 
 def test_a_steady_pace_goes_on() -> None:
+    """Of the odds for it: here they double with the samples, but for the first two points."""
     samples = np.array([10, 20, 40, 80, 160, 320])
-    phrase = np.array([0.05, 0.1, 0.2, 0.25, 0.3, 0.35])  # 5 points a doubling at the end
+    phrase = np.array([0.0, 0.05, 1 / 9, 1 / 5, 1 / 3, 1 / 2])  # 1 : 8, 1 : 4, 1 : 2, 1 : 1
     curve = Curve(samples, phrase, np.zeros(6))
-    assert curve.after(1) == pytest.approx(0.35) and curve.after(4) == pytest.approx(0.45)
-    assert curve.after(2**40) == 1  # no score is above that
-    assert Curve(samples[:1], phrase[:1], phrase[:1]).after(10) == 0.05
+    assert curve.after(1) == pytest.approx(1 / 2) and curve.after(4) == pytest.approx(4 / 5)
+    assert 0.999 < curve.after(2**20) < 1  # no score is above that
+    assert Curve(samples[:1], phrase[:1], phrase[:1]).after(10) == 0
+    assert 0.998 < Curve(samples, np.ones(6), np.zeros(6)).after(10) < 1
 
 
 def test_a_curve_is_looked_at_up_to_a_length() -> None:

@@ -47,6 +47,7 @@ def step(number: int) -> Step:
     return Step(number, 1.0, 1.0, 1e-3, 0.1)
 
 
+@pytest.mark.integration
 def test_scores_are_taken_at_doubled_lengths(tmp_path: Path, cache: LatentCache) -> None:
     """One who draws the phrase's mask scores 1, and with another phrase what the two share."""
     pack, asked = cache.pack, []
@@ -153,6 +154,7 @@ def test_a_curve_is_kept_without_the_weights(repo: Path) -> None:
     assert again.another.tolist() == curve.another.tolist() and not weights.exists()
 
 
+@pytest.mark.integration
 def test_what_was_trained_without_a_curve_says_so(repo: Path) -> None:
     with pytest.raises(ValueError, match=r"has no curve\.json: its training had no `curve`"):
         learned(given_run(data=DATA))

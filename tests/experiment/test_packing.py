@@ -157,6 +157,7 @@ def test_latents_can_be_encoded_before_training(run: Run) -> None:
 # --- refined labels -----------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_refined_labels_lie_beside_the_annotations_of_a_copy(run: Run) -> None:
     folder = refined(with_sam(), "val")
     both, plain = Pack(folder / "val.h5"), packed(run, "val")

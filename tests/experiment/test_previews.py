@@ -15,6 +15,7 @@ from rlfseg.experiment.previews import Watch, read_previews
 from rlfseg.training.steps import Step
 
 
+@pytest.mark.integration
 def test_every_third_of_seven_steps_is_kept(run: Run, tmp_path: Path) -> None:
     unet = tiny_unet().train()
     cache = latent_cache(run, "val", codec(run))

@@ -91,6 +91,7 @@ def test_the_record_says_how_it_was_scored(run: Run) -> None:
     assert told["sampler"] == {"name": "one", "steps": 5, "tol": 0.2}
 
 
+@pytest.mark.integration
 def test_where_the_truth_is_not_known_it_cannot_be_asked_for(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_where_the_truth_is_not_known_it_cannot_be_asked_for(
         flawless(packed(run.on(outside), "test"), [0])
 
 
+@pytest.mark.integration
 def test_a_run_is_scored_on_other_data_than_its_own(run: Run) -> None:
     on = replace(run.data, dataset="refcoco", test=12)
     way = Scoring("val", 3, on=on, sampler=SamplerConfig("one"))
@@ -150,6 +152,7 @@ def test_spaced_items_begin_at_the_first_and_keep_their_distance(count: int, mos
     assert min(steps) >= 1 and max(steps) - min(steps) <= 1
 
 
+@pytest.mark.integration
 def test_the_pipeline_segments_as_the_run_does(run: Run) -> None:
     cache = latent_cache(run, "test", codec(run))
     v = as_velocity(trained_unet(run, torch.device("cpu")))

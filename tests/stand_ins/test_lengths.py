@@ -42,6 +42,7 @@ def test_a_shorter_backbone_has_the_same_autoencoder_and_clip() -> None:
     assert backbone_stage(quarter).hash != backbone_stage(whole).hash
 
 
+@pytest.mark.integration
 def test_a_clip_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("book", "params"):
         (tmp_path / name).mkdir()

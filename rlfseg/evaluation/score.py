@@ -185,7 +185,7 @@ def scored_in_parts(
     Returns:
         The counts of all of them, in order, in every process.
     """
-    ranges = by_image(pack, items)
+    ranges = _by_image(pack, items)
     paths = [folder / f"counts-{each.start}-{each.stop}.npz" for each in ranges]
 
     def make(numbers: range) -> dict[str, np.ndarray]:
@@ -214,7 +214,7 @@ def boundaries_in_parts(
     title: str,
 ) -> np.ndarray:
     """Measure the boundary F of items [n] as `scored_in_parts` counts; `measure` takes some."""
-    ranges = by_image(pack, items)
+    ranges = _by_image(pack, items)
     paths = [folder / f"edges-{each.start}-{each.stop}.npz" for each in ranges]
 
     def make(numbers: range) -> dict[str, np.ndarray]:
@@ -228,18 +228,15 @@ def boundaries_in_parts(
     return np.concatenate(parts)
 
 
-def by_image(pack: Pack, items: Sequence[int], *, size: int | None = None) -> list[range]:
+def _by_image(pack: Pack, items: Sequence[int]) -> list[range]:
     """Cut the places in `items` into consecutive ranges that cut no image's items apart.
 
-    Args:
-        pack: the packed file.
-        items: numbers of its items; those of one image stand together.
-        size: a range has at least so many places, but for the last one; None for `PART`.
+    Items of one image stand together; a range has at least `PART` places, but for the last one.
     """
     images = pack.item_image[np.asarray(items, np.int64)]
     starts = np.flatnonzero(np.diff(images, prepend=-1)).tolist()
     cuts = [0]
     for start in starts:
-        if start - cuts[-1] >= (size or PART):
+        if start - cuts[-1] >= PART:
             cuts.append(start)
     return [range(a, b) for a, b in zip(cuts, [*cuts[1:], len(items)], strict=True)]

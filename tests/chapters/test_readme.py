@@ -49,6 +49,10 @@ def test_its_table_is_of_the_curves_that_ship() -> None:
     (best,) = here.curves()["all, t = 1"]
     assert best.phrase[-1] - best.phrase[-2] > 0.02
     assert "the score still rises at the end" in " ".join(README)
+    (random,) = here.curves()["from scratch, t = 1"]
+    assert best.samples[-1] == 2 * random.samples[-1]
+    assert best.phrase[-1] == pytest.approx(random.phrase[-1], abs=0.015)
+    assert "ends where the pretrained one does with twice its samples" in " ".join(README)
     head = README.index("| trained | samples | seeds | the phrase | another phrase |")
     assert README[head + 2 : head + 2 + len(rows)] == rows, "\n".join(rows)
 
